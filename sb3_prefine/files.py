@@ -1,0 +1,34 @@
+"""Writing files so that a good one is never replaced by half of another."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """
+    Write a file whole or not at all: into a temporary file of the same folder first, then renamed.
+
+    :raises OSError: it cannot be written; what stood at ``path`` before is untouched
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner may read; a saved model gets what the umask allows.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def with_zip_suffix(path: str | Path) -> Path:
+    """The path as SB3 would write it: with ``.zip`` if it has no suffix."""
+    path = Path(path)
+    return path if path.suffix else path.with_name(path.name + ".zip")

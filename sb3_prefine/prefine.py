@@ -1,0 +1,416 @@
+"""PREFINE: a policy somebody already trained becomes safer, from preferred and dispreferred trajectories."""
+
+import importlib
+import io
+import math
+import sys
+import time
+import zipfile
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import check_for_correct_spaces, configure_logger, update_learning_rate
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from torch import Tensor
+
+from sb3_prefine.files import with_zip_suffix, write_atomically
+from sb3_prefine.folder import find_checkpoint
+from sb3_prefine.likelihood import likelihood_of, trainable_parameters
+from sb3_prefine.objective import prefine_loss
+from sb3_prefine.preferences import PreferenceBuffer
+from sb3_prefine.progress import ProgressBar
+from sb3_prefine.reference import Reference, Source, load_reference, write_reference
+from sb3_prefine.saving import is_prefine_zip, plain_objects
+from sb3_prefine.tables import Tables, build_tables
+from sb3_prefine.tracking import FiniteGuard, MetricMeans
+
+# Updates between two questions to the device whether all was finite.
+_CHECK_INTERVAL = 100
+
+
+class PREFINE(BaseAlgorithm):
+    """
+    Preference-based implicit reward and cost fine-tuning (PREFINE), offline: no environment is touched in training.
+
+    For a state and the data's action, a counterfactual action is sampled from the current policy. A DPO-style loss on
+    log-ratios against the frozen reference pushes preferred actions over their counterfactuals, and counterfactuals
+    over dispreferred actions; a supervised (SFT) term on the preferred data keeps the reward (Eq. 6-9 of the paper).
+
+    One timestep is one gradient step on ``batch_size`` transitions of each set. Only the actor learns: critics and
+    value heads of the checkpoint stay as they were.
+
+    :param policy: the reference π_ref, also the starting point: an SB3 model or policy, the path of a zip or an RL-Zoo
+        folder, or what ``load_reference`` returned
+    :param preferences: the preferred and dispreferred trajectories; may be given later, as ``model.preferences = …``
+    :param env: not used to train; for callbacks and ``get_env()``. Raw: normalisation happens inside the model
+    :param learning_rate: of Adam, or a schedule of the progress remaining (from 1 to 0)
+    :param batch_size: transitions of each set in one gradient step
+    :param beta: temperature β of the preference term; the paper uses 0.05 (Safety-Gymnasium) and 0.2 (Bullet);
+        0 leaves supervised fine-tuning alone
+    :param sft_coef: weight λ of the supervised term; the paper uses 1.6 (Safety-Gymnasium) and 1.0 (Bullet);
+        0 leaves vanilla DPO
+    :param log_std_min: floor of the policy's log-std, which clean data would otherwise drive to minus infinity
+    :param max_grad_norm: clip the gradient's norm at this value; None does not clip
+    :param stats_window_size: as in SB3; there are no episodes here
+    :param tensorboard_log: the folder of TensorBoard's logs; None writes none
+    :param verbose: 0 no output, 1 info, 2 debug
+    :param seed: of the batches and the counterfactuals
+    :param device: of the computation
+    :param _init_setup_model: build the networks at once
+    :raises ValueError: a hyperparameter out of its range, data that do not fit the policy, a missing normaliser
+    :raises TypeError: a policy without a likelihood, such as TD3's
+    """
+
+    reference: Reference
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        policy: Reference | Source,
+        preferences: PreferenceBuffer | None = None,
+        env: GymEnv | str | None = None,
+        learning_rate: float | Schedule = 3e-4,
+        batch_size: int = 256,
+        beta: float = 0.05,
+        sft_coef: float = 1.6,
+        log_std_min: float = -5.0,
+        max_grad_norm: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self.reference = load_reference(policy)
+        super().__init__(
+            type(self.reference.policy),
+            _make_env(env, self.reference),
+            learning_rate,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+        )
+        if self.env is None:
+            self.n_envs = 1
+        else:
+            check_for_correct_spaces(self.env, self.reference.observation_space, self.reference.action_space)
+        self.observation_space = self.reference.observation_space
+        self.action_space = self.reference.action_space
+        self.batch_size = batch_size
+        self.beta = beta
+        self.sft_coef = sft_coef
+        self.log_std_min = log_std_min
+        self.max_grad_norm = max_grad_norm
+        self.preferences = preferences
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._check_hyperparameters()
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        # Seeded runs repeat, and a global seed set by the caller is honoured where no seed was given.
+        self._generator = torch.Generator(self.device)
+        self._generator.manual_seed(int(torch.randint(2**62, ())) if self.seed is None else self.seed)
+        self.policy_class = type(self.reference.policy)
+        self.policy = self.reference.trainable_copy().to(self.device)
+        self._likelihood = likelihood_of(self.policy, self.log_std_min)
+        self._tables: tuple[PreferenceBuffer, Tables] | None = None
+        self._guard = FiniteGuard(self.device)
+        self._metrics = MetricMeans()
+        if self.preferences is not None:
+            self.preferences.check_spaces(self.observation_space, self.action_space)
+        assert self.observation_space.shape is not None
+        example = np.zeros((1, *self.observation_space.shape), self.observation_space.dtype)
+        observations, _ = self.policy.obs_to_tensor(self.reference.normalize(example))
+        assert isinstance(observations, Tensor)
+        self.optimizer = torch.optim.Adam(
+            trainable_parameters(self.policy, self._likelihood, observations), lr=self.lr_schedule(1.0), fused=True
+        )
+
+    def train(self, tables: Tables, rows: Tensor) -> None:
+        """
+        One gradient step of Eq. 9.
+
+        The step is not made once a loss or gradient was not finite: the weights stay the last good ones until
+        ``learn`` asks the device, and raises.
+
+        :param tables: the data
+        :param rows: row numbers of a batch of both sets
+        """
+        # One forward pass a state: both actions are scored under the same parameters.
+        params = self._likelihood.params(self.policy, tables.observations[rows])
+        with torch.no_grad():
+            # The gradient stops at the sample, not at its log-prob: an undetached Gaussian sample has none.
+            actions = torch.stack((tables.actions[rows], self._likelihood.sample(params, self._generator)))
+            logp_data_ref, logp_cf_ref = self._likelihood.log_prob(tables.params_ref[rows], actions)
+        logp_data, logp_cf = self._likelihood.log_prob(params, actions)
+
+        loss, metrics = prefine_loss(
+            logp_data,
+            logp_data_ref,
+            logp_cf,
+            logp_cf_ref,
+            is_preferred=rows < tables.n_preferred,
+            beta=self.beta,
+            sft_coef=self.sft_coef,
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], max_norm)
+        self.optimizer.found_inf = self._guard.check(loss.detach() + grad_norm)  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self._metrics.add({**metrics, "train/grad_norm": grad_norm})
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 100,
+        tb_log_name: str = "PREFINE",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """
+        Fine-tune the policy.
+
+        :param total_timesteps: the number of gradient steps
+        :param callback: called after every gradient step
+        :param log_interval: gradient steps between two logs, each the mean over them; None logs nothing
+        :param tb_log_name: the name of the run for TensorBoard
+        :param reset_num_timesteps: False goes on counting from where the last call ended
+        :param progress_bar: show one
+        :return: the model
+        :raises ValueError: there are no preferences, or they do not fit the policy
+        :raises FloatingPointError: a loss or gradient was not finite; the policy holds the last good weights
+        """
+        tables = self._current_tables()
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        # Evaluation mode throughout: batch statistics (CrossQ) and dropout would make π_θ differ from π_ref at equal
+        # weights, and predict() in a callback switches to it anyway.
+        self.policy.set_training_mode(False)
+        batches = tables.batches(self.batch_size, self._generator)
+
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            update_learning_rate(self.optimizer, self.lr_schedule(self._current_progress_remaining))
+            self.train(tables, next(batches))
+            self._n_updates += 1
+            self.num_timesteps += 1
+            if self._n_updates % _CHECK_INTERVAL == 0:
+                self._guard.raise_if_stopped()
+            callback.update_locals(locals())
+            if not callback.on_step():
+                break
+            if log_interval is not None and self._n_updates % log_interval == 0:
+                self.dump_logs()
+        self._guard.raise_if_stopped()
+        callback.on_training_end()
+        return self
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        The policy's action, as in SB3.
+
+        :param observation: raw, one or a batch: the reference's frozen normaliser is applied inside
+        :param state: the last hidden states of a recurrent policy
+        :param episode_start: the last episode starts of a recurrent policy
+        :param deterministic: the mode of the distribution instead of a sample
+        :return: the action and the next hidden state
+        """
+        return self.policy.predict(self.reference.normalize(observation), state, episode_start, deterministic)
+
+    def wrap_env(self, env: gym.Env) -> gym.Env:
+        """Apply the env wrappers that the reference was trained behind, such as ``TimeFeatureWrapper``."""
+        return self.reference.wrap_env(env)
+
+    def export(self, path: str | Path) -> Path:
+        """
+        Write a plain zip of the class the reference came from: ``PPO.load(path)`` opens it.
+
+        The policy's weights are the fine-tuned ones, everything else is as it was (critics and value head too: they
+        still value the old policy). A normaliser and env wrappers are written beside it as RL Zoo does. Without an
+        algorithm (the reference was a policy alone) it is the file that ``BasePolicy.load`` opens.
+
+        :param path: with or without ``.zip``
+        :return: the path of the file
+        """
+        return self.reference.export(self.policy, path)
+
+    def to_reference(self) -> Reference:
+        """The fine-tuned policy as a reference, for another round."""
+        return self.reference.with_weights(self.policy)
+
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save policy, optimizer, hyperparameters and the reference, so that training can go on. No data are saved.
+
+        A file appears whole or not at all.
+
+        :param path: a path, with or without ``.zip``, or a file opened for writing
+        :param exclude: attributes to leave out beside the usual ones
+        :param include: attributes to save although they are usually left out
+        """
+        file = io.BytesIO()
+        super().save(file, exclude, include)
+        with zipfile.ZipFile(file, "a") as archive:
+            write_reference(self.reference, archive)
+        if isinstance(path, (str, Path)):
+            path = with_zip_suffix(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, file.getvalue())
+        else:
+            path.write(file.getvalue())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        trust: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Open what ``save`` wrote; the zip of another algorithm (PPO, SAC, …) or an RL-Zoo folder becomes the reference
+        of a new model. Nothing in the file is run, unless ``trust=True`` says so.
+
+        :param path: a path, or a file opened for reading
+        :param env: as in the constructor
+        :param device: of the computation
+        :param custom_objects: objects to use instead of those in the file, by name
+        :param print_system_info: print the versions it was saved with and those here
+        :param force_reset: as in SB3
+        :param trust: unpickle what the file carries, as SB3 does: this runs its code
+        :param kwargs: attributes to change, such as ``preferences`` or ``learning_rate``
+        :return: the model
+        :raises ValueError: the file cannot be read without unpickling something; the message names it
+        """
+        if isinstance(path, (str, Path)):
+            path = find_checkpoint(path).zip_path
+        if not is_prefine_zip(path):
+            if not isinstance(path, Path):
+                raise ValueError("path: the file was not written by PREFINE.save. Give the path of the checkpoint.")
+            return cls(load_reference(path, env=env, trust=trust), env=env, device=device, **kwargs)
+        known = plain_objects(path, {**kwargs, **(custom_objects or {})}, trust)
+        return super().load(path, env, device, known, print_system_info, force_reset, **kwargs)
+
+    def dump_logs(self) -> None:
+        """Write the means of the metrics since the last time, and the speed."""
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        for name, value in self._metrics.take().items():
+            self.logger.record(name, value)
+        self.logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "PREFINE",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        # SB3's own, without its environment: it asserts one, and resets it.
+        self.start_time = time.time_ns()
+        if self.ep_info_buffer is None or reset_num_timesteps:
+            self.ep_info_buffer = deque(maxlen=self._stats_window_size)
+            self.ep_success_buffer = deque(maxlen=self._stats_window_size)
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        else:
+            total_timesteps += self.num_timesteps
+        self._total_timesteps = total_timesteps
+        self._num_timesteps_at_start = self.num_timesteps
+        if not self._custom_logger:
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
+        self._guard = FiniteGuard(self.device)
+        self._metrics = MetricMeans()
+        return total_timesteps, self._init_callback(callback, progress_bar)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        # SB3's progress bar counts the training environment's steps; there is none here.
+        if progress_bar:
+            callbacks = callback if isinstance(callback, list) else [callback]
+            converted = [entry if isinstance(entry, BaseCallback) else ConvertCallback(entry) for entry in callbacks]
+            callback = CallbackList([*converted, ProgressBar()])
+        return super()._init_callback(callback)
+
+    def _current_tables(self) -> Tables:
+        """The tables of ``self.preferences``, made anew when other preferences were set."""
+        if self.preferences is None:
+            raise ValueError("preferences: there are none to learn from. Pass PREFINE(policy, preferences=…).")
+        if self._tables is None or self._tables[0] is not self.preferences:
+            self.preferences.check_spaces(self.observation_space, self.action_space)
+            self._tables = (
+                self.preferences,
+                build_tables(self.preferences, self.reference, self._likelihood, self.device),
+            )
+        return self._tables[1]
+
+    def _excluded_save_params(self) -> list[str]:
+        own = ["preferences", "reference", "_generator", "_guard", "_likelihood", "_metrics", "_tables"]
+        return [*super()._excluded_save_params(), *own]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "optimizer"], []
+
+    def _check_hyperparameters(self) -> None:
+        for name in ("beta", "sft_coef", "learning_rate"):
+            value = getattr(self, name)
+            if not (callable(value) or (math.isfinite(value) and value >= 0)):
+                raise ValueError(f"{name}: expected a finite number >= 0, found {value}.")
+        if self.beta == self.sft_coef == 0:
+            raise ValueError("beta, sft_coef: both are 0, which leaves nothing to learn.")
+        if not (isinstance(self.batch_size, int) and self.batch_size > 0):
+            raise ValueError(f"batch_size: expected a whole number > 0, found {self.batch_size}.")
+        if not math.isfinite(self.log_std_min):
+            raise ValueError(f"log_std_min: expected a finite number, found {self.log_std_min}.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm: expected a number > 0 or None, found {self.max_grad_norm}.")
+
+
+def _make_env(env: GymEnv | str | None, reference: Reference) -> GymEnv | None:
+    """The env a model is given, behind the reference's env wrappers if it is made here."""
+    if isinstance(env, str):
+        importlib.import_module("sb3_prefine.envs")
+        return reference.wrap_env(gym.make(env, render_mode="rgb_array"))
+    if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
+        raise ValueError(
+            "env: it is wrapped in VecNormalize, and the model normalises observations itself. Give the env inside it."
+        )
+    return env

@@ -1,0 +1,51 @@
+"""Reading the zip that ``PREFINE.save`` wrote: SB3's own layout, with the reference inside, and nothing unpickled."""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sb3_prefine.reference import holds_reference, read_reference
+
+
+def is_prefine_zip(file: Path | io.BufferedIOBase) -> bool:
+    """Whether ``PREFINE.save`` wrote the file."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return holds_reference(archive)
+
+
+def plain_objects(file: Path | io.BufferedIOBase, given: Mapping[str, Any], trust: bool = False) -> dict[str, Any]:
+    """
+    The ``custom_objects`` with which SB3's ``load`` unpickles nothing.
+
+    :param file: what ``PREFINE.save`` wrote
+    :param given: objects to use instead of those in the file, by name
+    :param trust: leave the pickled rest of the file to SB3
+    :raises ValueError: the file holds something pickled that was not given, such as a schedule
+    """
+    with zipfile.ZipFile(file) as archive:
+        reference = read_reference(archive, str(file), trust)
+        fields = json.loads(archive.read("data"))
+    if not isinstance(file, Path):
+        file.seek(0)
+    objects = {
+        # SB3's load hands it to the constructor as its policy.
+        "policy_class": reference,
+        "observation_space": reference.observation_space,
+        "action_space": reference.action_space,
+        # Made anew, by _setup_model and by learn.
+        **dict.fromkeys(("lr_schedule", "ep_info_buffer", "ep_success_buffer")),
+        **given,
+    }
+    pickled = {name for name, field in fields.items() if isinstance(field, dict) and ":serialized:" in field}
+    unread = sorted(pickled - set(objects))
+    if unread and not trust:
+        raise ValueError(
+            f"{file}: {', '.join(unread)} cannot be read without unpickling. Pass it, as in PREFINE.load(path, "
+            f"{unread[0]}=...), or trust=True if you trust where the file comes from."
+        )
+    return objects
