@@ -1,0 +1,145 @@
+"""Log-probs and samples against SB3's own distributions, family by family."""
+
+import numpy as np
+import pytest
+import torch
+from sb3_contrib import TQC, TRPO, CrossQ
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+
+from sb3_prefine.likelihood import ACTION_MARGIN, likelihood_of, trainable_parameters
+from tests.worlds import ACTIONS, OBSERVATIONS, model_of
+
+DIAGONAL, SQUASHED = (PPO, A2C, TRPO), (SAC, TQC, CrossQ)
+
+
+@pytest.fixture
+def observations() -> torch.Tensor:
+    return torch.randn((7, OBSERVATIONS), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("algorithm", DIAGONAL)
+def test_diagonal_gaussian_scores_as_sb3_does(algorithm, observations):
+    policy = model_of(algorithm).policy.eval()
+    actions = torch.randn((7, ACTIONS))
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    _, expected, _ = policy.evaluate_actions(observations, actions)
+    params = likelihood.params(policy, observations)
+    torch.testing.assert_close(likelihood.log_prob(params, likelihood.encode(actions)), expected)
+
+
+@pytest.mark.parametrize("algorithm", SQUASHED)
+def test_squashed_gaussian_scores_as_sb3_does(algorithm, observations):
+    policy = model_of(algorithm).policy.eval()
+    mean, log_std, _ = policy.actor.get_action_dist_params(observations)
+    squashed, expected = policy.actor.action_dist.log_prob_from_params(mean, log_std)
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    # What the data hold: actions in the environment's box.
+    actions = torch.as_tensor(policy.unscale_action(squashed.detach().numpy()))
+    scores = likelihood.log_prob(likelihood.params(policy, observations), likelihood.encode(actions))
+    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("algorithm", DIAGONAL + SQUASHED)
+def test_samples_have_the_moments_of_the_policy(algorithm):
+    policy = model_of(algorithm).policy.eval()
+    observation = torch.randn(1, OBSERVATIONS).expand(20_000, -1)
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    with torch.no_grad():
+        params = likelihood.params(policy, observation)
+        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
+    mean, log_std = params[0].chunk(2)
+    torch.testing.assert_close(samples.mean(0), mean, rtol=0, atol=0.03)
+    torch.testing.assert_close(samples.std(0), log_std.exp(), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("algorithm", DIAGONAL + SQUASHED)
+def test_the_mean_gradient_of_the_log_prob_of_samples_vanishes(algorithm):
+    """E[∇ log π(a')] = 0: what the gradient identity of the objective stands on."""
+    policy = model_of(algorithm).policy.eval()
+    observation = torch.randn(1, OBSERVATIONS).expand(50_000, -1)
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    params = likelihood.params(policy, observation).detach().requires_grad_()
+    samples = likelihood.sample(params.detach(), torch.Generator().manual_seed(0))
+    [gradient] = torch.autograd.grad(likelihood.log_prob(params, samples).sum(), params)
+    standard_error = gradient.std(0) / len(gradient) ** 0.5
+    assert (gradient.mean(0).abs() < 5 * standard_error).all()
+
+
+def test_leading_dimensions_broadcast(observations):
+    policy = model_of(PPO).policy
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    params, actions = likelihood.params(policy, observations), torch.randn((2, 7, ACTIONS))
+    scores = likelihood.log_prob(params, actions)
+    assert scores.shape == (2, 7)
+    torch.testing.assert_close(scores[1], likelihood.log_prob(params, actions[1]))
+
+
+@pytest.mark.parametrize("algorithm", SQUASHED)
+def test_actions_on_and_past_the_bound_have_a_finite_score(algorithm, observations):
+    policy = model_of(algorithm).policy.eval()
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    low, high = (torch.as_tensor(bound).expand(7, -1) for bound in (policy.action_space.low, policy.action_space.high))
+    params = likelihood.params(policy, observations)
+    for actions in (low, high, high + 1e-6):
+        encoded = likelihood.encode(actions)
+        assert torch.isfinite(encoded).all()
+        assert (encoded.abs() <= np.arctanh(1 - ACTION_MARGIN) + 1e-2).all()
+        scores = likelihood.log_prob(params, encoded)
+        gradients = torch.autograd.grad(scores.sum(), list(policy.actor.parameters()), retain_graph=True)
+        assert torch.isfinite(scores).all()
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_a_saturated_sample_keeps_its_log_prob():
+    """Samples stay before tanh: the way through tanh and atanh would lose half of it."""
+    policy = model_of(SAC).policy
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    params = torch.tensor([[9.0] * ACTIONS + [-2.0] * ACTIONS])
+    sample = likelihood.sample(params, torch.Generator().manual_seed(0))
+    normal = torch.distributions.Normal(params[:, :ACTIONS], params[:, ACTIONS:].exp())
+    jacobian = torch.log(1 - torch.tanh(sample) ** 2 + 1e-6).sum(1)
+    torch.testing.assert_close(likelihood.log_prob(params, sample), normal.log_prob(sample).sum(1) - jacobian)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_log_std_has_a_floor(algorithm, observations):
+    policy = model_of(algorithm).policy.eval()
+    with torch.no_grad():
+        if algorithm is PPO:
+            policy.log_std.fill_(-30.0)
+        else:
+            policy.actor.log_std.bias.fill_(-30.0)
+    params = likelihood_of(policy, log_std_min=-4.0).params(policy, observations)
+    assert (params[:, ACTIONS:] == -4.0).all()
+
+
+@pytest.mark.parametrize("algorithm", DIAGONAL + SQUASHED)
+def test_only_the_actor_is_trained(algorithm, observations):
+    policy = model_of(algorithm).policy.eval()
+    trained = trainable_parameters(policy, likelihood_of(policy, -5.0), observations)
+    names = {name for name, parameter in policy.named_parameters() if any(parameter is other for other in trained)}
+    if algorithm in DIAGONAL:
+        expected = {name for name in dict(policy.named_parameters()) if "value" not in name}
+    else:
+        expected = {name for name in dict(policy.named_parameters()) if name.startswith("actor.")}
+    assert names == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: model_of(TD3), "deterministic"),
+        (lambda: DQN("MlpPolicy", "CartPole-v1", device="cpu"), "values of actions"),
+        (lambda: PPO("MlpPolicy", "CartPole-v1", device="cpu"), "CategoricalDistribution"),
+        (lambda: model_of(PPO, use_sde=True), "gSDE"),
+        (lambda: model_of(SAC, use_sde=True), "gSDE"),
+    ],
+)
+def test_a_policy_without_a_likelihood_is_refused_with_the_reason(model, reason):
+    with pytest.raises(TypeError, match=reason):
+        likelihood_of(model().policy, log_std_min=-5.0)
+
+
+def test_a_plain_module_is_refused():
+    with pytest.raises(TypeError, match="Linear has no likelihood"):
+        likelihood_of(torch.nn.Linear(2, 2), log_std_min=-5.0)

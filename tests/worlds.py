@@ -1,0 +1,62 @@
+"""Small environments, models and data that several test files use."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_prefine import PreferenceBuffer, Trajectories
+
+OBSERVATIONS, ACTIONS = 5, 3
+
+
+class Anything(gym.Env):
+    """Random observations, and actions in a box that is neither symmetric nor [-1, 1]; episodes of ten steps."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATIONS,), np.float32)
+    action_space = spaces.Box(np.array([-2.0, 0.0, -1.0], np.float32), np.array([1.0, 3.0, 1.0], np.float32))
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return self._observe(), float(action.sum()), False, self.steps == 10, {"cost": float(action[0] > 0)}
+
+    def _observe(self) -> np.ndarray:
+        return self.np_random.normal(3.0, 2.0, OBSERVATIONS).astype(np.float32)
+
+
+def model_of(algorithm: type[BaseAlgorithm], env: Any = None, **kwargs: Any) -> BaseAlgorithm:
+    """An untrained model with small networks."""
+    kwargs = {"policy_kwargs": {"net_arch": [16, 16]}, **kwargs}
+    return algorithm("MlpPolicy", env or Anything(), seed=0, device="cpu", **kwargs)
+
+
+def trajectories(action: list[float], n_episodes: int = 4, length: int = 10, seed: int = 0) -> Trajectories:
+    """Episodes whose actions are one action with a little noise."""
+    rng = np.random.default_rng(seed)
+    n = n_episodes * length
+    ends = np.arange(1, n + 1) % length == 0
+    noisy = np.asarray(action) + rng.normal(0, 0.05, (n, ACTIONS))
+    return Trajectories(
+        observations=rng.normal(3.0, 2.0, (n, OBSERVATIONS)).astype(np.float32),
+        next_observations=rng.normal(3.0, 2.0, (n, OBSERVATIONS)).astype(np.float32),
+        actions=np.clip(noisy, Anything.action_space.low, Anything.action_space.high).astype(np.float32),
+        rewards=np.ones(n, np.float32),
+        costs=np.zeros(n, np.float32),
+        terminals=np.zeros(n, bool),
+        timeouts=ends,
+    )
+
+
+GOOD, BAD = [-1.0, 1.0, 0.5], [0.5, 2.5, -0.5]
+
+
+def preferences() -> PreferenceBuffer:
+    """The action GOOD is preferred, BAD is not."""
+    return PreferenceBuffer(preferred=trajectories(GOOD), dispreferred=trajectories(BAD, seed=1))
