@@ -172,6 +172,20 @@ class Checkpoint:
             kwargs["use_sde"] = True
         return PolicyRecipe(values["policy_class"], observation_space, action_space, kwargs)
 
+    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        """
+        Compare an environment's spaces with the zip's own, where those can be read.
+
+        :raises ValueError: their shapes differ
+        """
+        for name, space in (("observation_space", observation_space), ("action_space", action_space)):
+            own = _read_space(self.fields.get(name))
+            if own is not None and own.shape != space.shape:
+                raise ValueError(
+                    f"env: its {name} has the shape {space.shape}, that of {self.name} has {own.shape}. Give the "
+                    "environment that the policy was trained on."
+                )
+
     def load_weights(self, policy: BasePolicy) -> None:
         """
         Put the zip's weights into a policy that its recipe built.

@@ -123,7 +123,7 @@ def find_checkpoint(source: str | Path, algo: str | None = None) -> CheckpointFo
     for path in looked:
         if path.is_file():
             return _with_sidecars(path)
-        if path.is_dir():
+        if path.is_dir() and any(path.glob("*.zip")):
             return _with_sidecars(_zip_in(path))
     hint = "" if "RL_TRAINED_AGENTS" in os.environ else " (RL_TRAINED_AGENTS is not set)"
     raise FileNotFoundError(
@@ -151,10 +151,8 @@ def _zip_in(folder: Path) -> Path:
             return folder / name
     if len(zips) == 1:
         return zips[0]
-    found = ", ".join(path.name for path in zips) or "none"
-    raise FileNotFoundError(
-        f"policy: {folder} has no {wanted[0]} and not exactly one zip (found: {found}). Name the zip."
-    )
+    found = ", ".join(path.name for path in zips)
+    raise FileNotFoundError(f"policy: {folder} has several zips (found: {found}). Name the one you mean.")
 
 
 def _with_sidecars(zip_path: Path) -> CheckpointFolder:

@@ -91,9 +91,9 @@ def read_normalizer(source: VecNormalize | str | Path | bytes, name: str = "norm
     except (pickle.UnpicklingError, EOFError, IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{name} is not the pickle of a VecNormalize: {error}. Give the vecnormalize.pkl.") from error
     state = getattr(inert, "state", None)
-    if not isinstance(state, dict) or "obs_rms" not in state:
+    if not isinstance(state, dict) or "norm_obs" not in state:
         raise ValueError(f"{name} is not the pickle of a VecNormalize. Give the vecnormalize.pkl.")
-    if not state.get("norm_obs", True):
+    if not state["norm_obs"]:
         return None
     if isinstance(state["obs_rms"], dict):
         raise ValueError(f"{name} normalises a Dict observation space, which is not supported. Give a Box observation.")

@@ -263,8 +263,12 @@ def _of_path(
     elif checkpoint.saw_normalized_observations:
         needed = f"{name} was trained behind VecNormalize (it keeps an observation from before it)"
     normalizer = _resolve_normalizer(given, folder.normalizer_path, needed)
-    observation_space, action_space = (None, None) if env is None else _spaces_of(env, wrappers)
-    recipe = checkpoint.recipe(observation_space, action_space, trust)
+    if env is None:
+        recipe = checkpoint.recipe(trust=trust)
+    else:
+        observation_space, action_space = _spaces_of(env, wrappers)
+        checkpoint.check_spaces(observation_space, action_space)
+        recipe = checkpoint.recipe(observation_space, action_space, trust)
     return _open(checkpoint, recipe, normalizer, wrappers, folder.config)
 
 

@@ -1,0 +1,203 @@
+"""SB3's zips, read as plain values: every readable one opens without and with unpickling to the same policy."""
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sb3_contrib import TQC, TRPO, CrossQ
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.save_util import data_to_json
+
+from sb3_prefine.checkpoint import Checkpoint, _read_space
+from tests.worlds import Anything, model_of
+
+NAMES = {PPO: "ppo", A2C: "a2c", TRPO: "trpo", SAC: "sac", TQC: "tqc", CrossQ: "crossq", TD3: "td3"}
+
+
+def with_field(archive: bytes, **changed: object) -> bytes:
+    """The zip with some fields of its data replaced."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, json.dumps({**json.loads(content), **changed}) if name == "data" else content)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_the_algorithm_is_told_by_the_fields(algorithm):
+    assert Checkpoint.of_model(model_of(algorithm)).algo == NAMES[algorithm]
+
+
+def test_dqn_is_told_by_its_policy():
+    assert Checkpoint.of_model(DQN("MlpPolicy", "CartPole-v1", device="cpu", buffer_size=10)).algo == "dqn"
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_the_policy_is_rebuilt_without_unpickling(algorithm, monkeypatch):
+    kwargs = {"net_arch": [8, 4], "activation_fn": torch.nn.ELU, "optimizer_kwargs": {"eps": 1e-4}}
+    model = model_of(algorithm, policy_kwargs=kwargs)
+    checkpoint = Checkpoint.of_model(model)
+    monkeypatch.setattr(cloudpickle, "loads", lambda *args: pytest.fail("something was unpickled"))
+    recipe = checkpoint.recipe()
+    assert recipe.policy_class is type(model.policy)
+    assert recipe.observation_space == model.observation_space
+    assert recipe.action_space == model.action_space
+    policy = recipe.build()
+    checkpoint.load_weights(policy)
+    for name, tensor in model.policy.state_dict().items():
+        assert torch.equal(tensor, policy.state_dict()[name])
+    assert [type(module) for module in policy.modules()] == [type(module) for module in model.policy.modules()]
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_trusted_it_is_the_same_recipe(algorithm):
+    checkpoint = Checkpoint.of_model(model_of(algorithm))
+    plain, trusted = checkpoint.recipe(), checkpoint.recipe(trust=True)
+    assert plain.policy_class is trusted.policy_class
+    assert plain.kwargs == trusted.kwargs
+    assert plain.observation_space == trusted.observation_space
+
+
+finite = st.floats(-1e6, 1e6, width=32)
+bounds = st.lists(st.tuples(finite, finite).filter(lambda pair: pair[0] < pair[1]), min_size=1, max_size=40)
+
+
+@settings(deadline=None)
+@given(bounds, st.sampled_from([np.float32, np.float64]))
+def test_a_box_is_read_from_its_text(pairs, dtype):
+    low, high = np.array(pairs, dtype).T
+    space = spaces.Box(low, high, dtype=dtype)
+    read = _read_space(json.loads(data_to_json({"space": space}))["space"])
+    assert read.shape == space.shape
+    assert read.dtype == space.dtype
+    # NumPy writes eight digits.
+    np.testing.assert_allclose(read.low, low, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(read.high, high, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-np.inf, np.inf, (17,), np.float64),
+        spaces.Box(0, 255, (3, 84, 84), np.uint8),
+        spaces.Box(-1.0, 1.0, (2000,), np.float32),
+        spaces.Box(-1.0, 1.0, (2, 3), np.float32),
+        spaces.Discrete(5),
+        spaces.Discrete(5, start=2),
+    ],
+    ids=str,
+)
+def test_spaces_are_read_from_their_text(space):
+    assert _read_space(json.loads(data_to_json({"space": space}))["space"]) == space
+
+
+def test_a_space_that_cannot_be_read_is_asked_for():
+    field = json.loads(data_to_json({"space": spaces.Dict({"a": spaces.Discrete(2)})}))["space"]
+    archive = with_field(Checkpoint.of_model(model_of(PPO)).archive, observation_space=field)
+    checkpoint = Checkpoint.read(archive, "their.zip")
+    with pytest.raises(ValueError, match=r"their\.zip: its observation_space .*Dict.* Pass env="):
+        checkpoint.recipe()
+    assert checkpoint.recipe(observation_space=Anything.observation_space).observation_space is not None
+
+
+class Hostile:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_zip_whose_every_pickle_is_hostile_runs_nothing(tmp_path):
+    checkpoint = Checkpoint.of_model(model_of(SAC))
+    [(_, bomb)] = json.loads(data_to_json({"bomb": Hostile(tmp_path / "made")})).items()
+    hostile = {
+        name: {**field, ":serialized:": bomb[":serialized:"]}
+        for name, field in checkpoint.fields.items()
+        if isinstance(field, dict) and ":serialized:" in field
+    }
+    assert {"policy_class", "observation_space", "action_space"} <= set(hostile)
+    theirs = Checkpoint.read(with_field(checkpoint.archive, **hostile), "their.zip")
+    policy = theirs.recipe().build()
+    theirs.load_weights(policy)
+    theirs.with_policy(policy, theirs.recipe())
+    assert not (tmp_path / "made").exists()
+    with pytest.raises((OSError, ValueError)):
+        theirs.recipe(trust=True)
+    assert (tmp_path / "made").exists()  # the pickles were hostile indeed
+
+
+@pytest.mark.parametrize(
+    ("module", "init", "message"),
+    [
+        ("their_code.policies", "<function TheirPolicy.__init__ at 0x1>", "is not one of Stable-Baselines3"),
+        ("os", "<function system.__init__ at 0x1>", "is not one of Stable-Baselines3"),
+        ("stable_baselines3.common.save_util", "<function load_from_pkl.__init__ at 0x1>", "not a class"),
+        ("stable_baselines3.common.buffers", "<function ReplayBuffer.__init__ at 0x1>", "which is no policy"),
+        ("stable_baselines3.common.policies", "<slot wrapper '__init__'>", "is not one of Stable-Baselines3"),
+    ],
+)
+def test_a_policy_class_that_is_not_sb3_s_is_refused(module, init, message):
+    checkpoint = Checkpoint.of_model(model_of(PPO))
+    field = {**checkpoint.fields["policy_class"], "__module__": module, "__init__": init}
+    with pytest.raises(ValueError, match=message):
+        Checkpoint.read(with_field(checkpoint.archive, policy_class=field), "their.zip").recipe()
+
+
+@pytest.mark.parametrize("value", ["<class 'their_code.Swish'>", "<function swish at 0x1>", "<class 'os.system'>"])
+def test_a_keyword_argument_that_is_not_plain_is_refused(value):
+    checkpoint = Checkpoint.of_model(model_of(PPO))
+    field = {":type:": "<class 'dict'>", ":serialized:": "", "activation_fn": value}
+    with pytest.raises(ValueError, match="activation_fn"):
+        Checkpoint.read(with_field(checkpoint.archive, policy_kwargs=field), "their.zip").recipe()
+
+
+class OwnPolicy(PPO.policy_aliases["MlpPolicy"]):
+    """A policy class of the user's own."""
+
+
+def test_a_policy_class_of_one_s_own_needs_trust():
+    checkpoint = Checkpoint.of_model(PPO(OwnPolicy, Anything(), device="cpu"))
+    with pytest.raises(ValueError, match=r"policy class \(module tests.test_checkpoint\).*trust=True"):
+        checkpoint.recipe()
+    assert checkpoint.recipe(trust=True).policy_class is OwnPolicy
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off"])
+def test_another_file_is_refused(content):
+    with pytest.raises(ValueError, match=r"their\.zip is not a Stable-Baselines3 zip"):
+        Checkpoint.read(content, "their.zip")
+
+
+def test_a_cut_zip_is_refused():
+    archive = Checkpoint.of_model(model_of(PPO)).archive
+    with pytest.raises(ValueError, match="is not a Stable-Baselines3 zip"):
+        Checkpoint.read(archive[: len(archive) // 2], "their.zip")
+
+
+def test_a_zip_of_something_else_is_refused():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(ValueError, match=r"zip without \['data', 'policy.pth'\]"):
+        Checkpoint.read(file.getvalue(), "their.zip")
+
+
+def test_weights_that_do_not_fit_are_refused():
+    checkpoint = Checkpoint.of_model(model_of(PPO))
+    field = {":type:": "<class 'dict'>", ":serialized:": "", "net_arch": [5]}
+    theirs = Checkpoint.read(with_field(checkpoint.archive, policy_kwargs=field), "their.zip")
+    with pytest.raises(ValueError, match="its weights do not fit"):
+        theirs.load_weights(theirs.recipe().build())
