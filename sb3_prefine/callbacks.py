@@ -1,0 +1,164 @@
+"""Watching the cost while a model trains."""
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback
+
+from sb3_prefine.evaluation import Evaluation, check_cost_limit, evaluate_policy
+from sb3_prefine.files import write_atomically
+from sb3_prefine.rollout import EnvSource
+
+
+class CostEvalCallback(EventCallback):
+    """
+    Evaluate the model at intervals and keep the best *safe* one.
+
+    SB3's ``EvalCallback`` keeps the model with the highest return, which here is often the one that breaks the limit.
+    This one keeps the highest mean return among the evaluations whose mean cost is at most ``cost_limit``, and nothing
+    while there is none. It needs no training environment, does not touch the model's random state, and works with any
+    SB3 model: one that trains behind ``VecNormalize`` is evaluated through its own statistics.
+
+    Every evaluation runs the same episodes. The best of many evaluations is chosen by them, so report its numbers from
+    :func:`~sb3_prefine.evaluation.evaluate_policy` with another seed.
+
+    Logged are ``eval/mean_reward``, ``eval/mean_ep_length``, ``eval/mean_cost``, ``eval/violation_rate`` and
+    ``eval/cvar_cost`` (of the worst tenth).
+
+    :param eval_env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
+        It has to report ``info["cost"]``.
+    :param cost_limit: The most that an episode may cost.
+    :param eval_freq: Evaluate at every ``eval_freq``-th call of the callback: a gradient step of PREFINE, a step of
+        all training environments of PPO or SAC.
+    :param n_eval_episodes: Episodes of one evaluation.
+    :param n_envs: How many environments to step at once.
+    :param deterministic: Whether the policy acts by its mode instead of sampling.
+    :param seed: Seed of the evaluation episodes.
+    :param log_path: Folder for ``evaluations.npz``: ``timesteps`` (n_evaluations,) and ``results``, ``ep_lengths``,
+        ``costs`` (n_evaluations, n_eval_episodes). The first three are SB3's; RL Zoo's ``all_plots -k costs`` plots the
+        last.
+    :param best_model_save_path: Folder for ``best_model.zip``, and ``vecnormalize.pkl`` if the model trains behind one.
+    :param callback_on_new_best: Called when there is a new best safe model.
+    :param callback_after_eval: Called after every evaluation.
+    :param verbose: 0 for no output, 1 for a line for each evaluation.
+    :raises ValueError: If a number is out of range, or, at the first evaluation, if the environment reports no cost.
+    """
+
+    def __init__(
+        self,
+        eval_env: EnvSource,
+        *,
+        cost_limit: float,
+        eval_freq: int = 1000,
+        n_eval_episodes: int = 10,
+        n_envs: int = 16,
+        deterministic: bool = True,
+        seed: int = 0,
+        log_path: str | Path | None = None,
+        best_model_save_path: str | Path | None = None,
+        callback_on_new_best: BaseCallback | None = None,
+        callback_after_eval: BaseCallback | None = None,
+        verbose: int = 1,
+    ):
+        super().__init__(callback_after_eval, verbose=verbose)
+        check_cost_limit(cost_limit)
+        for name, value in (("eval_freq", eval_freq), ("n_eval_episodes", n_eval_episodes), ("n_envs", n_envs)):
+            if value < 1:
+                raise ValueError(f"{name}: {value} is not positive.")
+        self.eval_env = eval_env
+        self.cost_limit = cost_limit
+        self.eval_freq = eval_freq
+        self.n_eval_episodes = n_eval_episodes
+        self.n_envs = n_envs
+        self.deterministic = deterministic
+        self.seed = seed
+        self.log_path = None if log_path is None else Path(log_path)
+        self.best_model_save_path = None if best_model_save_path is None else Path(best_model_save_path)
+        self.callback_on_new_best = callback_on_new_best
+        if callback_on_new_best is not None:
+            callback_on_new_best.parent = self
+        # Of the best safe model so far; -inf is what SB3's StopTrainingOnNoModelImprovement starts from.
+        self.best_mean_reward = -np.inf
+        self.best_mean_cost = np.nan
+        self.last_evaluation: Evaluation | None = None
+        self._timesteps: list[int] = []
+        self._evaluations: list[Evaluation] = []
+
+    def _init_callback(self) -> None:
+        for folder in (self.log_path, self.best_model_save_path):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.init_callback(self.model)
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.eval_freq != 0:
+            return True
+        evaluation = evaluate_policy(
+            self.model,
+            self.eval_env,
+            self.n_eval_episodes,
+            n_envs=self.n_envs,
+            deterministic=self.deterministic,
+            seed=self.seed,
+        )
+        if np.isnan(evaluation.episode_costs).any():
+            raise ValueError(
+                'eval_env: it does not report info["cost"] in every episode, so no model can be called safe. Pass an '
+                "environment that reports it at every step."
+            )
+        self.last_evaluation = evaluation
+        self._timesteps.append(self.num_timesteps)
+        self._evaluations.append(evaluation)
+        self._log(evaluation)
+        if self.log_path is not None:
+            self._write_evaluations(self.log_path / "evaluations.npz")
+
+        continue_training = True
+        if evaluation.mean_cost <= self.cost_limit and evaluation.mean_reward > self.best_mean_reward:
+            continue_training = self._keep_best(evaluation)
+        return self._on_event() and continue_training
+
+    def update_child_locals(self, locals_: dict) -> None:
+        super().update_child_locals(locals_)
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.update_locals(locals_)
+
+    def _log(self, evaluation: Evaluation) -> None:
+        if self.verbose >= 1:
+            print(f"Evaluation at {self.num_timesteps:,} timesteps: {evaluation}")
+        self.logger.record("eval/mean_reward", evaluation.mean_reward)
+        self.logger.record("eval/mean_ep_length", float(evaluation.episode_lengths.mean()))
+        self.logger.record("eval/mean_cost", evaluation.mean_cost)
+        self.logger.record("eval/violation_rate", evaluation.violation_rate(self.cost_limit))
+        self.logger.record("eval/cvar_cost", evaluation.cvar_cost())
+        # Dumped here so that the numbers stand at the timestep they belong to, as in SB3's EvalCallback.
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+
+    def _keep_best(self, evaluation: Evaluation) -> bool:
+        if self.verbose >= 1:
+            print(f"New best safe model: mean cost {evaluation.mean_cost:,.1f} is within {self.cost_limit:,g}")
+        self.best_mean_reward = evaluation.mean_reward
+        self.best_mean_cost = evaluation.mean_cost
+        if self.best_model_save_path is not None:
+            file = io.BytesIO()
+            self.model.save(file)
+            write_atomically(self.best_model_save_path / "best_model.zip", file.getvalue())
+            # Without these statistics the zip is of no use. PREFINE keeps its own in the zip.
+            if (vec_normalize := self.model.get_vec_normalize_env()) is not None:
+                write_atomically(self.best_model_save_path / "vecnormalize.pkl", pickle.dumps(vec_normalize))
+        return self.callback_on_new_best is None or self.callback_on_new_best.on_step()
+
+    def _write_evaluations(self, path: Path) -> None:
+        file = io.BytesIO()
+        np.savez(
+            file,
+            timesteps=self._timesteps,
+            results=[e.episode_rewards for e in self._evaluations],
+            ep_lengths=[e.episode_lengths for e in self._evaluations],
+            costs=[e.episode_costs for e in self._evaluations],
+        )
+        write_atomically(path, file.getvalue())

@@ -1,0 +1,324 @@
+"""Preferences: the two sets of episodes that PREFINE learns from, and how to choose them by cost."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_prefine.trajectories import Trajectories, check_same_layout
+
+Unsafe = Literal["over_limit", "top_cost"]
+SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+BOUNDS_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class PreferenceBuffer:
+    """
+    The preferred episodes D_p and the dispreferred episodes D_np (paper, section 3).
+
+    :param preferred: episodes to do more like (safe ones)
+    :param dispreferred: episodes to do less like (unsafe ones), of the same observations and actions
+    :param preferred_ids: (n_preferred,), the preferred episodes' numbers in the set that they were chosen from, if
+        they were chosen by :meth:`from_costs`
+    :param dispreferred_ids: (n_dispreferred,), the same for the dispreferred episodes
+    :raises TypeError: if one of the sets is something else than ``Trajectories``
+    :raises ValueError: if the sets differ in the shape or dtype of observations or actions, or there is not one id
+        for each episode
+    """
+
+    preferred: Trajectories
+    dispreferred: Trajectories
+    preferred_ids: np.ndarray | None = field(default=None, repr=False)
+    dispreferred_ids: np.ndarray | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, episodes, ids in self._sets():
+            if not isinstance(episodes, Trajectories):
+                raise TypeError(
+                    f"{name}: expected Trajectories, got {type(episodes).__name__}. Read a file with "
+                    "Trajectories.from_hdf5(path), roll out a policy with collect(), or build one from arrays."
+                )
+            if ids is not None:
+                ids = np.array(ids)
+                if ids.shape != (len(episodes),):
+                    raise ValueError(f"{name}_ids: shape {ids.shape} for {len(episodes)} episodes. Give one id each.")
+                ids.flags.writeable = False
+                object.__setattr__(self, f"{name}_ids", ids)
+        check_same_layout("preferred", self.preferred, "dispreferred", self.dispreferred)
+
+    @classmethod
+    def from_costs(
+        cls,
+        trajectories: Trajectories,
+        cost_limit: float,
+        n_preferred: int = 100,
+        n_dispreferred: int = 20,
+        seed: int = 0,
+        *,
+        n_strata: int = 10,
+        dispreferred_pool: int = 100,
+        unsafe: Unsafe = "over_limit",
+    ) -> "PreferenceBuffer":
+        """
+        Choose both sets by episode cost and return, as the paper does ("Dataset construction", section 5.1).
+
+        Preferred: of the episodes with cost < ``cost_limit``, the better half by return (rounded up), sorted by
+        return and cut into ``n_strata`` strata of equal size. Each stratum gives the same number of episodes, drawn
+        without replacement. Where ``n_preferred`` or the half is not divisible by ``n_strata``, the strata of the
+        highest returns have one more each. If ``n_preferred`` is below ``n_strata`` there are ``n_preferred`` strata.
+        If the half holds no more than ``n_preferred`` episodes, all of it is taken, with a warning if it holds fewer.
+
+        Dispreferred: of the episodes with cost >= ``cost_limit``, the ``dispreferred_pool`` costliest, of which
+        ``n_dispreferred`` are drawn without replacement; all of the pool, with a warning, if it holds fewer. The
+        paper says "the bottom 100 sorted by cost"; its Table 2 shows that these are the costliest.
+
+        Ties go to the episode that comes first in ``trajectories``. No episode is in both sets. The two sets draw
+        from separate random streams of ``seed``: another ``n_preferred`` leaves the dispreferred set as it is
+        (with ``unsafe="over_limit"``).
+
+        :param trajectories: episodes of known cost
+        :param cost_limit: the threshold τ on the sum of costs of an episode; not the limit of the evaluation, κ
+        :param n_preferred: the paper's N_p
+        :param n_dispreferred: the paper's N_np
+        :param seed: the same seed chooses the same episodes
+        :param n_strata: the number of return quantiles to draw the preferred episodes from
+        :param dispreferred_pool: how many of the costliest episodes to draw the dispreferred ones from
+        :param unsafe: where the dispreferred episodes come from: ``"over_limit"``, those that cost ``cost_limit`` or
+            more; ``"top_cost"``, all that were not chosen as preferred, for data in which no episode breaks the
+            limit (CarRun in DSRL). The pool is the costliest of them in both cases
+        :raises TypeError: if ``trajectories`` is something else than ``Trajectories``
+        :raises ValueError: if an argument is out of range, an episode's cost is unknown, or no episode is safe or
+            unsafe
+        """
+        _check_arguments(trajectories, cost_limit, n_preferred, n_dispreferred, n_strata, dispreferred_pool, unsafe)
+        returns, costs = trajectories.episode_returns, trajectories.episode_costs
+        preferred_rng, dispreferred_rng = np.random.default_rng(seed).spawn(2)
+        better_half = _better_half_of_safe(returns, costs, cost_limit)
+        preferred = _draw_from_strata(better_half, n_preferred, n_strata, preferred_rng)
+        pool = _costliest(costs, cost_limit, preferred, dispreferred_pool, unsafe)
+        dispreferred = np.sort(dispreferred_rng.permutation(pool)[:n_dispreferred])
+
+        if len(preferred) < n_preferred:
+            warnings.warn(
+                f"n_preferred={n_preferred}: only {len(preferred)} episodes are in the better half of those that cost "
+                f"less than {cost_limit:g}; all of them are taken.",
+                stacklevel=2,
+            )
+        if len(dispreferred) < n_dispreferred:
+            warnings.warn(
+                f"n_dispreferred={n_dispreferred}: only {len(dispreferred)} episodes can be dispreferred "
+                f"(unsafe={unsafe!r}); all of them are taken.",
+                stacklevel=2,
+            )
+        mean_costs = costs[preferred].mean(), costs[dispreferred].mean()
+        if mean_costs[1] <= mean_costs[0]:  # only possible with "top_cost"
+            warnings.warn(
+                f"unsafe={unsafe!r}: the dispreferred episodes cost no more (mean {mean_costs[1]:g}) than the "
+                f"preferred ones (mean {mean_costs[0]:g}), so they do not show what is unsafe. Lower cost_limit.",
+                stacklevel=2,
+            )
+        return cls(trajectories[preferred], trajectories[dispreferred], preferred, dispreferred)
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["PreferenceBuffer", "PreferenceBuffer"]:
+        """
+        Hold out whole episodes of both sets, for example to choose β and λ on.
+
+        :param fraction: the part of each set to hold out, between 0 and 1; rounded to whole episodes, halves up
+        :param seed: the same seed holds out the same episodes
+        :return: what to train on, and what is held out; each in the order of this buffer
+        :raises ValueError: if ``fraction`` is out of range, or a set would be empty on either side
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction={fraction}: give the part to hold out, above 0 and below 1.")
+        preferred_rng, dispreferred_rng = np.random.default_rng(seed).spawn(2)
+        preferred = _draw_held_out("preferred", len(self.preferred), fraction, preferred_rng)
+        dispreferred = _draw_held_out("dispreferred", len(self.dispreferred), fraction, dispreferred_rng)
+        return self._choose(~preferred, ~dispreferred), self._choose(preferred, dispreferred)
+
+    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        """
+        Refuse data that do not fit a policy, before it trains on them.
+
+        :param observation_space: the policy's own, behind all wrappers
+        :param action_space: the policy's own
+        :raises TypeError: for spaces other than Box, Discrete, MultiDiscrete and MultiBinary
+        :raises ValueError: if shapes differ, Box actions are out of bounds by more than 1e-6, or discrete observations
+            or actions are not whole numbers of the space
+        """
+        for kind, space in (("observation", observation_space), ("action", action_space)):
+            if not isinstance(space, SUPPORTED_SPACES):
+                raise TypeError(
+                    f"{kind}_space: {type(space).__name__} is not supported. A PreferenceBuffer holds one array of "
+                    f"{kind}s, so the policy has to have a Box, Discrete, MultiDiscrete or MultiBinary {kind} space."
+                )
+        for name, episodes, _ in self._sets():
+            _check_column(f"{name}: observations", episodes.observations, observation_space)
+            _check_column(f"{name}: next_observations", episodes.next_observations, observation_space)
+            _check_column(f"{name}: actions", episodes.actions, action_space)
+            if isinstance(action_space, spaces.Box):
+                _check_bounds(f"{name}: actions", episodes.actions, action_space)
+
+    def _sets(self) -> tuple[tuple[str, Trajectories, np.ndarray | None], ...]:
+        return (
+            ("preferred", self.preferred, self.preferred_ids),
+            ("dispreferred", self.dispreferred, self.dispreferred_ids),
+        )
+
+    def _choose(self, preferred: np.ndarray, dispreferred: np.ndarray) -> "PreferenceBuffer":
+        """The episodes under two masks."""
+        return PreferenceBuffer(
+            self.preferred[preferred],
+            self.dispreferred[dispreferred],
+            None if self.preferred_ids is None else self.preferred_ids[preferred],
+            None if self.dispreferred_ids is None else self.dispreferred_ids[dispreferred],
+        )
+
+
+def _check_arguments(
+    trajectories: Trajectories,
+    cost_limit: float,
+    n_preferred: int,
+    n_dispreferred: int,
+    n_strata: int,
+    dispreferred_pool: int,
+    unsafe: str,
+) -> None:
+    if not isinstance(trajectories, Trajectories):
+        raise TypeError(f"trajectories: expected Trajectories, got {type(trajectories).__name__}.")
+    counts = {
+        "n_preferred": n_preferred,
+        "n_dispreferred": n_dispreferred,
+        "n_strata": n_strata,
+        "dispreferred_pool": dispreferred_pool,
+    }
+    for name, count in counts.items():
+        if not isinstance(count, int | np.integer) or count < 1:
+            raise ValueError(f"{name}={count}: give a whole number of at least 1.")
+    if n_dispreferred > dispreferred_pool:
+        raise ValueError(
+            f"n_dispreferred={n_dispreferred}: more than dispreferred_pool={dispreferred_pool}, which they are drawn "
+            "from. Raise dispreferred_pool."
+        )
+    if unsafe not in get_args(Unsafe):
+        raise ValueError(f"unsafe={unsafe!r}: give one of {', '.join(map(repr, get_args(Unsafe)))}.")
+    if not cost_limit >= 0:  # NaN, too
+        raise ValueError(f"cost_limit={cost_limit}: give a sum of costs, 0 or more.")
+    unknown = np.flatnonzero(np.isnan(trajectories.episode_costs))
+    if len(unknown):
+        raise ValueError(
+            f"trajectories: the cost of {len(unknown)} of {len(trajectories)} episodes is unknown (first: episode "
+            f"{unknown[0]}). Leave them out: trajectories[~np.isnan(trajectories.episode_costs)]."
+        )
+
+
+def _better_half_of_safe(returns: np.ndarray, costs: np.ndarray, cost_limit: float) -> np.ndarray:
+    """The better half by return of the episodes below the limit; best first, ties by number."""
+    safe = np.flatnonzero(costs < cost_limit)
+    if not len(safe):
+        raise ValueError(
+            f"cost_limit={cost_limit:g}: none of the {len(costs)} episodes costs less; they cost {costs.min():g} to "
+            f"{costs.max():g}. Raise cost_limit, or add safer episodes."
+        )
+    return safe[np.argsort(-returns[safe], kind="stable")][: (len(safe) + 1) // 2]
+
+
+def _draw_from_strata(ranked: np.ndarray, n: int, n_strata: int, rng: np.random.Generator) -> np.ndarray:
+    """``n`` of the episodes, as equal a number as possible from each of ``n_strata`` slices of the ranking."""
+    n = min(n, len(ranked))
+    n_strata = min(n_strata, n)
+    # np.array_split makes the first strata one longer, and the first quotas are one larger: a quota always fits.
+    strata = np.array_split(ranked, n_strata)
+    quotas = [len(quota) for quota in np.array_split(np.arange(n), n_strata)]
+    drawn = [rng.choice(stratum, quota, replace=False) for stratum, quota in zip(strata, quotas, strict=True)]
+    return np.sort(np.concatenate(drawn))
+
+
+def _costliest(costs: np.ndarray, cost_limit: float, preferred: np.ndarray, n: int, unsafe: Unsafe) -> np.ndarray:
+    """The ``n`` costliest of the episodes that may be dispreferred; ties by number."""
+    if unsafe == "over_limit":
+        candidates = np.flatnonzero(costs >= cost_limit)
+        advice = (
+            "Lower cost_limit, or pass unsafe='top_cost' to take the costliest of the episodes that were not chosen "
+            "as preferred."
+        )
+    else:
+        candidates = np.setdiff1d(np.arange(len(costs)), preferred)
+        advice = "Every episode was chosen as preferred: add episodes."
+    if not len(candidates):
+        raise ValueError(
+            f"cost_limit={cost_limit:g}: none of the {len(costs)} episodes, which cost {costs.min():g} to "
+            f"{costs.max():g}, can be dispreferred (unsafe={unsafe!r}). {advice}"
+        )
+    return candidates[np.argsort(-costs[candidates], kind="stable")][:n]
+
+
+def _draw_held_out(name: str, n: int, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """(n,), bool: which of ``n`` episodes to hold out."""
+    n_held_out = int(fraction * n + 0.5)
+    if not 0 < n_held_out < n:
+        raise ValueError(
+            f"fraction={fraction}: would hold out {n_held_out} of the {n} {name} episodes. At least one has to be held "
+            "out and one has to stay: choose another fraction, or add episodes."
+        )
+    return np.isin(np.arange(n), rng.permutation(n)[:n_held_out])
+
+
+def _check_column(name: str, column: np.ndarray, space: spaces.Space) -> None:
+    """Refuse a column whose rows are not of the space's shape, or not its kind of numbers."""
+    found, expected = column.shape[1:], space.shape
+    if found != expected:
+        raise ValueError(f"{name} have shape {found}, the policy expects {expected}. {_shape_hint(found, expected)}")
+    if isinstance(space, spaces.Box):
+        if np.issubdtype(space.dtype, np.integer) and column.dtype.kind == "f":
+            raise ValueError(f"{name} are {column.dtype}, the policy expects {space.dtype}. Give them unscaled.")
+        return
+    if column.dtype.kind == "f":
+        raise ValueError(f"{name} are {column.dtype}, but {space} holds whole numbers. Convert them to integers.")
+    low, high = _whole_number_range(space)
+    outside = ((column < low) | (column > high)).reshape(len(column), -1).any(axis=1)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(
+            f"{name}: {outside.sum()} of {len(column)} rows are not in {space} (first: row {row}, {column[row]}). "
+            "Record them in the environment that the policy is for."
+        )
+
+
+def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...] | None) -> str:
+    if expected is not None and len(found) == len(expected) == 1 and abs(found[0] - expected[0]) == 1:
+        return (
+            "A TimeFeatureWrapper adds one: collect the data with collect(reference, env), which applies the "
+            "reference's wrappers."
+        )
+    if expected == () and found == (1,):
+        return "Give one number for each transition, (N,): array[:, 0]."
+    if len(found) == 3 and found[-1:] + found[:-1] == expected:
+        return "SB3 policies take images channel-first: np.moveaxis(images, -1, 1)."
+    return "Record them in the environment that the policy is for, behind the same wrappers."
+
+
+def _whole_number_range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest number of a discrete space, for each entry."""
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(space.start), np.asarray(space.start + space.n - 1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    return np.asarray(0), np.asarray(1)  # MultiBinary
+
+
+def _check_bounds(name: str, actions: np.ndarray, space: spaces.Box) -> None:
+    # The bounds as the float32 numbers that the actions were stored in, so that rounding puts none outside.
+    low, high = (bound.astype(np.float32).astype(np.float64) for bound in (space.low, space.high))
+    excess = np.maximum(low - actions, actions - high)
+    if not (excess > BOUNDS_TOLERANCE).any():
+        return
+    n_outside = (excess > BOUNDS_TOLERANCE).reshape(len(actions), -1).any(axis=1).sum()
+    worst = np.unravel_index(np.argmax(excess), excess.shape)
+    raise ValueError(
+        f"{name}: {n_outside} of {len(actions)} rows lie outside the action space by more than {BOUNDS_TOLERANCE:g} "
+        f"(worst: row {worst[0]}, {float(actions[worst]):g}, where the bounds are {low[worst[1:]]:g} and "
+        f"{high[worst[1:]]:g}). Clip them if the environment did (np.clip(actions, low, high)), or rescale them."
+    )

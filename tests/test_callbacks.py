@@ -1,0 +1,217 @@
+import csv
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.callbacks import (
+    EvalCallback,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_prefine.callbacks import CostEvalCallback
+from sb3_prefine.evaluation import evaluate_policy
+
+
+class Speed(gym.Env):
+    """Ten steps: a step at speed a earns 10a, and costs 1 where a is above a limit drawn from [0.4, 0.6] at reset."""
+
+    observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self):
+        self.limits = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        self.limit = self.np_random.uniform(0.4, 0.6)
+        self.limits.append(self.limit)
+        return np.array([self.limit], dtype=np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        info = {"cost": float(action[0] > self.limit)}
+        return np.array([self.limit], dtype=np.float32), 10 * float(action[0]), False, self.t == 10, info
+
+
+def model_at(speed, model=None):
+    """A real PPO model whose mode is the given speed."""
+    model = model or PPO("MlpPolicy", Speed(), n_steps=20, batch_size=20, n_epochs=1, seed=0)
+    with torch.no_grad():
+        model.policy.action_net.weight.zero_()
+        model.policy.action_net.bias.fill_(speed)
+    return model
+
+
+def evaluate_at(speeds, callback):
+    """The callback sees the model at one speed after the other."""
+    model = model_at(0.0)
+    model.set_logger(configure(None, []))
+    callback.init_callback(model)
+    return [(model_at(speed, model), callback.on_step())[1] for speed in speeds]
+
+
+# The best safe model
+
+
+def test_the_best_model_is_the_best_of_the_safe_ones(tmp_path):
+    callback = CostEvalCallback(Speed, cost_limit=1, eval_freq=1, best_model_save_path=tmp_path / "best", verbose=0)
+    model = model_at(0.0)
+    model.set_logger(configure(None, []))
+    callback.init_callback(model)
+    best, saved = [], []
+    for speed in (0.9, 0.2, 0.35, 0.3, 0.8):
+        model_at(speed, model)
+        callback.on_step()
+        best.append(callback.best_mean_reward)
+        saved.append((tmp_path / "best" / "best_model.zip").exists())
+    assert saved == [False, True, True, True, True]
+    assert best == pytest.approx([-math.inf, 20, 35, 35, 35], abs=1e-4)
+    assert callback.best_mean_cost == 0
+    assert callback.last_evaluation.mean_reward == pytest.approx(80, abs=1e-4)
+
+    loaded = PPO.load(tmp_path / "best" / "best_model.zip")
+    action, _ = loaded.predict(np.array([0.5], np.float32), deterministic=True)
+    assert action == pytest.approx(0.35)
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["best_model.zip"]
+
+
+def test_a_mean_cost_at_the_limit_is_safe():
+    at_full_speed = 10  # every step costs 1
+    for limit, best in ((at_full_speed, 100), (at_full_speed - 0.1, -math.inf)):
+        callback = CostEvalCallback(Speed, cost_limit=limit, eval_freq=1, verbose=0)
+        evaluate_at([1.0], callback)
+        assert callback.best_mean_reward == pytest.approx(best)
+
+
+def test_nothing_is_saved_while_no_model_is_safe(tmp_path):
+    callback = CostEvalCallback(Speed, cost_limit=0, eval_freq=1, best_model_save_path=tmp_path, verbose=0)
+    evaluate_at([0.7, 0.8, 0.9], callback)
+    assert list(tmp_path.iterdir()) == []
+    assert callback.best_mean_reward == -math.inf
+    assert math.isnan(callback.best_mean_cost)
+
+
+def test_the_callbacks_after_it_can_stop_the_training():
+    reached = StopTrainingOnRewardThreshold(reward_threshold=30)
+    callback = CostEvalCallback(Speed, cost_limit=1, eval_freq=1, callback_on_new_best=reached, verbose=0)
+    # 0.9 earns more than 30 but is not safe.
+    assert evaluate_at([0.1, 0.9, 0.35], callback) == [True, True, False]
+
+    stuck = StopTrainingOnNoModelImprovement(max_no_improvement_evals=1)
+    callback = CostEvalCallback(Speed, cost_limit=1, eval_freq=1, callback_after_eval=stuck, verbose=0)
+    assert evaluate_at([0.2, 0.1, 0.1], callback) == [True, True, False]
+
+
+# What it writes
+
+
+def test_evaluations_npz_has_the_keys_of_sb3_and_the_costs(tmp_path):
+    callback = CostEvalCallback(Speed, cost_limit=1, eval_freq=20, n_eval_episodes=4, log_path=tmp_path, verbose=0)
+    model_at(0.5).learn(60, callback=callback)
+    sb3 = EvalCallback(Monitor(Speed()), n_eval_episodes=4, eval_freq=20, log_path=tmp_path / "sb3", verbose=0)
+    model_at(0.5).learn(60, callback=sb3)
+
+    ours, theirs = (np.load(folder / "evaluations.npz") for folder in (tmp_path, tmp_path / "sb3"))
+    assert set(ours.files) == {*theirs.files, "costs"}
+    for key in theirs.files:
+        assert ours[key].shape == theirs[key].shape
+    np.testing.assert_array_equal(ours["timesteps"], theirs["timesteps"])
+    np.testing.assert_array_equal(ours["ep_lengths"], theirs["ep_lengths"])
+    assert ours["costs"].shape == (3, 4)
+    np.testing.assert_array_equal(ours["costs"][-1], callback.last_evaluation.episode_costs)
+    np.testing.assert_array_equal(ours["results"][-1], callback.last_evaluation.episode_rewards)
+
+
+def test_what_it_logs(tmp_path):
+    model = model_at(0.5)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    callback = CostEvalCallback(Speed, cost_limit=5, eval_freq=20, n_eval_episodes=40, verbose=0)
+    model.learn(20, callback=callback, log_interval=100)
+    [row] = csv.DictReader((tmp_path / "progress.csv").open())
+    evaluation = callback.last_evaluation
+    violations = float(row["eval/violation_rate"])
+    assert 0 < violations < 1
+    assert float(row["eval/mean_cost"]) == pytest.approx(10 * violations)  # an episode costs 0 or 10
+    assert float(row["eval/mean_reward"]) == pytest.approx(evaluation.mean_reward)
+    assert float(row["eval/mean_ep_length"]) == 10
+    assert float(row["eval/cvar_cost"]) == 10
+    assert int(row["time/total_timesteps"]) == 20
+
+
+def test_what_it_prints(capsys):
+    evaluate_at([0.2], CostEvalCallback(Speed, cost_limit=5, eval_freq=1))
+    printed = capsys.readouterr().out
+    assert "Evaluation at 0 timesteps: reward 20.0 [20.0, 20.0], cost 0.0 [0.0, 0.0], 10 episodes" in printed
+    assert "New best safe model: mean cost 0.0 is within 5" in printed
+
+
+# Training
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_evaluating_does_not_change_the_training(algorithm):
+    settings = {PPO: {"n_steps": 32, "batch_size": 32}, SAC: {"learning_starts": 40, "batch_size": 16}}[algorithm]
+
+    def train(callback):
+        return algorithm("MlpPolicy", Speed(), seed=0, **settings).learn(96, callback=callback)
+
+    plain = train(None)
+    watched = train(CostEvalCallback(Speed, cost_limit=5, eval_freq=10, deterministic=False, verbose=0))
+    for (name, a), b in zip(plain.policy.state_dict().items(), watched.policy.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_model_without_an_environment(tmp_path):
+    model_at(0.3).save(tmp_path / "model.zip")
+    model = PPO.load(tmp_path / "model.zip")
+    model.set_logger(configure(None, []))
+    assert model.env is None
+    callback = CostEvalCallback(Speed, cost_limit=5, eval_freq=1, verbose=0)
+    callback.init_callback(model)
+    callback.on_step()
+    assert callback.last_evaluation.mean_reward == pytest.approx(30, abs=1e-4)
+
+
+def test_a_model_that_trains_behind_vec_normalize_sees_normalised_observations(tmp_path):
+    venv = VecNormalize(DummyVecEnv([Speed]), clip_obs=3.0)
+    model = PPO("MlpPolicy", venv, n_steps=32, batch_size=32, n_epochs=1, seed=0)
+    env = Speed()
+    callback = CostEvalCallback(
+        env, cost_limit=10, eval_freq=60, n_eval_episodes=5, best_model_save_path=tmp_path, verbose=0
+    )
+    model.learn(64, callback=[callback, StopTrainingOnMaxEpisodes(6)])  # stopped before its next update
+    observations = np.array(env.limits, dtype=np.float32)[:, None]
+    normalised, _ = model.predict(venv.normalize_obs(observations), deterministic=True)
+    raw, _ = model.predict(observations, deterministic=True)
+    np.testing.assert_allclose(callback.last_evaluation.episode_rewards, 100 * normalised[:, 0], atol=1e-3)
+    assert np.abs(normalised - raw).max() > 1e-3
+
+    saved = evaluate_policy(tmp_path / "best_model.zip", Speed, 5)
+    np.testing.assert_allclose(saved.episode_rewards, callback.last_evaluation.episode_rewards, atol=1e-3)
+
+
+# What is refused
+
+
+def test_an_environment_without_costs_is_refused():
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=20, batch_size=20)
+    with pytest.raises(ValueError, match=r'eval_env: it does not report info\["cost"\]'):
+        model.learn(20, callback=CostEvalCallback("CartPole-v1", cost_limit=5, eval_freq=10, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cost_limit", -1), ("eval_freq", 0), ("n_eval_episodes", 0), ("n_envs", 0)]
+)
+def test_numbers_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}: {value}"):
+        CostEvalCallback(Speed, **{"cost_limit": 5, name: value})
