@@ -17,8 +17,10 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_prefine import PREFINE
 from sb3_prefine.callbacks import CostEvalCallback
 from sb3_prefine.evaluation import evaluate_policy
+from tests.worlds import Anything, model_of, preferences
 
 
 class Speed(gym.Env):
@@ -180,6 +182,27 @@ def test_a_model_without_an_environment(tmp_path):
     callback.init_callback(model)
     callback.on_step()
     assert callback.last_evaluation.mean_reward == pytest.approx(30, abs=1e-4)
+
+
+def test_prefine_trains_without_an_environment_and_is_evaluated_in_one(tmp_path):
+    def train(callback):
+        return PREFINE(model_of(PPO), preferences(), seed=0).learn(40, callback=callback)
+
+    callback = CostEvalCallback(
+        Anything, cost_limit=10, eval_freq=20, deterministic=False, best_model_save_path=tmp_path, verbose=0
+    )
+    watched = train(callback)
+    assert watched.env is None
+    assert callback.n_calls == 40
+    expected = evaluate_policy(watched, Anything, 10, deterministic=False)
+    np.testing.assert_array_equal(callback.last_evaluation.episode_rewards, expected.episode_rewards)
+
+    for (name, a), b in zip(train(None).policy.state_dict().items(), watched.policy.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+    best = evaluate_policy(PREFINE.load(tmp_path / "best_model.zip"), Anything, 10, deterministic=False)
+    assert best.mean_reward == callback.best_mean_reward
+    assert best.mean_cost == callback.best_mean_cost
 
 
 def test_a_model_that_trains_behind_vec_normalize_sees_normalised_observations(tmp_path):

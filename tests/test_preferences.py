@@ -426,7 +426,7 @@ def test_actions_may_overstep_their_bounds_by_rounding_alone(excess: float, fits
 def test_bounds_that_float32_rounds_are_no_trespass() -> None:
     bound = 1000.00004
     space = spaces.Box(-bound, bound, (2,), np.float64)
-    assert np.float32(bound) > bound + 1e-6
+    assert float(np.float32(bound)) > bound + 1e-6
     buffer_of(actions=np.full((6, 2), bound)).check_spaces(OBSERVATION_SPACE, space)
     space = spaces.Box(-0.1, 0.1, (2,), np.float64)
     buffer_of(actions=np.full((6, 2), -0.1)).check_spaces(OBSERVATION_SPACE, space)

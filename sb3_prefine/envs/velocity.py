@@ -1,0 +1,49 @@
+"""
+The velocity tasks of Safety-Gymnasium: gymnasium's MuJoCo robots (v4), with a cost of 1 for every step above a speed.
+
+Ji et al., *Safety-Gymnasium: A Unified Safe Reinforcement Learning Benchmark*, NeurIPS 2023. The threshold of version
+1 in m/s: Ant 2.6222, HalfCheetah 3.2096, Hopper 0.7402, Humanoid 1.4149, Swimmer 0.2282, Walker2d 2.3415. Version 0 has
+others, and its Swimmer counts the speed in the plane instead of that along x.
+"""
+
+import importlib
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from sb3_prefine.envs.compat import require
+
+require("safety-gymnasium")
+
+
+class _CostInInfo:
+    """In front of a class with Safety-Gymnasium's six-value steps: the cost moves into the info."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, cost, terminated, truncated, info = super().step(action)  # type: ignore[misc]
+        info["cost"] = float(cost)
+        return observation, float(reward), bool(terminated), truncated, info
+
+
+_ROBOTS = ("ant", "half_cheetah", "hopper", "humanoid", "swimmer", "walker2d")
+# The name of a class here -> the module it comes from.
+_MODULES = {
+    f"Safety{''.join(part.capitalize() for part in robot.split('_'))}VelocityV{version}": (
+        f"safety_gymnasium.tasks.safe_velocity.safety_{robot}_velocity_v{version}"
+    )
+    for robot in _ROBOTS
+    for version in (0, 1)
+}
+
+
+def __getattr__(name: str) -> type[gymnasium.Env]:
+    """
+    The environment class of one robot and version, for instance ``SafetyAntVelocityV1``.
+
+    Made when it is asked for. gymnasium's entry points and pickle find it as an attribute of this module.
+    """
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    original = getattr(importlib.import_module(_MODULES[name]), f"{name[:-2]}Env")
+    return globals().setdefault(name, type(name, (_CostInInfo, original), {"__module__": __name__}))
