@@ -25,7 +25,7 @@ def collect(
     their bounds. Observations are recorded raw, and the costs are ``info["cost"]``: NaN in an episode that has none.
 
     :param policy: A PREFINE or another SB3 model, what :func:`~sb3_prefine.reference.load_reference` returns or opens
-        (a path, a Hub id), or any object with SB3's ``predict`` that takes raw observations.
+        (a path), or any object with SB3's ``predict`` that takes raw observations.
     :param env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
         Its observations have to be arrays.
     :param n_episodes: How many episodes to run; each is run to its end.

@@ -118,7 +118,7 @@ def evaluate_policy(
     caller's random states are left as they were: evaluating while a model trains does not change the training.
 
     :param policy: A PREFINE or another SB3 model, what :func:`~sb3_prefine.reference.load_reference` returns or opens
-        (a path, a Hub id), or any object with SB3's ``predict`` that takes raw observations.
+        (a path), or any object with SB3's ``predict`` that takes raw observations.
     :param env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
     :param n_episodes: How many episodes to run; each is run to its end.
     :param n_envs: How many environments to step at once.

@@ -81,8 +81,8 @@ def rollout(
     (the bias of https://github.com/DLR-RM/stable-baselines3/issues/402). The same arguments give the same episodes.
     The caller's random states (torch, numpy, random) are left as they were.
 
-    :param policy: Anything with SB3's ``predict``. An SB3 algorithm, a path to a zip or a Hub id is opened by
-        :func:`~sb3_prefine.reference.load_reference`, so that a missing observation normaliser is an error.
+    :param policy: Anything with SB3's ``predict``. An SB3 model, or the path of a zip or an RL-Zoo folder, is opened
+        by :func:`~sb3_prefine.reference.load_reference`, so that a missing observation normaliser is an error.
     :param env: An id, a callable that returns a new environment, an environment (then there is only this one,
         whatever ``n_envs``), or a ``DummyVecEnv`` (then its environments are used, without SB3's wrappers). Without
         the env wrappers that the policy was trained behind: its ``wrap_env`` applies them here. What is made here is

@@ -60,8 +60,8 @@ class BulletEnv(builder.EnvironmentBuilder):
 
     An episode starts as the package's own does in a new environment after ``numpy.random.seed(seed)``. Here that holds
     for every episode: it does not depend on NumPy's global random state, nor on the episodes before. (In the package
-    the motors run on into the next episode, and Bullet's saved state does not have them:
-    https://github.com/bulletphysics/bullet3/issues/2442.)
+    motors run on into the next episode and contacts are remembered. Bullet's saved state does not undo that:
+    https://github.com/bulletphysics/bullet3/issues/2982.)
 
     :param agent: ``"Ball"``, ``"Car"``, ``"Ant"`` or ``"Drone"``
     :param task: ``"Run"``, ``"Circle"``, ``"Push"`` or ``"Gather"``
@@ -84,6 +84,11 @@ class BulletEnv(builder.EnvironmentBuilder):
         self._update_goal: Callable[[], None] = self.task.update_goal
         self.task.update_goal = self._update_goal_with_own_random_numbers
 
+    @property
+    def seed(self) -> Callable[..., Any]:
+        """The package's ``seed()`` seeds nothing: there is none here."""
+        raise AttributeError("Seed the environment with reset(seed=...).")
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """
         Start an episode.
@@ -94,8 +99,7 @@ class BulletEnv(builder.EnvironmentBuilder):
         gymnasium.Env.reset(self, seed=seed)
         if seed is not None:
             self._random_state = np.random.RandomState(seed).get_state()
-        for joint in self.agent.joint_list:
-            joint.disable_motor()
+        self._forget_last_episode()
         with self._own_random_numbers():
             observation, info = super().reset()
         self.agent.violates_constraints(False)
@@ -115,6 +119,13 @@ class BulletEnv(builder.EnvironmentBuilder):
             # The red ball around an agent that breaks a limit is transparent else, but not for the software renderer.
             self.bc.resetBasePositionAndOrientation(self.agent.violation_body_id, (0, 0, -100), (0, 0, 0, 1))
         return super().render("rgb_array").astype(np.uint8)
+
+    def _forget_last_episode(self) -> None:
+        """Remove what Bullet would keep: the commands of the motors, and the contacts around the agent."""
+        for joint in self.agent.joint_list:
+            joint.disable_motor()
+        self.agent.set_position((0, 0, 500))
+        self.bc.performCollisionDetection()
 
     def _update_goal_with_own_random_numbers(self) -> None:
         with self._own_random_numbers():

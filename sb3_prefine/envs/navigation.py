@@ -91,7 +91,7 @@ class NavigationEnv(Builder):
         except _SimulationError:
             self.truncated = True
             reward = self.task.reward_conf.reward_exception
-            return self._observation, reward, False, True, {"cost_exception": 1.0, "cost": 1.0}
+            return self._observation.copy(), reward, False, True, {"cost_exception": 1.0, "cost": 1.0}
         info["cost"] = float(cost)
         return self._observation, float(reward), bool(terminated), truncated, info
 

@@ -17,8 +17,13 @@ from sb3_prefine.envs.compat import require
 require("safety-gymnasium")
 
 
-class _CostInInfo:
+class _CostInInfo(gymnasium.utils.EzPickle):
     """In front of a class with Safety-Gymnasium's six-value steps: the cost moves into the info."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        # The robots remember their arguments by position, and the package's classes take them by name only.
+        gymnasium.utils.EzPickle.__init__(self, **kwargs)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         observation, reward, cost, terminated, truncated, info = super().step(action)  # type: ignore[misc]
