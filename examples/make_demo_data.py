@@ -1,6 +1,6 @@
 """
 Makes what `sb3-prefine demo` ships with, from nothing: a reference policy that breaks a speed limit, and the preferred
-and dispreferred episodes. 15 minutes on one core:
+and dispreferred episodes. 20 minutes on one core:
 
     python examples/make_demo_data.py
 
@@ -11,6 +11,8 @@ and dispreferred episodes. 15 minutes on one core:
 
 from pathlib import Path
 
+import mujoco
+import stable_baselines3
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -25,8 +27,8 @@ ENV_ID = "SpeedLimitHalfCheetah-v0"
 COST_LIMIT = 25.0
 FOLDER = Path(sb3_prefine.__file__).parent / "demo_data"
 TIMESTEPS = 1_000_000
-# Of the actions: from walking to just below the limit.
-SCALES = (0.60, 0.64, 0.68, 0.72, 0.76)
+# Of the actions: just below the limit.
+SCALES = (0.70, 0.72, 0.74)
 
 
 def train() -> None:
@@ -62,23 +64,28 @@ def train() -> None:
 
 
 def choose() -> None:
-    """The episodes somebody calls good and bad."""
+    """The episodes that somebody calls good and bad."""
     reference = load_reference(FOLDER / "reference.zip")
     dispreferred = collect(reference, ENV_ID, n_episodes=5, n_envs=5, seed=1)
     gaits = Trajectories.concatenate(
         [
             collect(
-                reference, ENV_ID, 4, n_envs=4, seed=2, deterministic=True, action_transform=lambda a, s=scale: s * a
+                reference, ENV_ID, n_episodes=6, n_envs=6, seed=2, action_transform=lambda actions, s=scale: s * actions
             )
             for scale in SCALES
         ]
     )
     safe = gaits[gaits.episode_costs <= COST_LIMIT]
-    print(f"slower gaits: {gaits}\nof these safe: {safe}")
-    preferred = safe[safe.episode_returns.argsort()[-7:]]
-    print(f"preferred: {preferred}\ndispreferred: {dispreferred}")
-    preferred.to_hdf5(FOLDER / "preferred.hdf5")
-    dispreferred.to_hdf5(FOLDER / "dispreferred.hdf5")
+    preferred = safe[safe.episode_returns.argsort()[-8:]]
+    print(f"slower gaits: {gaits}\npreferred: {preferred}\ndispreferred: {dispreferred}")
+    versions = {
+        "made_by": "examples/make_demo_data.py",
+        "sb3_prefine": sb3_prefine.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
+        "mujoco": mujoco.__version__,
+    }
+    preferred.to_hdf5(FOLDER / "preferred.hdf5", attributes=versions)
+    dispreferred.to_hdf5(FOLDER / "dispreferred.hdf5", attributes=versions)
 
 
 if __name__ == "__main__":

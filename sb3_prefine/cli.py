@@ -47,6 +47,7 @@ def envs(install: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None
 
     :param install: install the packages first
     """
+    from sb3_prefine.envs import CATALOGUE
     from sb3_prefine.envs.install import install_safety_packages, installed_packages
 
     if install:
@@ -54,7 +55,8 @@ def envs(install: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None
     console = Console()
     for package, version in installed_packages().items():
         console.print(f"{package} {version or 'not installed: sb3-prefine envs --install'}", highlight=False)
-    table = Table("environment")
-    for env_id in env_ids():
-        table.add_row(env_id)
+    table = Table("environment", "package", "observation", "action", "horizon")
+    for env in CATALOGUE:
+        sizes = (env.observation_size, env.action_size, env.max_episode_steps)
+        table.add_row(env.id, env.package, *(str(size) for size in sizes))
     console.print(table)

@@ -80,7 +80,7 @@ class BulletEnv(builder.EnvironmentBuilder):
         self.metadata = {**self.metadata, "render_fps": round(1 / self.dt)}
         # Every episode starts from here, the first one too.
         self.stored_state_id = self.bc.saveState()
-        # The one place where a step draws random numbers. Swapping the state at every step would cost as much as it.
+        # The one place where a step draws random numbers. Swapping the state at every step would double its time.
         self._update_goal: Callable[[], None] = self.task.update_goal
         self.task.update_goal = self._update_goal_with_own_random_numbers
 

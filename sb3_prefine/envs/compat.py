@@ -32,21 +32,19 @@ class SimulatorPackage:
 
     :param module: what it is imported as
     :param version: the version that the environments are made for
-    :param extra: the extra of sb3-prefine that brings what it imports
-    :param imports: what it imports
+    :param simulator: the module that simulates for it
+    :param extra: the extra of sb3-prefine that brings the simulator and what else it imports
     """
 
     module: str
     version: str
+    simulator: str
     extra: str
-    imports: tuple[str, ...]
 
 
 SIMULATOR_PACKAGES = {
-    "safety-gymnasium": SimulatorPackage(
-        "safety_gymnasium", "1.0.0", "safety", ("mujoco", "glfw", "xmltodict", "yaml", "imageio")
-    ),
-    "bullet-safety-gym": SimulatorPackage("bullet_safety_gym", "1.4.0", "bullet", ("pybullet",)),
+    "safety-gymnasium": SimulatorPackage("safety_gymnasium", "1.0.0", "mujoco", "safety"),
+    "bullet-safety-gym": SimulatorPackage("bullet_safety_gym", "1.4.0", "pybullet", "bullet"),
 }
 
 
@@ -65,13 +63,18 @@ def require(name: str) -> None:
         raise ImportError(f"{name} is not installed. {install}") from error
     if version != package.version:
         raise ImportError(f"{name} {version} is installed. {install}")
-    missing = [module for module in package.imports if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ImportError(f'{name} needs {", ".join(missing)}. Run: pip install "sb3-prefine[{package.extra}]"')
-    try:
-        importlib.import_module(package.module)
-    except ImportError as error:
-        raise ImportError(f"{name} cannot be imported ({error}). {install}") from error
+    missing = None
+    if importlib.util.find_spec(package.simulator) is None:
+        missing = package.simulator
+    else:
+        try:
+            importlib.import_module(package.module)
+        except ModuleNotFoundError as error:
+            if error.name == package.module:
+                raise ImportError(f"{name} cannot be imported. {install}") from error
+            missing = error.name
+    if missing is not None:
+        raise ImportError(f'{name} needs {missing}. Run: pip install "sb3-prefine[{package.extra}]"')
 
 
 def watch_imports(env_ids: Sequence[str]) -> None:

@@ -2,8 +2,8 @@
 The velocity tasks of Safety-Gymnasium: gymnasium's MuJoCo robots (v4), with a cost of 1 for every step above a speed.
 
 Ji et al., *Safety-Gymnasium: A Unified Safe Reinforcement Learning Benchmark*, NeurIPS 2023. The threshold of version
-1 in m/s: Ant 2.6222, HalfCheetah 3.2096, Hopper 0.7402, Humanoid 1.4149, Swimmer 0.2282, Walker2d 2.3415. Version 0 has
-others, and its Swimmer counts the speed in the plane instead of that along x.
+1 in m/s: Ant 2.6222, HalfCheetah 3.2096, Hopper 0.7402, Humanoid 1.4149, Swimmer 0.2282, Walker2d 2.3415. The speed is
+that along x, for Ant and Humanoid that in the plane. Version 0 has other thresholds, and the plane for Swimmer too.
 """
 
 import importlib

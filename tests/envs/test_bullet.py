@@ -32,9 +32,7 @@ def test_an_episode_is_the_first_one_of_the_package_after_seeding_numpy(env_id):
     ours.close()
 
 
-@pytest.fixture(
-    scope="module", params=["SafetyBallRun-v0", "SafetyCarRun-v0", "SafetyDroneRun-v0", "SafetyAntCircle-v0"]
-)
+@pytest.fixture(scope="module", params=["BallRun", "CarRun", "DroneRun", "AntCircle"])
 def used(request):
     """An environment that is used all the time, and an episode that a new one gave."""
     fresh, env = make(f"Safety{request.param}-v0"), make(f"Safety{request.param}-v0")

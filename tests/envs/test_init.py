@@ -250,7 +250,10 @@ def test_a_missing_package_is_named_with_what_to_do():
         expect(navigation, "mujoco", 'pip install "sb3-prefine[safety]"')
         expect(velocity, "mujoco", 'pip install "sb3-prefine[safety]"')
 
-        del sys.modules["pybullet"], sys.modules["mujoco"]
+        del sys.modules["pybullet"], sys.modules["mujoco"], sys.modules["safety_gymnasium"]
+        sys.modules["xmltodict"] = None
+        expect(navigation, "xmltodict", 'pip install "sb3-prefine[safety]"')
+        sys.modules["safety_gymnasium"] = None
         expect(bullet, "bullet-safety-gym", "sb3-prefine envs --install")
         expect(navigation, "safety-gymnasium", "sb3-prefine envs --install")
         expect(velocity, "safety-gymnasium", "sb3-prefine envs --install")

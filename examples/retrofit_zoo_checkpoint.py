@@ -1,0 +1,117 @@
+"""
+Makes real checkpoints of RL Zoo keep a speed limit: HalfCheetah, trained by PPO, SAC and A2C.
+
+RL_TRAINED_AGENTS names the folder of a clone of https://github.com/DLR-RM/rl-trained-agents.
+
+    python examples/retrofit_zoo_checkpoint.py                 # all three
+    python examples/retrofit_zoo_checkpoint.py sac             # one of them
+
+Preferred data: slower gaits, made by scaling down all actions of the PPO agent. They serve all three checkpoints, since
+what is learnt from are states and actions, whoever acted. Dispreferred: the checkpoint's own rollouts, nearly always
+faster than 3.2096 m/s (Safety-Gymnasium's SafetyHalfCheetahVelocity-v1).
+"""
+
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import mujoco
+import stable_baselines3
+import torch
+
+from sb3_prefine import (
+    PREFINE,
+    Evaluation,
+    PreferenceBuffer,
+    Trajectories,
+    __version__,
+    collect,
+    evaluate_policy,
+    load_reference,
+)
+
+ENV_ID = "SafetyHalfCheetahVelocity-v1"
+COST_LIMIT = 25.0
+SCALES = (0.64, 0.66, 0.68, 0.70)
+# Learning rate and gradient steps. The A2C checkpoint needs more of both: it runs bang-bang, with means of ±12 where an
+# action has ±1 and 95% of its last hidden units saturated, so that little gradient comes through at first.
+TRAINING = {"ppo": (1e-3, 2_000), "sac": (3e-4, 2_000), "a2c": (3e-3, 8_000)}
+
+
+@dataclass(frozen=True)
+class Retrofit:
+    """What came out for one checkpoint."""
+
+    algo: str
+    before: Evaluation
+    data: Trajectories
+    after: Evaluation
+    seconds: float
+
+
+def slower_gaits(episodes: int) -> Trajectories:
+    """Episodes of the PPO agent with its actions scaled down, some of each scale."""
+    agent = load_reference("ppo/HalfCheetah-v3")
+    return Trajectories.concatenate(
+        [
+            collect(agent, ENV_ID, episodes, n_envs=10, seed=1, action_transform=lambda actions, s=scale: s * actions)
+            for scale in SCALES
+        ]
+    )
+
+
+def retrofit(algo: str, gaits: Trajectories, steps: int | None = None, episodes: int = 20) -> Retrofit:
+    """Fine-tune one checkpoint and evaluate it before and after."""
+    reference = load_reference(f"{algo}/HalfCheetah-v3")
+    own = collect(reference, ENV_ID, n_episodes=20, n_envs=10, seed=2)
+    preferences = PreferenceBuffer.from_costs(
+        gaits + own, cost_limit=COST_LIMIT, n_preferred=len(gaits) // 2, n_dispreferred=min(20, len(own))
+    )
+    print(f"\n{algo}: preferred {preferences.preferred}\n{algo}: dispreferred {preferences.dispreferred}")
+
+    learning_rate, n_steps = TRAINING[algo]
+    model = PREFINE(reference, preferences, learning_rate=learning_rate, seed=0, device="cpu")
+    start = time.perf_counter()
+    model.learn(n_steps if steps is None else steps, progress_bar=True)
+    seconds = time.perf_counter() - start
+
+    before = evaluate_policy(reference, ENV_ID, episodes, seed=3)
+    after = evaluate_policy(model, ENV_ID, episodes, seed=3)
+    path = model.export(Path("runs") / f"{algo}-HalfCheetah-safe")
+    print(f"{algo}: {after}\n{algo}: wrote {path}")
+    return Retrofit(algo, before, preferences.preferred, after, seconds)
+
+
+def markdown(results: list[Retrofit]) -> str:
+    """The README's table."""
+    rows = [
+        "| checkpoint | reference: reward / cost | preferred data | PREFINE: reward [95%] | cost [95%] "
+        "| of the data's return | training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        share = r.after.mean_reward / r.data.episode_returns.mean()
+        reward = f"{r.after.mean_reward:,.0f} [{r.after.reward_interval[0]:,.0f}, {r.after.reward_interval[1]:,.0f}]"
+        cost = f"{r.after.mean_cost:.1f} [{r.after.cost_interval[0]:.1f}, {r.after.cost_interval[1]:.1f}]"
+        rows.append(
+            f"| {r.algo.upper()} | {r.before.mean_reward:,.0f} / {r.before.mean_cost:.0f} "
+            f"| {r.data.episode_returns.mean():,.0f} / {r.data.episode_costs.mean():.1f} "
+            f"| {reward} | {cost} | {share:.1%} | {TRAINING[r.algo][1]:,} steps, {r.seconds:.0f} s |"
+        )
+    versions = (
+        f"sb3-prefine {__version__}, Stable-Baselines3 {stable_baselines3.__version__}, torch {torch.__version__}, "
+        f"MuJoCo {mujoco.__version__}, Python {platform.python_version()}"
+    )
+    rows.append(
+        f"\n`python examples/retrofit_zoo_checkpoint.py`, seeds in the file, {date.today()}, one core; {versions}."
+    )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    slow = slower_gaits(episodes=10)
+    print(markdown([retrofit(algo, slow) for algo in sys.argv[1:] or TRAINING]))
