@@ -55,7 +55,8 @@ def envs(install: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None
     console = Console()
     for package, version in installed_packages().items():
         console.print(f"{package} {version or 'not installed: sb3-prefine envs --install'}", highlight=False)
-    table = Table("environment", "package", "observation", "action", "horizon")
+    table = Table("environment", "package", "obs.", "act.", "horizon")
+    table.columns[0].no_wrap = True
     for env in CATALOGUE:
         sizes = (env.observation_size, env.action_size, env.max_episode_steps)
         table.add_row(env.id, env.package, *(str(size) for size in sizes))

@@ -108,7 +108,8 @@ def draw_plane(path: Path, preferences: PreferenceBuffer, before: Evaluation, af
     axes.set_xlabel("episode return")
     axes.set_ylabel("episode cost (steps above 3.2 m/s)")
     axes.set_title("HalfCheetah with a speed limit, one point an episode")
-    axes.legend(loc="center", frameon=False)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.9), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     return path

@@ -1,0 +1,52 @@
+"""A file appears whole or not at all."""
+
+import os
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sb3_prefine.files import with_zip_suffix, write_atomically
+
+
+@given(content=st.binary(max_size=1000))
+def test_what_is_written_is_read(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("files") / "file.bin"
+    write_atomically(path, b"before")
+    write_atomically(str(path), content)
+    assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["file.bin"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"good")
+
+    def fail(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"good"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "gone" / "file.bin", b"")
+
+
+def test_others_may_read_it_as_the_umask_allows(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "file.bin", b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.bin").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(("given", "expected"), [("a/model", "a/model.zip"), ("a/model.zip", "a/model.zip")])
+def test_the_suffix_is_added_where_there_is_none(given, expected):
+    assert str(with_zip_suffix(given)) == expected
