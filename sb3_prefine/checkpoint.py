@@ -8,6 +8,7 @@ not tell is asked for by name. This also opens the zips of 2021 and 2022, whose 
 
 import ast
 import importlib
+import inspect
 import io
 import json
 import platform
@@ -45,12 +46,13 @@ class PolicyRecipe:
 
     def build(self) -> BasePolicy:
         """A new policy with fresh weights, on the CPU. Its own optimizers are not used."""
-        return self.policy_class(
-            self.observation_space,
-            self.action_space,
-            lr_schedule=FloatSchedule(3e-4),
-            **self.kwargs,
-        )
+        parameters = inspect.signature(self.policy_class).parameters.values()
+        if any(p.name == "lr_schedule" or p.kind is p.VAR_KEYWORD for p in parameters):
+            return self.policy_class(
+                self.observation_space, self.action_space, lr_schedule=FloatSchedule(3e-4), **self.kwargs
+            )
+        # Learnt without gradients: ARS.
+        return self.policy_class(self.observation_space, self.action_space, **self.kwargs)
 
 
 @dataclass(frozen=True, eq=False)

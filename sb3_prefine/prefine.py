@@ -15,18 +15,19 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import check_for_correct_spaces, configure_logger, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
+from sb3_prefine.checks import check_hyperparameters
 from sb3_prefine.files import with_zip_suffix, write_atomically
 from sb3_prefine.folder import find_checkpoint
 from sb3_prefine.likelihood import likelihood_of, trainable_parameters
 from sb3_prefine.objective import prefine_loss
 from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.progress import ProgressBar
+from sb3_prefine.progress import with_progress_bar
 from sb3_prefine.reference import Reference, Source, load_reference, write_reference
 from sb3_prefine.saving import is_prefine_zip, plain_objects
 from sb3_prefine.tables import Tables, build_tables
@@ -59,7 +60,7 @@ class PREFINE(BaseAlgorithm):
         0 leaves vanilla DPO
     :param log_std_min: floor of the policy's log-std, which clean data would otherwise drive to minus infinity
     :param max_grad_norm: clip the gradient's norm at this value; None does not clip
-    :param stats_window_size: as in SB3; there are no episodes here
+    :param stats_window_size: as in SB3; unused
     :param tensorboard_log: the folder of TensorBoard's logs; None writes none
     :param verbose: 0 no output, 1 info, 2 debug
     :param seed: of the batches and the counterfactuals
@@ -118,7 +119,14 @@ class PREFINE(BaseAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        self._check_hyperparameters()
+        check_hyperparameters(
+            beta=self.beta,
+            sft_coef=self.sft_coef,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            log_std_min=self.log_std_min,
+            max_grad_norm=self.max_grad_norm,
+        )
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         # Seeded runs repeat, and a global seed set by the caller is honoured where no seed was given.
@@ -144,13 +152,12 @@ class PREFINE(BaseAlgorithm):
         """
         One gradient step of Eq. 9.
 
-        The step is not made once a loss or gradient was not finite: the weights stay the last good ones until
-        ``learn`` asks the device, and raises.
+        Once a loss or gradient was not finite no step is made: the weights stay good until ``learn`` asks and raises.
 
         :param tables: the data
         :param rows: row numbers of a batch of both sets
         """
-        # One forward pass a state: both actions are scored under the same parameters.
+        # One forward pass a state: both actions are scored under it.
         params = self._likelihood.params(self.policy, tables.observations[rows])
         with torch.no_grad():
             # The gradient stops at the sample, not at its log-prob: an undetached Gaussian sample has none.
@@ -201,8 +208,7 @@ class PREFINE(BaseAlgorithm):
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        # Evaluation mode throughout: batch statistics (CrossQ) and dropout would make π_θ differ from π_ref at equal
-        # weights, and predict() in a callback switches to it anyway.
+        # Evaluation mode throughout: batch statistics (CrossQ) or dropout would part π_θ from π_ref at equal weights.
         self.policy.set_training_mode(False)
         batches = tables.batches(self.batch_size, self._generator)
 
@@ -250,9 +256,9 @@ class PREFINE(BaseAlgorithm):
         """
         Write a plain zip of the class the reference came from: ``PPO.load(path)`` opens it.
 
-        The policy's weights are the fine-tuned ones, everything else is as it was (critics and value head too: they
-        still value the old policy). A normaliser and env wrappers are written beside it as RL Zoo does. Without an
-        algorithm (the reference was a policy alone) it is the file that ``BasePolicy.load`` opens.
+        Only the actor's weights differ: critics and value head still value the old policy. A normaliser and env
+        wrappers are written beside it as RL Zoo does. If the reference was a policy without an algorithm, it is the
+        file that ``BasePolicy.load`` opens.
 
         :param path: with or without ``.zip``
         :return: the path of the file
@@ -302,8 +308,7 @@ class PREFINE(BaseAlgorithm):
         **kwargs: Any,
     ) -> Self:
         """
-        Open what ``save`` wrote; the zip of another algorithm (PPO, SAC, …) or an RL-Zoo folder becomes the reference
-        of a new model. Nothing in the file is run, unless ``trust=True`` says so.
+        Open what ``save`` wrote; the zip of another algorithm (PPO, SAC, …) becomes the reference of a new model.
 
         :param path: a path, or a file opened for reading
         :param env: as in the constructor
@@ -364,11 +369,7 @@ class PREFINE(BaseAlgorithm):
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         # SB3's progress bar counts the training environment's steps; there is none here.
-        if progress_bar:
-            callbacks = callback if isinstance(callback, list) else [callback]
-            converted = [entry if isinstance(entry, BaseCallback) else ConvertCallback(entry) for entry in callbacks]
-            callback = CallbackList([*converted, ProgressBar()])
-        return super()._init_callback(callback)
+        return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
 
     def _current_tables(self) -> Tables:
         """The tables of ``self.preferences``, made anew when other preferences were set."""
@@ -376,36 +377,19 @@ class PREFINE(BaseAlgorithm):
             raise ValueError("preferences: there are none to learn from. Pass PREFINE(policy, preferences=…).")
         if self._tables is None or self._tables[0] is not self.preferences:
             self.preferences.check_spaces(self.observation_space, self.action_space)
-            self._tables = (
-                self.preferences,
-                build_tables(self.preferences, self.reference, self._likelihood, self.device),
-            )
+            tables = build_tables(self.preferences, self.reference, self._likelihood, self.device)
+            self._tables = (self.preferences, tables)
         return self._tables[1]
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["preferences", "reference", "_generator", "_guard", "_likelihood", "_metrics", "_tables"]
+        own = ("preferences", "reference", "_generator", "_guard", "_likelihood", "_metrics", "_tables")
         return [*super()._excluded_save_params(), *own]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "optimizer"], []
 
-    def _check_hyperparameters(self) -> None:
-        for name in ("beta", "sft_coef", "learning_rate"):
-            value = getattr(self, name)
-            if not (callable(value) or (math.isfinite(value) and value >= 0)):
-                raise ValueError(f"{name}: expected a finite number >= 0, found {value}.")
-        if self.beta == self.sft_coef == 0:
-            raise ValueError("beta, sft_coef: both are 0, which leaves nothing to learn.")
-        if not (isinstance(self.batch_size, int) and self.batch_size > 0):
-            raise ValueError(f"batch_size: expected a whole number > 0, found {self.batch_size}.")
-        if not math.isfinite(self.log_std_min):
-            raise ValueError(f"log_std_min: expected a finite number, found {self.log_std_min}.")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm: expected a number > 0 or None, found {self.max_grad_norm}.")
-
 
 def _make_env(env: GymEnv | str | None, reference: Reference) -> GymEnv | None:
-    """The env a model is given, behind the reference's env wrappers if it is made here."""
     if isinstance(env, str):
         importlib.import_module("sb3_prefine.envs")
         return reference.wrap_env(gym.make(env, render_mode="rgb_array"))

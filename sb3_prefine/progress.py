@@ -1,7 +1,15 @@
 """A progress bar for training without an environment, which SB3's own asks for."""
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 from tqdm import tqdm
+
+
+def with_progress_bar(callback: MaybeCallback) -> CallbackList:
+    """A model's callbacks, in any of the forms that SB3 takes, and a progress bar after them."""
+    callbacks = callback if isinstance(callback, list) else [callback]
+    converted = [entry if isinstance(entry, BaseCallback) else ConvertCallback(entry) for entry in callbacks]
+    return CallbackList([*converted, ProgressBar()])
 
 
 class ProgressBar(BaseCallback):

@@ -262,7 +262,23 @@ def _open_envs(env: EnvSource, n_envs: int, stack: contextlib.ExitStack, policy:
             "gymnasium.Env, nor a DummyVecEnv."
         )
     wrap_env = getattr(policy, "wrap_env", None)
-    return envs if wrap_env is None else [wrap_env(e) for e in envs]
+    wrapped = envs if wrap_env is None else [wrap_env(e) for e in envs]
+    _check_observations(getattr(policy, "observation_space", None), wrapped[0].observation_space)
+    return wrapped
+
+
+def _check_observations(expected: gym.Space | None, found: gym.Space) -> None:
+    """Refuse vectors of another length than the policy's, before a step is taken."""
+    spaces = (expected, found)
+    if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
+        return
+    if cast(gym.Space, expected).shape != found.shape:
+        raise ValueError(
+            f"env: its observations have shape {found.shape}, the policy expects {cast(gym.Space, expected).shape}. "
+            "If the policy was trained behind an env wrapper (a TimeFeatureWrapper adds one number), open it with the "
+            "config.yml beside it, which names the wrapper, or wrap the environment yourself; an environment that is "
+            "wrapped already must not be wrapped again."
+        )
 
 
 def _make_env(source: str | Callable[[], gym.Env]) -> gym.Env:

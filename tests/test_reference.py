@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import ARS
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -24,6 +25,14 @@ def test_model_policy_and_zip_give_the_same_reference(algorithm, tmp_path):
         np.testing.assert_array_equal(reference.predict(STATES, deterministic=True)[0], expected)
         assert not any(parameter.requires_grad for parameter in reference.policy.parameters())
         assert reference.policy is not model.policy
+
+
+def test_a_policy_without_gradients_opens_although_it_cannot_be_fine_tuned():
+    model = ARS("LinearPolicy", Anything(), seed=0, device="cpu")
+    expected = model.predict(STATES, deterministic=True)[0]
+    np.testing.assert_array_equal(load_reference(model).predict(STATES, deterministic=True)[0], expected)
+    with pytest.raises(TypeError, match="ARSLinearPolicy has no likelihood"):
+        PREFINE(model)
 
 
 def test_a_reference_stays_what_it_is():
@@ -56,6 +65,7 @@ def test_an_environment_of_another_shape_is_refused(tmp_path):
         load_reference(tmp_path / "model.zip", env="Pendulum-v1")
 
 
+@pytest.mark.filterwarnings("ignore:numpy.core.numeric is deprecated")
 def test_every_readable_zip_of_the_zoo_opens_both_ways_with_equal_predictions(zoo):
     paths = sorted(zoo.glob("*/*/*.zip"))
     assert len(paths) >= 20

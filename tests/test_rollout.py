@@ -393,3 +393,9 @@ def test_environments_that_cannot_be_used_are_refused():
 def test_numbers_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}: {value}"):
         run(Still(), ScriptedEnv, **{name: value})
+
+
+def test_observations_of_another_length_are_refused_with_a_hint():
+    policy = PPO("MlpPolicy", "Pendulum-v1", device="cpu")
+    with pytest.raises(ValueError, match=r"shape \(4,\), the policy expects \(3,\).*TimeFeatureWrapper"):
+        next(rollout(policy, "CartPole-v1", 1, deterministic=True, seed=0))

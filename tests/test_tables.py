@@ -51,6 +51,7 @@ def test_batches_hold_rows_of_both_sets_and_reach_all_of_them():
     assert set(drawn[:, 8:].flatten().tolist()) == set(range(20, 70))
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_a_normaliser_that_blows_up_is_an_error():
     env = VecNormalize(DummyVecEnv([Anything]), clip_obs=np.inf, epsilon=0.0)
     env.obs_rms.var[:] = 1e-80
