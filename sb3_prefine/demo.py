@@ -1,10 +1,8 @@
 """``sb3-prefine demo``: a policy that runs too fast becomes safe, with everything that is needed in the package."""
 
 import time
-import warnings
 from pathlib import Path
 
-import mujoco
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +32,6 @@ def run_demo(out: Path, steps: int = 3_000, episodes: int = 20, seed: int = 0) -
     """
     console = Console()
     torch.set_num_threads(1)  # more threads only wait for each other on networks this small
-    mujoco.set_mju_user_warning(_warn)
     reference = load_reference(DATA / "reference.zip")
     preferences = PreferenceBuffer(
         preferred=Trajectories.from_hdf5(DATA / "preferred.hdf5"),
@@ -113,12 +110,6 @@ def draw_plane(path: Path, preferences: PreferenceBuffer, before: Evaluation, af
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     return path
-
-
-def _warn(message: str) -> None:
-    # Gymnasium's HalfCheetah is written in a way that MuJoCo 4 will drop some day, and MuJoCo says so for every copy.
-    if "settotalmass" not in message:
-        warnings.warn(message, stacklevel=2)
 
 
 def _table(preferences: PreferenceBuffer, before: Evaluation, after: Evaluation) -> Table:

@@ -35,7 +35,7 @@ class EnvInfo:
 def _speed_limit() -> list[EnvInfo]:
     # The threshold of SafetyHalfCheetahVelocity-v1, see velocity.py.
     wrapper = WrapperSpec("SpeedLimit", "sb3_prefine.envs.speed_limit:SpeedLimit", {"limit": 3.2096})
-    entry_point = "gymnasium.envs.mujoco.half_cheetah_v5:HalfCheetahEnv"
+    entry_point = "sb3_prefine.envs.quiet:make_half_cheetah"
     return [EnvInfo("SpeedLimitHalfCheetah-v0", "mujoco", 17, 6, 1000, entry_point, {}, (wrapper,))]
 
 

@@ -16,12 +16,15 @@ from sb3_prefine.envs.compat import require
 
 require("safety-gymnasium")
 
+from sb3_prefine.envs.quiet import deprecations_left_out  # noqa: E402 (what it imports is there only now)
+
 
 class _CostInInfo(gymnasium.utils.EzPickle):
     """In front of a class with Safety-Gymnasium's six-value steps: the cost moves into the info."""
 
     def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
+        with deprecations_left_out():
+            super().__init__(**kwargs)
         # The robots remember their arguments by position, and the package's classes take them by name only.
         gymnasium.utils.EzPickle.__init__(self, **kwargs)
 

@@ -1,0 +1,35 @@
+"""MuJoCo's deprecations are left out while a robot loads, its other warnings are not."""
+
+import subprocess
+import sys
+
+import mujoco
+import pytest
+
+from sb3_prefine.envs.quiet import _warn, deprecations_left_out
+
+
+@pytest.mark.parametrize("env_id", ["SpeedLimitHalfCheetah-v0", "SafetyHalfCheetahVelocity-v1"])
+def test_making_a_robot_prints_and_logs_nothing(env_id, tmp_path):
+    code = f"import gymnasium, sb3_prefine.envs; gymnasium.make({env_id!r}).reset(seed=0)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout == result.stderr == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_set_before_is_set_after():
+    messages: list[str] = []
+    mujoco.set_mju_user_warning(messages.append)
+    try:
+        before = mujoco.get_mju_user_warning()
+        with deprecations_left_out():
+            assert mujoco.get_mju_user_warning() is _warn
+        assert mujoco.get_mju_user_warning() is before
+    finally:
+        mujoco.set_mju_user_warning(None)
+
+
+def test_other_warnings_are_passed_on():
+    with pytest.warns(UserWarning, match="unstable"):
+        _warn("Nan, Inf or huge value in QACC: the simulation is unstable")
+    _warn("compiler attribute 'x' is deprecated")
