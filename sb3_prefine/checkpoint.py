@@ -338,6 +338,12 @@ def _read_space(field: Any) -> spaces.Space | None:
     kind = str(twin.get(":type:", "")).rpartition(".")[2].rstrip("'>")
     if kind == "Discrete":
         return spaces.Discrete(int(twin["n"]), start=int(twin.get("start", 0)))
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(twin["n"])
+    if kind == "MultiDiscrete":
+        nvec = re.fullmatch(r"\[([\d\s]+)\]", str(twin["nvec"]))
+        starts_at_zero = not set(re.findall(r"\d+", str(twin.get("start", 0)))) - {"0"}
+        return spaces.MultiDiscrete([int(n) for n in nvec.group(1).split()]) if nvec and starts_at_zero else None
     if kind == "Box":
         shape = tuple(twin.get("_shape", twin.get("shape", ())))
         dtype = np.dtype(str(twin["dtype"]))

@@ -94,11 +94,29 @@ def test_a_box_is_read_from_its_text(pairs, dtype):
         spaces.Box(-1.0, 1.0, (2, 3), np.float32),
         spaces.Discrete(5),
         spaces.Discrete(5, start=2),
+        spaces.MultiDiscrete([3, 2, 40]),
+        spaces.MultiDiscrete(range(2, 60)),
+        spaces.MultiBinary(4),
+        spaces.MultiBinary((2, 3)),
     ],
     ids=str,
 )
 def test_spaces_are_read_from_their_text(space):
     assert _read_space(json.loads(data_to_json({"space": space}))["space"]) == space
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.MultiDiscrete([3, 2], start=[0, 1]),
+        spaces.MultiDiscrete([[3, 2], [2, 2]]),
+        spaces.MultiDiscrete([2] * 2_000),
+        spaces.Dict({"a": spaces.Discrete(2)}),
+    ],
+    ids=["start", "matrix", "long", "dict"],
+)
+def test_a_space_whose_text_does_not_tell_it_is_not_guessed(space):
+    assert _read_space(json.loads(data_to_json({"space": space}))["space"]) is None
 
 
 def test_a_space_that_cannot_be_read_is_asked_for():

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from sb3_contrib import TQC, TRPO, CrossQ
+from gymnasium import spaces
+from sb3_contrib import ARS, TQC, TRPO, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 
 from sb3_prefine.likelihood import ACTION_MARGIN, likelihood_of, trainable_parameters
-from tests.worlds import ACTIONS, OBSERVATIONS, model_of
+from tests.worlds import ACTIONS, OBSERVATIONS, choosing, model_of
 
 DIAGONAL, SQUASHED = (PPO, A2C, TRPO), (SAC, TQC, CrossQ)
 
@@ -125,14 +126,90 @@ def test_only_the_actor_is_trained(algorithm, observations):
     assert names == expected
 
 
+@pytest.mark.parametrize("use_expln", [False, True])
+@pytest.mark.parametrize("full_std", [False, True])
+@pytest.mark.parametrize("squash", [False, True])
+def test_gsde_of_ppo_scores_as_sb3_does(observations, use_expln, full_std, squash):
+    options = {"use_expln": use_expln, "full_std": full_std, "squash_output": squash}
+    policy = model_of(PPO, use_sde=True, policy_kwargs={"net_arch": [16], **options}).policy.eval()
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    dist = policy.get_distribution(observations)
+    inside = 0.9 * torch.tanh(torch.randn((7, ACTIONS)))
+    expected = dist.log_prob(inside)
+    actions = torch.as_tensor(policy.unscale_action(inside.numpy())) if squash else inside
+    scores = likelihood.log_prob(likelihood.params(policy, observations), likelihood.encode(actions))
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gsde_of_sac_scores_as_sb3_does(observations):
+    policy = model_of(SAC, use_sde=True).policy.eval()
+    mean, log_std, latent = policy.actor.get_action_dist_params(observations)
+    squashed, expected = policy.actor.action_dist.log_prob_from_params(mean, log_std, **latent)
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    actions = torch.as_tensor(policy.unscale_action(squashed.detach().numpy()))
+    scores = likelihood.log_prob(likelihood.params(policy, observations), likelihood.encode(actions))
+    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_equal_states_get_different_samples_with_gsde():
+    policy = model_of(PPO, use_sde=True).policy.eval()
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    with torch.no_grad():
+        params = likelihood.params(policy, torch.ones(100, OBSERVATIONS))
+        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
+    assert len(samples.unique(dim=0)) == 100
+
+
+DISCRETE = {
+    "categorical": spaces.Discrete(4),
+    "multi-categorical": spaces.MultiDiscrete([3, 2, 4]),
+    "Bernoulli": spaces.MultiBinary(3),
+}
+
+
+@pytest.mark.parametrize("space", DISCRETE.values(), ids=DISCRETE)
+def test_discrete_policies_score_as_sb3_does(space, observations):
+    policy = model_of(PPO, choosing(space)()).policy.eval()
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    actions = np.stack([space.sample() for _ in range(7)])
+    given = torch.as_tensor(actions).to(torch.float if isinstance(space, spaces.MultiBinary) else torch.long)
+    _, expected, _ = policy.evaluate_actions(observations, given)
+    params = likelihood.params(policy, observations)
+    torch.testing.assert_close(likelihood.log_prob(params, likelihood.encode(torch.as_tensor(actions))), expected)
+
+
+@pytest.mark.parametrize("space", DISCRETE.values(), ids=DISCRETE)
+def test_discrete_samples_come_with_their_probability(space):
+    policy = model_of(PPO, choosing(space)()).policy.eval()
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    with torch.no_grad():
+        for parameter in policy.action_net.parameters():
+            parameter.mul_(50)  # far from uniform
+        params = likelihood.params(policy, torch.ones(40_000, OBSERVATIONS))
+        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
+        kinds, counts = samples.unique(dim=0, return_counts=True)
+        probabilities = likelihood.log_prob(params[: len(kinds)], kinds).exp()
+    torch.testing.assert_close(counts / 40_000, probabilities, rtol=0, atol=0.01)
+    assert probabilities.sum() > 0.99
+
+
+def test_a_column_of_discrete_actions_does_not_broadcast(observations):
+    policy = model_of(PPO, choosing(spaces.Discrete(4))()).policy.eval()
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    params = likelihood.params(policy, observations)
+    assert likelihood.log_prob(params, likelihood.encode(torch.zeros(7, 1))).shape == (7,)
+    both = torch.stack((likelihood.encode(torch.zeros(7)), likelihood.encode(torch.ones(7))))
+    assert likelihood.log_prob(params, both).shape == (2, 7)
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
         (lambda: model_of(TD3), "deterministic"),
         (lambda: DQN("MlpPolicy", "CartPole-v1", device="cpu"), "values of actions"),
-        (lambda: PPO("MlpPolicy", "CartPole-v1", device="cpu"), "CategoricalDistribution"),
-        (lambda: model_of(PPO, use_sde=True), "gSDE"),
-        (lambda: model_of(SAC, use_sde=True), "gSDE"),
+        (lambda: RecurrentPPO("MlpLstmPolicy", "Pendulum-v1", device="cpu"), "is recurrent"),
+        (lambda: model_of(PPO, choosing(spaces.Discrete(4, start=2))()), "its actions start at 2"),
+        (lambda: ARS("LinearPolicy", "Pendulum-v1", device="cpu"), "has no likelihood"),
     ],
 )
 def test_a_policy_without_a_likelihood_is_refused_with_the_reason(model, reason):

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from sb3_contrib import TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
@@ -17,10 +18,11 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_prefine import PREFINE, PreferenceBuffer, load_reference
+from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.likelihood import likelihood_of
 from sb3_prefine.objective import prefine_loss
-from tests.worlds import BAD, GOOD, OBSERVATIONS, Anything, model_of, preferences, trajectories
+from sb3_prefine.trajectories import COLUMNS
+from tests.worlds import BAD, GOOD, OBSERVATIONS, Anything, choosing, model_of, preferences, trajectories
 
 ALGORITHMS = (PPO, A2C, TRPO, SAC, TQC, CrossQ)
 STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np.float32)
@@ -57,6 +59,44 @@ def test_learning_moves_the_policy_to_what_is_preferred_and_away_from_the_rest(a
     distance = lambda actions, target: np.abs(actions - np.asarray(target)).mean()  # noqa: E731
     assert distance(after, GOOD) < 0.25 < distance(before, GOOD)
     assert distance(after, BAD) > distance(after, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("space", "good", "bad"),
+    [
+        (spaces.Discrete(4), 2, 0),
+        (spaces.MultiDiscrete([3, 4]), [2, 1], [0, 3]),
+        (spaces.MultiBinary(3), [1, 0, 1], [0, 1, 0]),
+    ],
+    ids=["Discrete", "MultiDiscrete", "MultiBinary"],
+)
+def test_discrete_actions_are_learnt_saved_and_exported(space, good, bad, tmp_path):
+    def always(action: object) -> Trajectories:
+        columns = {name: getattr(trajectories(GOOD), name) for name in COLUMNS}
+        return Trajectories(**{**columns, "actions": np.tile(np.asarray(action), (40, 1)).squeeze()})
+
+    data = PreferenceBuffer(preferred=always(good), dispreferred=always(bad))
+    model = PREFINE(model_of(PPO, choosing(space)()), data, learning_rate=3e-3, seed=0, device="cpu").learn(500)
+    actions = model.predict(STATES, deterministic=True)[0]
+    assert (actions == np.asarray(good)).mean() > 0.95
+    model.save(tmp_path / "model")
+    for policy in (
+        PREFINE.load(tmp_path / "model", device="cpu"),
+        PPO.load(model.export(tmp_path / "ppo"), device="cpu"),
+    ):
+        np.testing.assert_array_equal(policy.predict(STATES, deterministic=True)[0], actions)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C, SAC, TQC])
+def test_gsde_policies_learn_and_are_saved_and_exported(algorithm, tmp_path):
+    source = model_of(algorithm, use_sde=True)
+    model = PREFINE(source, preferences(), learning_rate=3e-3, beta=0.0, seed=0, device="cpu").learn(400)
+    actions = model.predict(STATES, deterministic=True)[0]
+    assert np.abs(actions - np.asarray(GOOD)).mean() < 0.25
+    model.save(tmp_path / "model")
+    exported = algorithm.load(model.export(tmp_path / "plain"), device="cpu")
+    for policy in (PREFINE.load(tmp_path / "model", device="cpu"), exported):
+        np.testing.assert_array_equal(policy.predict(STATES, deterministic=True)[0], actions)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -31,6 +31,18 @@ class Anything(gym.Env):
         return self.np_random.normal(3.0, 2.0, OBSERVATIONS).astype(np.float32)
 
 
+def choosing(action_space: spaces.Space) -> type[Anything]:
+    """The same world with other actions."""
+
+    class Choosing(Anything):
+        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+            self.steps += 1
+            return self._observe(), 1.0, False, self.steps == 10, {"cost": 0.0}
+
+    Choosing.action_space = action_space
+    return Choosing
+
+
 def model_of(algorithm: type[BaseAlgorithm], env: Any = None, **kwargs: Any) -> BaseAlgorithm:
     """An untrained model with small networks."""
     kwargs = {"policy_kwargs": {"net_arch": [16, 16]}, **kwargs}
