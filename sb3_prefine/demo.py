@@ -1,5 +1,6 @@
 """``sb3-prefine demo``: a policy that runs too fast becomes safe, with everything that is needed in the package."""
 
+import importlib.util
 import time
 from pathlib import Path
 
@@ -29,7 +30,11 @@ def run_demo(out: Path, steps: int = 3_000, episodes: int = 20, seed: int = 0) -
     :param episodes: evaluation episodes, before and after
     :param seed: of the training; the evaluation's is another
     :return: the reference's evaluation and the fine-tuned policy's
+    :raises ImportError: MuJoCo or matplotlib is missing
     """
+    missing = [package for package in ("mujoco", "matplotlib") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ImportError(f'The demo needs {" and ".join(missing)}. Run: pip install "sb3-prefine[demo]"')
     console = Console()
     torch.set_num_threads(1)  # more threads only wait for each other on networks this small
     reference = load_reference(DATA / "reference.zip")

@@ -61,7 +61,7 @@ def build_tables(
     policy = reference.trainable_copy().to(device)
     observations = policy.obs_to_tensor(normalized)[0]
     assert isinstance(observations, Tensor)
-    if not torch.isfinite(observations.float()).all():
+    if observations.is_floating_point() and not torch.isfinite(observations).all():
         raise ValueError("preferences: some observations are not finite once normalised. Is it the right normaliser?")
     actions = torch.as_tensor(np.concatenate([trajectories.actions for trajectories in sets]), device=device)
     return Tables(

@@ -1,15 +1,17 @@
 """The demo itself: what somebody sees first."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from stable_baselines3 import PPO
 
 from sb3_prefine import Trajectories, load_reference
-from sb3_prefine.demo import COST_LIMIT, DATA
+from sb3_prefine.demo import COST_LIMIT, DATA, run_demo
 
 LAST_LINE = re.compile(
     r"reference: reward (-?[\d.]+), cost ([\d.]+) \| PREFINE: reward (-?[\d.]+), cost ([\d.]+) \| cost cut (-?[\d.]+)%"
@@ -41,6 +43,12 @@ def test_the_demo_makes_the_policy_safe_and_keeps_the_data_s_reward(tmp_path):
         exported.predict(reference.normalize(states), deterministic=True)[0],
         reference.predict(states, deterministic=True)[0],
     )
+
+
+def test_without_its_packages_the_demo_says_what_to_install_before_it_starts(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'needs mujoco and matplotlib. Run: pip install "sb3-prefine\[demo\]"'):
+        run_demo(tmp_path)
 
 
 def test_what_ships_is_small_and_what_it_says():

@@ -23,11 +23,13 @@ def load(name: str) -> ModuleType:
 def test_the_ppo_checkpoint_of_the_zoo_becomes_safe(zoo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example = load("retrofit_zoo_checkpoint")
-    result = example.retrofit("ppo", example.slower_gaits(episodes=10))
+    result = example.retrofit("ppo", example.slower_gaits(episodes=10), seeds=(0,))
     assert result.before.mean_cost > 900
-    assert result.after.mean_cost <= example.COST_LIMIT
-    assert result.after.mean_reward >= 0.95 * result.data.episode_returns.mean()
-    assert (tmp_path / "runs" / "ppo-HalfCheetah-safe.zip").is_file()
+    [after] = result.after
+    assert after.mean_cost <= example.COST_LIMIT
+    assert after.mean_reward >= 0.95 * result.data.episode_returns.mean()
+    assert result.reached == 1
+    assert (tmp_path / "runs" / "ppo-HalfCheetah-safe-0.zip").is_file()
     table = example.markdown([result])
     assert f"| PPO | {result.before.mean_reward:,.0f} / {result.before.mean_cost:.0f} |" in table
 
@@ -36,9 +38,9 @@ def test_the_ppo_checkpoint_of_the_zoo_becomes_safe(zoo, tmp_path, monkeypatch):
 def test_the_other_checkpoints_go_the_same_way(zoo, tmp_path, monkeypatch, algo):
     monkeypatch.chdir(tmp_path)
     example = load("retrofit_zoo_checkpoint")
-    result = example.retrofit(algo, example.slower_gaits(episodes=1), steps=3, episodes=1)
+    result = example.retrofit(algo, example.slower_gaits(episodes=1), seeds=(7,), steps=3, episodes=1)
     assert len(result.data) == 2
-    assert load_reference(tmp_path / "runs" / f"{algo}-HalfCheetah-safe.zip").algo == algo
+    assert load_reference(tmp_path / "runs" / f"{algo}-HalfCheetah-safe-7.zip").algo == algo
 
 
 def test_the_demo_s_data_can_be_made_again(tmp_path, monkeypatch):

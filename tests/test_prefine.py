@@ -24,6 +24,7 @@ from sb3_prefine.objective import prefine_loss
 from sb3_prefine.trajectories import COLUMNS
 from tests.worlds import BAD, GOOD, OBSERVATIONS, Anything, choosing, model_of, preferences, trajectories
 
+SMALL = {PPO: {"n_steps": 16, "batch_size": 16}, SAC: {"buffer_size": 10}}
 ALGORITHMS = (PPO, A2C, TRPO, SAC, TQC, CrossQ)
 STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np.float32)
 
@@ -85,6 +86,29 @@ def test_discrete_actions_are_learnt_saved_and_exported(space, good, bad, tmp_pa
         PPO.load(model.export(tmp_path / "ppo"), device="cpu"),
     ):
         np.testing.assert_array_equal(policy.predict(STATES, deterministic=True)[0], actions)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_images_are_learnt_from_channel_first(algorithm, tmp_path):
+    class Seeing(Anything):
+        observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+
+        def _observe(self) -> np.ndarray:
+            return self.np_random.integers(0, 256, (36, 36, 3), dtype=np.uint8)
+
+    source = algorithm("CnnPolicy", Seeing(), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **SMALL[algorithm])
+    images = np.random.default_rng(0).integers(0, 256, (40, 3, 36, 36), dtype=np.uint8)
+
+    def seen(action: list[float]) -> Trajectories:
+        columns = {name: getattr(trajectories(action), name) for name in COLUMNS}
+        return Trajectories(**{**columns, "observations": images, "next_observations": images})
+
+    data = PreferenceBuffer(preferred=seen(GOOD), dispreferred=seen(BAD))
+    model = PREFINE(source, data, learning_rate=1e-3, batch_size=32, seed=0, device="cpu").learn(3)
+    exported = algorithm.load(model.export(tmp_path / "safe"), device="cpu")
+    assert not np.allclose(model.predict(images)[0], source.predict(images)[0])
+    expected = model.predict(images, deterministic=True)[0]
+    np.testing.assert_array_equal(exported.predict(images, deterministic=True)[0], expected)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC, TQC])

@@ -8,7 +8,7 @@ from sb3_contrib import ARS
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, load_reference
+from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, load_reference
 from tests.worlds import OBSERVATIONS, Anything, model_of
 
 CLASSES = {"ppo": PPO, "a2c": A2C, "sac": SAC, "dqn": DQN}
@@ -77,6 +77,23 @@ def test_every_readable_zip_of_the_zoo_opens_both_ways_with_equal_predictions(zo
         np.testing.assert_array_equal(actions, trusted.predict(observations, deterministic=True)[0], err_msg=str(path))
         assert plain.algo == path.parts[-3]
         assert len({action.tobytes() for action in actions}) > 1, f"{path}: every observation gives the same action"
+
+
+def test_every_zip_of_the_zoo_but_dqn_s_can_be_fine_tuned(zoo):
+    for path in sorted(zoo.glob("*/*/*.zip")):
+        if "dqn" in path.parts:
+            with pytest.raises(TypeError, match="DQN"):
+                PREFINE(path, device="cpu")
+        else:
+            assert PREFINE(path, device="cpu").optimizer.param_groups[0]["params"], path
+
+
+def test_a_discrete_checkpoint_of_the_zoo_learns_from_its_own_rollouts(zoo):
+    reference = load_reference(zoo / "ppo" / "CartPole-v1")
+    episodes = collect(reference, "CartPole-v1", 4, seed=0, progress_bar=False)
+    data = PreferenceBuffer(preferred=episodes[:2], dispreferred=episodes[2:])
+    model = PREFINE(reference, data, seed=0, device="cpu").learn(20)
+    assert model.predict(episodes.observations[:5])[0].shape == (5,)
 
 
 @pytest.mark.parametrize("name", ["ppo/Walker2d-v3", "ppo/Swimmer-v3"])

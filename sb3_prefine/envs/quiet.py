@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
-import mujoco
-from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+
+try:
+    import mujoco
+    from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+except ImportError as error:
+    raise ImportError(f'This environment needs MuJoCo ({error}). Run: pip install "sb3-prefine[demo]"') from error
 
 
 @contextlib.contextmanager

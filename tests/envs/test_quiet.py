@@ -33,3 +33,13 @@ def test_other_warnings_are_passed_on():
     with pytest.warns(UserWarning, match="unstable"):
         _warn("Nan, Inf or huge value in QACC: the simulation is unstable")
     _warn("compiler attribute 'x' is deprecated")
+
+
+def test_without_mujoco_the_error_says_what_to_install():
+    code = (
+        "import sys; sys.modules['mujoco'] = None\n"
+        "import gymnasium, sb3_prefine.envs; gymnasium.make('SpeedLimitHalfCheetah-v0')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.splitlines()[-1].startswith("ImportError: This environment needs MuJoCo")
+    assert 'pip install "sb3-prefine[demo]"' in result.stderr.splitlines()[-1]
