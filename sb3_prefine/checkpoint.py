@@ -311,7 +311,9 @@ def _read_value(value: Any, key: str, name: str) -> Any:
         return value
     found = re.fullmatch(r"<class '([\w.]+)'>", value)
     if found and found.group(1).startswith(_KNOWN_PACKAGES):
-        return _import_class(found.group(1), name)
+        kind = _import_class(found.group(1), name)
+        if issubclass(kind, torch.nn.Module | torch.optim.Optimizer):
+            return kind
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -40,9 +40,12 @@ class EnvWrapper:
     def __call__(self, env: gym.Env) -> gym.Env:
         module, _, name = self.path.rpartition(".")
         try:
-            wrapper = getattr(importlib.import_module(module), name)
+            wrapper = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:
             raise ImportError(f'{self.path} is missing: pip install "sb3-prefine[contrib]".') from error
+        # A file names it: anything else of a known module must not be called.
+        if not (isinstance(wrapper, type) and issubclass(wrapper, gym.Wrapper)):
+            raise ValueError(f"{self.path} is not an env wrapper. Correct env_wrapper in the config.yml.")
         return wrapper(env, **self.kwargs)
 
 

@@ -174,7 +174,15 @@ def test_a_policy_class_that_is_not_sb3_s_is_refused(module, init, message):
         Checkpoint.read(with_field(checkpoint.archive, policy_class=field), "their.zip").recipe()
 
 
-@pytest.mark.parametrize("value", ["<class 'their_code.Swish'>", "<function swish at 0x1>", "<class 'os.system'>"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "<class 'their_code.Swish'>",
+        "<function swish at 0x1>",
+        "<class 'os.system'>",
+        "<class 'stable_baselines3.common.monitor.ResultsWriter'>",
+    ],
+)
 def test_a_keyword_argument_that_is_not_plain_is_refused(value):
     checkpoint = Checkpoint.of_model(model_of(PPO))
     field = {":type:": "<class 'dict'>", ":serialized:": "", "activation_fn": value}

@@ -129,3 +129,18 @@ def test_a_configuration_that_is_not_plain_is_refused(tmp_path, config, monkeypa
     with pytest.raises(ValueError, match=r"config\.yml"):
         find_checkpoint(tmp_path / "ppo" / "Env-v1")
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "stable_baselines3.common.save_util.load_from_pkl",
+        "gymnasium.wrappers.Gone",
+        "stable_baselines3.common.logger.Logger",
+    ],
+)
+def test_what_is_no_env_wrapper_is_not_called(tmp_path, path):
+    zoo_folder(tmp_path, f"env_wrapper: {path}")
+    [wrapper] = find_checkpoint(tmp_path / "ppo" / "Env-v1").env_wrappers()
+    with pytest.raises(ValueError, match=f"{path} is not an env wrapper"):
+        wrapper(gym.make("Pendulum-v1"))
