@@ -251,6 +251,8 @@ def _of_path(
     if zipfile.is_zipfile(io.BytesIO(content)):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if holds_reference(archive):
+                if given is not None:
+                    raise ValueError(f"normalizer: {name} was written by PREFINE.save and carries its own. Give none.")
                 reference = read_reference(archive, name, trust)
                 policy = reference.trainable_copy()
                 Checkpoint.read(content, name).load_weights(policy)

@@ -52,6 +52,12 @@ def test_a_normaliser_of_another_environment_is_refused(tmp_path):
         load_reference(model_of(PPO), normalizer=env)
 
 
+def test_a_zip_of_prefine_carries_its_own_normaliser(tmp_path):
+    PREFINE(model_of(PPO), device="cpu").save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"was written by PREFINE\.save and carries its own"):
+        load_reference(tmp_path / "model.zip", normalizer=VecNormalize(DummyVecEnv([Anything])))
+
+
 def test_an_algorithm_that_is_not_the_file_s_is_refused(tmp_path):
     model_of(PPO).save(tmp_path / "model.zip")
     assert load_reference(tmp_path / "model.zip", algo="ppo").algo == "ppo"
