@@ -1,12 +1,8 @@
 """PREFINE: a policy somebody already trained becomes safer, from preferred and dispreferred trajectories."""
 
-import importlib
 import io
 import math
-import sys
-import time
 import zipfile
-from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +10,8 @@ from typing import Any, Self
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import check_for_correct_spaces, configure_logger, update_learning_rate
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.utils import check_for_correct_spaces, update_learning_rate
 from torch import Tensor
 
 from sb3_prefine.checks import check_hyperparameters
@@ -26,8 +19,8 @@ from sb3_prefine.files import with_zip_suffix, write_atomically
 from sb3_prefine.folder import find_checkpoint
 from sb3_prefine.likelihood import likelihood_of, trainable_parameters
 from sb3_prefine.objective import prefine_loss
+from sb3_prefine.offline import OfflineAlgorithm, make_env
 from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.progress import with_progress_bar
 from sb3_prefine.reference import Reference, Source, load_reference, write_reference
 from sb3_prefine.saving import is_prefine_zip, plain_objects
 from sb3_prefine.tables import Tables, build_tables
@@ -37,7 +30,7 @@ from sb3_prefine.tracking import FiniteGuard, MetricMeans
 _CHECK_INTERVAL = 100
 
 
-class PREFINE(BaseAlgorithm):
+class PREFINE(OfflineAlgorithm):
     """
     Preference-based implicit reward and cost fine-tuning (PREFINE), offline: no environment is touched in training.
 
@@ -94,7 +87,7 @@ class PREFINE(BaseAlgorithm):
         self.reference = load_reference(policy)
         super().__init__(
             type(self.reference.policy),
-            _make_env(env, self.reference),
+            make_env(env, self.reference),
             learning_rate,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -330,47 +323,6 @@ class PREFINE(BaseAlgorithm):
         known = plain_objects(path, {**kwargs, **(custom_objects or {})}, trust)
         return super().load(path, env, device, known, print_system_info, force_reset, **kwargs)
 
-    def dump_logs(self) -> None:
-        """Write the means of the metrics since the last time, and the speed."""
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        for name, value in self._metrics.take().items():
-            self.logger.record(name, value)
-        self.logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
-        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "PREFINE",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        # SB3's own, without its environment: it asserts one, and resets it.
-        self.start_time = time.time_ns()
-        if self.ep_info_buffer is None or reset_num_timesteps:
-            self.ep_info_buffer = deque(maxlen=self._stats_window_size)
-            self.ep_success_buffer = deque(maxlen=self._stats_window_size)
-        if reset_num_timesteps:
-            self.num_timesteps = 0
-        else:
-            total_timesteps += self.num_timesteps
-        self._total_timesteps = total_timesteps
-        self._num_timesteps_at_start = self.num_timesteps
-        if not self._custom_logger:
-            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
-        self._guard = FiniteGuard(self.device)
-        self._metrics = MetricMeans()
-        return total_timesteps, self._init_callback(callback, progress_bar)
-
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        # SB3's progress bar counts the training environment's steps; there is none here.
-        return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
-
     def _current_tables(self) -> Tables:
         """The tables of ``self.preferences``, made anew when other preferences were set."""
         if self.preferences is None:
@@ -387,14 +339,3 @@ class PREFINE(BaseAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "optimizer"], []
-
-
-def _make_env(env: GymEnv | str | None, reference: Reference) -> GymEnv | None:
-    if isinstance(env, str):
-        importlib.import_module("sb3_prefine.envs")
-        return reference.wrap_env(gym.make(env, render_mode="rgb_array"))
-    if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
-        raise ValueError(
-            "env: it is wrapped in VecNormalize, and the model normalises observations itself. Give the env inside it."
-        )
-    return env

@@ -19,12 +19,12 @@ def as_tensors(batch: list[tuple[float, float, float, float, bool]]) -> tuple[to
     return *(torch.tensor(column, dtype=torch.float64) for column in columns), torch.tensor(preferred)
 
 
+def minus_log_sigmoid(x: float) -> float:
+    return math.log1p(math.exp(-x)) if x > 0 else -x + math.log1p(math.exp(x))
+
+
 def eq9_by_hand(batch: list[tuple[float, float, float, float, bool]], beta: float, sft_coef: float) -> float:
     """The paper's Eq. 6-9, one row after the other, in plain Python."""
-
-    def minus_log_sigmoid(x: float) -> float:
-        return math.log1p(math.exp(-x)) if x > 0 else -x + math.log1p(math.exp(x))
-
     losses_p, losses_np = [], []
     for logp_data, logp_data_ref, logp_cf, logp_cf_ref, preferred in batch:
         if preferred:  # a+ is the data's action, a- the counterfactual
@@ -120,3 +120,116 @@ def test_no_gradient_reaches_metrics():
     )
     assert loss.requires_grad
     assert not any(metric.requires_grad for metric in metrics.values())
+
+
+# ℓ(δ) of one pair, from the papers' formulas.
+BY_HAND = {
+    "sigmoid": lambda delta, beta, length: minus_log_sigmoid(beta * delta),
+    "sigmoid_norm": lambda delta, beta, length: minus_log_sigmoid(beta * delta / length),
+    "robust": lambda delta, beta, length: minus_log_sigmoid(beta * delta),
+    "hinge": lambda delta, beta, length: max(0.0, 1.0 - beta * delta),
+    "ipo": lambda delta, beta, length: (delta / length - 1.0 / (2.0 * beta)) ** 2,
+}
+POSITIVE = torch.tensor([True])
+FOUR = [torch.tensor([x], dtype=torch.float64) for x in (-1.3, -2.0, 0.4, -0.9)]
+DELTA = (-1.3 + 2.0) - (0.4 + 0.9)
+
+
+def preference_loss(*tensors: torch.Tensor, preferred: torch.Tensor = POSITIVE, **options: object) -> float:
+    tensors = tensors or tuple(FOUR)
+    return prefine_loss(*tensors, preferred, sft_coef=0.0, **options)[0].item()
+
+
+@pytest.mark.parametrize("loss_type", BY_HAND)
+@pytest.mark.parametrize(("preferred", "sign"), [(True, 1.0), (False, -1.0)])
+def test_every_loss_type_is_its_formula(loss_type, preferred, sign):
+    found = preference_loss(preferred=torch.tensor([preferred]), beta=0.7, loss_type=loss_type, lengths=3.0)
+    assert found == pytest.approx(BY_HAND[loss_type](sign * DELTA, 0.7, 3.0))
+
+
+def test_a_row_may_have_its_own_length():
+    tensors = [torch.cat((x, x)) for x in FOUR]
+    both = torch.tensor([True, True])
+    found = preference_loss(
+        *tensors, preferred=both, beta=0.7, loss_type="sigmoid_norm", lengths=torch.tensor([1.0, 4.0])
+    )
+    assert found == pytest.approx((minus_log_sigmoid(0.7 * DELTA) + minus_log_sigmoid(0.7 * DELTA / 4)) / 2)
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "hinge", "ipo"])
+def test_label_smoothing_is_the_expected_loss_over_flipped_labels(loss_type):
+    one = BY_HAND[loss_type]
+    expected = 0.8 * one(DELTA, 0.7, 1.0) + 0.2 * one(-DELTA, 0.7, 1.0)
+    assert preference_loss(beta=0.7, loss_type=loss_type, label_smoothing=0.2) == pytest.approx(expected)
+
+
+@given(st.floats(0.0, 0.45), st.floats(0.05, 2.0))
+def test_the_robust_loss_is_unbiased_under_flipped_labels(epsilon, beta):
+    """Chowdhury et al. 2024: its mean over labels that are flipped with probability ε is the loss of the true ones."""
+    swapped = [FOUR[2], FOUR[3], FOUR[0], FOUR[1]]
+    options = {"beta": beta, "loss_type": "robust", "label_smoothing": epsilon}
+    mean = (1 - epsilon) * preference_loss(**options) + epsilon * preference_loss(*swapped, **options)
+    assert mean == pytest.approx(preference_loss(beta=beta), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("loss_type", BY_HAND)
+def test_soft_labels_mix_the_losses_of_both_labels(loss_type):
+    options = {"beta": 0.7, "loss_type": loss_type, "label_smoothing": 0.1}
+    right = preference_loss(**options)
+    wrong = preference_loss(FOUR[2], FOUR[3], FOUR[0], FOUR[1], **options)
+    assert preference_loss(**options, labels=torch.tensor([0.7], dtype=torch.float64)) == pytest.approx(
+        0.7 * right + 0.3 * wrong
+    )
+
+
+def test_a_tie_pulls_nowhere_at_the_reference():
+    logp = torch.tensor([-1.0], requires_grad=True)
+    loss, _ = prefine_loss(
+        logp, logp.detach(), FOUR[2], FOUR[2], POSITIVE, beta=1.0, sft_coef=0.0, labels=torch.tensor([0.5])
+    )
+    loss.backward()
+    assert logp.grad.item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_weights_weigh_both_terms_within_their_set():
+    batch = [(-1.0, -1.5, 0.2, 0.1, True), (-3.0, -1.0, 0.0, 0.3, True), (-0.5, -0.5, 1.0, 0.2, False)]
+    tensors = as_tensors(batch)
+    weighted, _ = prefine_loss(*tensors, beta=0.7, sft_coef=0.9, weights=torch.tensor([3.0, 1.0, 5.0]))
+    # A weight of 3 is the same as to have the row three times; a set of one row does not feel its weight.
+    repeated, _ = prefine_loss(*as_tensors([batch[0]] * 3 + batch[1:]), beta=0.7, sft_coef=0.9)
+    assert weighted.item() == pytest.approx(repeated.item())
+
+
+def test_a_row_of_no_weight_is_as_if_it_were_not_there():
+    batch = [(-1.0, -1.5, 0.2, 0.1, True), (-3.0, -1.0, 0.0, 0.3, True), (-0.5, -0.5, 1.0, 0.2, False)]
+    without, _ = prefine_loss(*as_tensors(batch), beta=0.7, sft_coef=0.9, weights=torch.tensor([1.0, 0.0, 0.5]))
+    assert without.item() == pytest.approx(eq9_by_hand([batch[0], batch[2]], 0.7, 0.9))
+
+
+def test_several_counterfactuals_are_a_mean_of_losses():
+    cf, cf_ref = torch.tensor([[0.4], [-2.0]]), torch.tensor([[-0.9], [0.1]])
+    deltas = [DELTA, (-1.3 + 2.0) - (-2.0 - 0.1)]
+    found = preference_loss(FOUR[0], FOUR[1], cf, cf_ref, beta=0.7)
+    assert found == pytest.approx(np.mean([minus_log_sigmoid(0.7 * delta) for delta in deltas]), rel=1e-6)
+
+
+def test_the_bound_holds_each_log_ratio_and_leaves_small_ones_alone():
+    def bounded(ratio: float) -> float:
+        one = torch.tensor([ratio], dtype=torch.float64)
+        zero = torch.zeros_like(one)
+        return preference_loss(one, zero, zero, zero, beta=1.0, log_ratio_bound=5.0)
+
+    assert bounded(1e6) == pytest.approx(minus_log_sigmoid(5.0))
+    assert bounded(-1e6) == pytest.approx(minus_log_sigmoid(-5.0))
+    assert bounded(3.0) == pytest.approx(minus_log_sigmoid(5.0 * math.tanh(0.6)))
+    assert bounded(1e-3) == pytest.approx(minus_log_sigmoid(1e-3), rel=1e-9)
+
+
+def test_the_sft_term_is_not_bounded():
+    _, metrics = prefine_loss(*FOUR, POSITIVE, beta=1.0, sft_coef=1.0, log_ratio_bound=0.1)
+    assert metrics["train/sft_loss"].item() == pytest.approx(1.3)
+
+
+def test_an_unknown_loss_type_is_refused():
+    with pytest.raises(ValueError, match=r"loss_type: 'nca' is not known. Choose one of sigmoid, "):
+        preference_loss(beta=1.0, loss_type="nca")

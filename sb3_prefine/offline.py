@@ -1,0 +1,88 @@
+"""What SB3's base class asks of an algorithm that trains from data, without an environment."""
+
+import importlib
+import sys
+import time
+from collections import deque
+
+import gymnasium as gym
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+
+from sb3_prefine.progress import with_progress_bar
+from sb3_prefine.reference import Reference
+from sb3_prefine.tracking import FiniteGuard, MetricMeans
+
+
+class OfflineAlgorithm(BaseAlgorithm):
+    """
+    Starting, counting and logging of training runs in which one timestep is one gradient step.
+
+    Subclasses add to ``_metrics`` in every update and ask ``_guard`` whether all was finite.
+    """
+
+    optimizer: torch.optim.Optimizer
+    _guard: FiniteGuard
+    _metrics: MetricMeans
+
+    def dump_logs(self) -> None:
+        """Write the means of the metrics since the last time, and the speed."""
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        for name, value in self._metrics.take().items():
+            self.logger.record(name, value)
+        self.logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "PREFINE",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        # SB3's own, without its environment: it asserts one, and resets it.
+        self.start_time = time.time_ns()
+        if self.ep_info_buffer is None or reset_num_timesteps:
+            self.ep_info_buffer = deque(maxlen=self._stats_window_size)
+            self.ep_success_buffer = deque(maxlen=self._stats_window_size)
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        else:
+            total_timesteps += self.num_timesteps
+        self._total_timesteps = total_timesteps
+        self._num_timesteps_at_start = self.num_timesteps
+        if not self._custom_logger:
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
+        self._guard = FiniteGuard(self.device)
+        self._metrics = MetricMeans()
+        return total_timesteps, self._init_callback(callback, progress_bar)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        # SB3's progress bar counts the training environment's steps; there is none here.
+        return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
+
+
+def make_env(env: GymEnv | str | None, reference: Reference) -> GymEnv | None:
+    """
+    What SB3's constructor makes its vectorised environment of.
+
+    :param env: an id (then the reference's env wrappers are applied), an environment, or None
+    :raises ValueError: it normalises observations, which the model does itself
+    """
+    if isinstance(env, str):
+        importlib.import_module("sb3_prefine.envs")
+        return reference.wrap_env(gym.make(env, render_mode="rgb_array"))
+    if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
+        raise ValueError(
+            "env: it is wrapped in VecNormalize, and the model normalises observations itself. Give the env inside it."
+        )
+    return env
