@@ -7,6 +7,7 @@ not tell is asked for by name. This also opens the zips of 2021 and 2022, whose 
 """
 
 import ast
+import copy
 import importlib
 import inspect
 import io
@@ -46,13 +47,16 @@ class PolicyRecipe:
 
     def build(self) -> BasePolicy:
         """A new policy with fresh weights, on the CPU. Its own optimizers are not used."""
+        # A module of somebody's own stays theirs: every policy gets a copy.
+        kwargs: dict[str, Any] = {
+            key: copy.deepcopy(value) if isinstance(value, torch.nn.Module) else value
+            for key, value in self.kwargs.items()
+        }
         parameters = inspect.signature(self.policy_class).parameters.values()
         if any(p.name == "lr_schedule" or p.kind is p.VAR_KEYWORD for p in parameters):
-            return self.policy_class(
-                self.observation_space, self.action_space, lr_schedule=FloatSchedule(3e-4), **self.kwargs
-            )
-        # Learnt without gradients: ARS.
-        return self.policy_class(self.observation_space, self.action_space, **self.kwargs)
+            kwargs["lr_schedule"] = FloatSchedule(3e-4)
+        # Otherwise learnt without gradients: ARS.
+        return self.policy_class(self.observation_space, self.action_space, **kwargs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +105,10 @@ class Checkpoint:
         """A zip that holds a policy alone, without an algorithm."""
         data = {
             "policy_class": recipe.policy_class,
-            "policy_kwargs": dict(recipe.kwargs),
+            # The code of a module of somebody's own is not saved: it is asked for again.
+            "policy_kwargs": {
+                key: value for key, value in recipe.kwargs.items() if not isinstance(value, torch.nn.Module)
+            },
             "observation_space": recipe.observation_space,
             "action_space": recipe.action_space,
         }
@@ -289,7 +296,8 @@ def _read_policy_class(field: Any, name: str) -> type[BasePolicy]:
     if not found or not module.startswith(_KNOWN_PACKAGES):
         raise ValueError(
             f"{name}: its policy class (module {module or 'unknown'}) is not one of Stable-Baselines3 or sb3-contrib. "
-            "Load it with trust=True if you trust where the file comes from: that runs its code."
+            "If it is your own, pass a policy of that class: PREFINE.load(path, policy=…). Or load the file with "
+            "trust=True if you trust where it comes from: that runs its code."
         )
     policy_class = _import_class(f"{module}.{found.group(1)}", name)
     if not issubclass(policy_class, BasePolicy):

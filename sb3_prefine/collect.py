@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sb3_prefine.inputs import map_arrays
 from sb3_prefine.rollout import ActionTransform, EnvSource, Episode, Policy, rollout, show_progress
 from sb3_prefine.trajectories import Trajectories
 
@@ -23,11 +24,11 @@ def collect(
     Safe episodes are often a small change away from a policy that is not: ``action_transform=lambda a: 0.7 * a``
     slows a running robot down. Recorded are the actions that the environment received, transformed and clipped to
     their bounds. Observations are recorded raw, and the costs are ``info["cost"]``: NaN in an episode that has none.
+    For a policy that takes action masks (MaskablePPO's), those of the environment are recorded too.
 
     :param policy: A PREFINE or another SB3 model, what :func:`~sb3_prefine.reference.load_reference` returns or opens
         (a path), or any object with SB3's ``predict`` that takes raw observations.
     :param env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
-        Its observations have to be arrays.
     :param n_episodes: How many episodes to run; each is run to its end.
     :param n_envs: How many environments to step at once.
     :param deterministic: Whether the policy acts by its mode instead of sampling.
@@ -36,8 +37,7 @@ def collect(
     :param progress_bar: Whether to show a progress bar with the mean return and cost so far.
     :return: ``n_episodes`` episodes, in the order of their seeds.
     :raises TypeError: If the policy or the environment is not one of those named above.
-    :raises ValueError: If the id is unknown, a number is out of range, the observations are a dict, or the simulation
-        diverges.
+    :raises ValueError: If the id is unknown, a number is out of range, or the simulation diverges.
     :raises RuntimeError: If an episode does not end within 100,000 steps.
     """
     episodes = rollout(
@@ -54,21 +54,17 @@ def collect(
 
 
 def _to_trajectories(episode: Episode) -> Trajectories:
-    if isinstance(episode.observations, dict):
-        raise ValueError(
-            f"env: its observations are a dict of {sorted(episode.observations)}; Trajectories hold arrays. Flatten "
-            "them (gymnasium.wrappers.FlattenObservation), for the policy too."
-        )
     terminals = np.zeros(len(episode.rewards), dtype=bool)
     timeouts = np.zeros(len(episode.rewards), dtype=bool)
     terminals[-1] = episode.terminated
     timeouts[-1] = episode.truncated and not episode.terminated
     return Trajectories(
-        observations=episode.observations[:-1],
-        next_observations=episode.observations[1:],
+        observations=map_arrays(lambda part: part[:-1], episode.observations),
+        next_observations=map_arrays(lambda part: part[1:], episode.observations),
         actions=episode.actions,
         rewards=episode.rewards,
         costs=episode.costs,
         terminals=terminals,
         timeouts=timeouts,
+        action_masks=episode.action_masks,
     )

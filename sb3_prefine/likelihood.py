@@ -8,11 +8,9 @@ row, and the frozen reference's rows are a table that is computed once.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import (
@@ -28,6 +26,11 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
+from sb3_prefine.custom import HasLikelihood, likelihood_of_custom
+from sb3_prefine.inputs import Inputs, Masked, Observations, Sequences, actor_latent
+from sb3_prefine.likelihood_discrete import bernoulli, categorical, multi_categorical, softmax_of_q
+from sb3_prefine.likelihood_types import Likelihood, Needs
+
 # Squashed actions are kept this far inside (-1, 1) before atanh: a log-prob at the bound itself is -1e5 and worse,
 # just past it NaN (SB3 stores float32 actions, whose rounding alone can reach the bound).
 ACTION_MARGIN = 1e-5
@@ -35,36 +38,19 @@ ACTION_MARGIN = 1e-5
 _SB3_TANH_EPSILON = 1e-6
 
 
-@dataclass(frozen=True)
-class Likelihood:
+def likelihood_of(
+    policy: nn.Module, log_std_min: float, *, fixed_std: float | None = None, temperature: float | None = None
+) -> Likelihood:
     """
-    The likelihood of one policy family, as functions of its distribution parameters.
+    The likelihood of a policy.
 
-    Shapes: a batch has B states, the parameters of a state are one row of P numbers, an encoded action is one row of
-    A numbers. ``log_prob`` broadcasts: actions may have leading dimensions, as in (K, B, A) -> (K, B).
+    Continuous actions: diagonal Gaussian (PPO, A2C, TRPO, RecurrentPPO), squashed Gaussian (SAC, TQC, CrossQ), and both
+    with generalised state-dependent exploration (gSDE). Discrete ones: categorical, multi-categorical, Bernoulli (PPO,
+    A2C, TRPO, RecurrentPPO; with action masks: MaskablePPO). A policy of your own that has ``params``, ``log_prob`` and
+    ``sample`` (:class:`~sb3_prefine.custom.HasLikelihood`) is asked itself.
 
-    :param family: what to call it, e.g. ``"diagonal Gaussian"``
-    :param params: (policy, observations (B, …), normalised as the policy expects them) -> parameters (B, P),
-        with gradient
-    :param log_prob: (parameters (B, P), encoded actions (…, B, A)) -> log π(a|s) (…, B), nats
-    :param sample: (parameters (B, P), random generator) -> encoded actions (B, A); call it under ``torch.no_grad()``
-    :param encode: environment actions (N, A) -> the encoded actions that ``log_prob`` and ``sample`` speak of
-    """
-
-    family: str
-    params: Callable[[nn.Module, Tensor], Tensor]
-    log_prob: Callable[[Tensor, Tensor], Tensor]
-    sample: Callable[[Tensor, torch.Generator], Tensor]
-    encode: Callable[[Tensor], Tensor]
-
-
-def likelihood_of(policy: nn.Module, log_std_min: float) -> Likelihood:
-    """
-    The likelihood of an SB3 policy.
-
-    Continuous actions: diagonal Gaussian (PPO, A2C, TRPO), squashed Gaussian (SAC, TQC, CrossQ), and both with
-    generalised state-dependent exploration (gSDE). Discrete ones (PPO, A2C, TRPO): categorical, multi-categorical,
-    Bernoulli.
+    On request, because these algorithms define no distribution: a Gaussian around the actor of TD3 and DDPG
+    (``fixed_std``), a softmax of the Q-values of DQN and QR-DQN (``temperature``).
 
     Diagonal Gaussian actions are scored as SB3 does: the density of the unclipped sample. The environment and the
     data see clipped actions, the counterfactuals are not clipped, so that E[∇ log π(a')] = 0 holds exactly.
@@ -74,14 +60,20 @@ def likelihood_of(policy: nn.Module, log_std_min: float) -> Likelihood:
 
     :param policy: the policy, in evaluation mode
     :param log_std_min: floor of the log-std: supervised fine-tuning on clean data would drive it to minus infinity
+    :param fixed_std: standard deviation around a deterministic actor, in units of actions scaled to [-1, 1]
+    :param temperature: of the softmax, in units of the Q-values
     :raises TypeError: the policy has no likelihood, or one that is not known here
     """
-    is_actor_critic = isinstance(policy, ActorCriticPolicy) and not hasattr(policy, "lstm_actor")
+    if isinstance(policy, HasLikelihood):
+        return likelihood_of_custom(policy)
     space: Any = getattr(policy, "action_space", None)
+    needs = _needs(policy)
+    is_actor_critic = needs is not None
     actor = policy if is_actor_critic else getattr(policy, "actor", None)
     dist = getattr(actor, "action_dist", None)
-    if is_actor_critic and type(dist) in _DISCRETE:
-        return _DISCRETE[type(dist)](space)
+    for kinds, discrete in _DISCRETE:
+        if needs is not None and _is_one_of(dist, kinds):
+            return discrete(space, needs)
     if isinstance(dist, DiagGaussianDistribution | SquashedDiagGaussianDistribution | StateDependentNoiseDistribution):
         params = _actor_critic_gaussian if is_actor_critic else _actor_gaussian
         squashed = bool(policy.squash_output)
@@ -91,45 +83,90 @@ def likelihood_of(policy: nn.Module, log_std_min: float) -> Likelihood:
             _squashed_log_prob if squashed else _gaussian_log_prob,
             _gaussian_sample,
             _squashed_encode(space) if squashed else _identity,
+            needs or "observations",
         )
+    if isinstance(policy, TD3Policy) and fixed_std is not None:
+        return Likelihood(
+            "Gaussian of fixed std",
+            partial(_deterministic_params, log_std=math.log(fixed_std)),
+            _gaussian_log_prob,
+            _gaussian_sample,
+            partial(_scale, space),
+        )
+    if _has_q_values(policy) and temperature is not None:
+        return softmax_of_q(space, temperature)
     raise TypeError(_why_not(policy))
 
 
-def trainable_parameters(policy: nn.Module, likelihood: Likelihood, observations: Tensor) -> list[nn.Parameter]:
+def trainable_parameters(policy: nn.Module, likelihood: Likelihood, inputs: Inputs) -> list[nn.Parameter]:
     """
     The parameters of the policy that its likelihood depends on: the actor's, without critics and value heads.
 
-    :param observations: any batch of normalised observations
+    :param inputs: any batch of what the likelihood needs
     """
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(likelihood.params(policy, observations).sum(), parameters, allow_unused=True)
+    gradients = torch.autograd.grad(likelihood.params(policy, inputs).sum(), parameters, allow_unused=True)
     return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
-def _actor_critic_latent(policy: nn.Module, observations: Tensor) -> Tensor:
-    # The steps of ActorCriticPolicy.get_distribution without building its torch distribution, whose validation of the
-    # arguments waits for the device.
-    assert isinstance(policy, ActorCriticPolicy)
-    features = super(ActorCriticPolicy, policy).extract_features(observations, policy.pi_features_extractor)
-    return policy.mlp_extractor.forward_actor(features)
+def example_inputs(policy: Any, likelihood: Likelihood, observations: Observations) -> Inputs:
+    """
+    What the likelihood needs, of observations that come with nothing else: all actions allowed, one sequence.
+
+    :param observations: normalised, (B, …) or a dict of such tensors
+    """
+    if likelihood.needs == "masks":
+        n_states = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+        n_options = policy.action_net.out_features
+        return Masked(observations, torch.ones((n_states, n_options), dtype=torch.bool, device=policy.device))
+    if likelihood.needs == "sequences":
+        lstm = policy.lstm_actor
+        zeros = torch.zeros((lstm.num_layers, 1, lstm.hidden_size), device=policy.device)
+        return Sequences(observations, (zeros, zeros))
+    return observations
 
 
-def _actor_critic_gaussian(policy: nn.Module, observations: Tensor, *, log_std_min: float) -> Tensor:
-    latent = _actor_critic_latent(policy, observations)
-    mean: Tensor = policy.action_net(latent)  # type: ignore[operator]
-    dist, log_std = policy.action_dist, policy.log_std
-    assert isinstance(log_std, Tensor)
-    if isinstance(dist, StateDependentNoiseDistribution):
-        log_std = _gsde_log_std(dist, log_std, latent)
+def _needs(policy: nn.Module) -> Needs | None:
+    """What the likelihood of an actor-critic policy needs; None if it is none."""
+    if hasattr(policy, "lstm_actor"):
+        return "sequences"
+    if isinstance(policy, ActorCriticPolicy):
+        return "observations"
+    # sb3-contrib may not be installed, so its classes are known by name.
+    return "masks" if _is_one_of(policy, ("MaskableActorCriticPolicy",)) else None
+
+
+def _is_one_of(instance: object, kinds: tuple[str, ...]) -> bool:
+    return any(kind.__name__ in kinds for kind in type(instance).__mro__)
+
+
+_DISCRETE: tuple[tuple[tuple[str, ...], Callable[[spaces.Space, Needs], Likelihood]], ...] = (
+    # A maskable Bernoulli is a multi-categorical by inheritance.
+    ((BernoulliDistribution.__name__, "MaskableBernoulliDistribution"), bernoulli),
+    ((CategoricalDistribution.__name__, "MaskableCategoricalDistribution"), categorical),
+    ((MultiCategoricalDistribution.__name__, "MaskableMultiCategoricalDistribution"), multi_categorical),
+)
+
+
+def _actor_critic_gaussian(policy: Any, inputs: Inputs, *, log_std_min: float) -> Tensor:
+    latent = actor_latent(policy, inputs)
+    mean: Tensor = policy.action_net(latent)
+    log_std: Tensor = policy.log_std
+    if isinstance(policy.action_dist, StateDependentNoiseDistribution):
+        log_std = _gsde_log_std(policy.action_dist, log_std, latent)
     return torch.cat((mean, log_std.clamp(min=log_std_min).expand_as(mean)), dim=-1)
 
 
-def _actor_gaussian(policy: nn.Module, observations: Tensor, *, log_std_min: float) -> Tensor:
-    actor = policy.actor
-    mean, log_std, latent = actor.get_action_dist_params(observations)  # type: ignore[union-attr, operator]
+def _actor_gaussian(policy: Any, inputs: Inputs, *, log_std_min: float) -> Tensor:
+    mean, log_std, latent = policy.actor.get_action_dist_params(inputs)
     if latent:
-        log_std = _gsde_log_std(actor.action_dist, log_std, latent["latent_sde"])  # type: ignore[union-attr, arg-type]
+        log_std = _gsde_log_std(policy.actor.action_dist, log_std, latent["latent_sde"])
     return torch.cat((mean, log_std.clamp(min=log_std_min)), dim=-1)
+
+
+def _deterministic_params(policy: Any, inputs: Inputs, *, log_std: float) -> Tensor:
+    mean: Tensor = policy.actor(inputs)
+    return torch.cat((mean, torch.full_like(mean, log_std)), dim=-1)
 
 
 def _gsde_log_std(dist: StateDependentNoiseDistribution, log_std: Tensor, latent: Tensor) -> Tensor:
@@ -143,7 +180,7 @@ def _gaussian_log_prob(params: Tensor, actions: Tensor) -> Tensor:
     return -0.5 * (z * z).sum(dim=-1) - (log_std + 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
 
 
-def _gaussian_sample(params: Tensor, generator: torch.Generator) -> Tensor:
+def _gaussian_sample(params: Tensor, generator: torch.Generator | None) -> Tensor:
     mean, log_std = params.chunk(2, dim=-1)
     noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
     return mean + torch.exp(log_std) * noise
@@ -154,96 +191,46 @@ def _squashed_log_prob(params: Tensor, actions: Tensor) -> Tensor:
     return _gaussian_log_prob(params, actions) - jacobian
 
 
-def _squashed_encode(space: spaces.Space) -> Callable[[Tensor], Tensor]:
+def _squashed_encode(space: spaces.Box) -> Callable[[Tensor], Tensor]:
     # atanh loses half the log-prob of a saturated sample on the way back: samples stay as they were drawn, before
     # tanh, for the policy and the reference alike. Only the data's actions come this way.
-    assert isinstance(space, spaces.Box)
-    bounds = torch.as_tensor(space.low), torch.as_tensor(space.high)
-
     def encode(actions: Tensor) -> Tensor:
-        low, high = (bound.to(actions) for bound in bounds)
-        scaled = 2.0 * (actions - low) / (high - low) - 1.0
-        return torch.atanh(scaled.clamp(-1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN))
+        return torch.atanh(_scale(space, actions).clamp(-1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN))
 
     return encode
+
+
+def _scale(space: spaces.Box, actions: Tensor) -> Tensor:
+    """SB3's ``scale_action``: from the bounds to [-1, 1]."""
+    low, high = (torch.as_tensor(bound).to(actions) for bound in (space.low, space.high))
+    return 2.0 * (actions - low) / (high - low) - 1.0
 
 
 def _identity(actions: Tensor) -> Tensor:
     return actions
 
 
-def _categorical(space: spaces.Space) -> Likelihood:
-    assert isinstance(space, spaces.Discrete)
-    if space.start != 0:
-        raise TypeError(
-            f"policy: its actions start at {space.start}, and SB3 numbers them from 0. Give it an environment whose "
-            "actions do so too."
-        )
-    return _multi_categorical_of("categorical", [int(space.n)])
-
-
-def _multi_categorical(space: spaces.Space) -> Likelihood:
-    assert isinstance(space, spaces.MultiDiscrete)
-    return _multi_categorical_of("multi-categorical", space.nvec.tolist())
-
-
-def _multi_categorical_of(family: str, sizes: list[int]) -> Likelihood:
-    """Independent choices; the parameters are the log-probs of every option of every choice, side by side."""
-    offsets = torch.as_tensor(np.cumsum([0, *sizes[:-1]]))
-
-    def params(policy: nn.Module, observations: Tensor) -> Tensor:
-        logits: Tensor = policy.action_net(_actor_critic_latent(policy, observations))  # type: ignore[operator]
-        return torch.cat([part.log_softmax(dim=-1) for part in logits.split(sizes, dim=-1)], dim=-1)
-
-    def log_prob(params: Tensor, actions: Tensor) -> Tensor:
-        table = params.expand(*actions.shape[:-1], params.shape[-1])
-        return table.gather(-1, actions + offsets.to(actions)).sum(dim=-1)
-
-    def sample(params: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = [torch.multinomial(part.exp(), 1, generator=generator) for part in params.split(sizes, dim=-1)]
-        return torch.cat(drawn, dim=-1)
-
-    def encode(actions: Tensor) -> Tensor:
-        # (N, 1) against (N,) would broadcast to (N, N) log-probs without a word.
-        return actions.long().reshape(len(actions), len(sizes))
-
-    return Likelihood(family, params, log_prob, sample, encode)
-
-
-def _bernoulli(space: spaces.Space) -> Likelihood:
-    def params(policy: nn.Module, observations: Tensor) -> Tensor:
-        return policy.action_net(_actor_critic_latent(policy, observations))  # type: ignore[operator]
-
-    def log_prob(params: Tensor, actions: Tensor) -> Tensor:
-        # log σ(x) for 1, log σ(-x) for 0
-        return nn.functional.logsigmoid((2.0 * actions - 1.0) * params).sum(dim=-1)
-
-    def sample(params: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.bernoulli(torch.sigmoid(params), generator=generator)
-
-    def encode(actions: Tensor) -> Tensor:
-        return actions.float().reshape(len(actions), -1)
-
-    return Likelihood("Bernoulli", params, log_prob, sample, encode)
-
-
-_DISCRETE: dict[type, Callable[[spaces.Space], Likelihood]] = {
-    CategoricalDistribution: _categorical,
-    MultiCategoricalDistribution: _multi_categorical,
-    BernoulliDistribution: _bernoulli,
-}
+def _has_q_values(policy: nn.Module) -> bool:
+    return isinstance(policy, DQNPolicy) or _is_one_of(policy, ("QRDQNPolicy",))
 
 
 def _why_not(policy: nn.Module) -> str:
     """The reason why a policy has no likelihood here, and what to do."""
     name = type(policy).__name__
-    works = "PREFINE works with the policies of PPO, A2C, TRPO, SAC, TQC and CrossQ."
+    works = (
+        "PREFINE works with the policies of PPO, A2C, TRPO, MaskablePPO, RecurrentPPO, SAC, TQC and CrossQ, and with "
+        "your own that has params, log_prob and sample."
+    )
     if isinstance(policy, TD3Policy):
-        return f"policy: {name} (TD3, DDPG) is deterministic: it has no log-prob to compare. {works}"
-    if isinstance(policy, DQNPolicy):
-        return f"policy: {name} (DQN) gives values of actions, not their probabilities. {works}"
-    if hasattr(policy, "lstm_actor"):
-        return f"policy: {name} is recurrent: its log-probs depend on the steps before, which is not supported. {works}"
+        return (
+            f"policy: {name} (TD3, DDPG) is deterministic: it has no log-prob to compare. Pass fixed_std=0.1 to take "
+            "it for a Gaussian of that standard deviation (in units of actions scaled to [-1, 1])."
+        )
+    if _has_q_values(policy):
+        return (
+            f"policy: {name} (DQN, QR-DQN) gives values of actions, not their probabilities. Pass temperature=1.0 to "
+            "take it for a softmax of its Q-values over that temperature (in units of the Q-values)."
+        )
     dist = getattr(policy, "action_dist", None)
     if dist is not None:
         return f"policy: {name} has a {type(dist).__name__}, which is not supported. {works}"

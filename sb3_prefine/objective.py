@@ -96,8 +96,8 @@ def prefine_loss(
     with torch.no_grad():
         reward_data, reward_cf = beta * log_ratio_data, beta * log_ratio_cf
         chosen, rejected = torch.where(is_preferred, logp_data, logp_cf), torch.where(is_preferred, logp_cf, logp_data)
-        reward_chosen = torch.where(is_preferred, reward_data, reward_cf).mean()
-        reward_rejected = torch.where(is_preferred, reward_cf, reward_data).mean()
+        reward_chosen = _mean(torch.where(is_preferred, reward_data, reward_cf), weights)
+        reward_rejected = _mean(torch.where(is_preferred, reward_cf, reward_data), weights)
         metrics = {
             "train/loss": loss.detach(),
             "train/preference_loss": preference_loss.detach(),
@@ -105,9 +105,9 @@ def prefine_loss(
             "rewards/chosen": reward_chosen,
             "rewards/rejected": reward_rejected,
             "rewards/margins": reward_chosen - reward_rejected,
-            "rewards/accuracies": (delta > 0).to(delta.dtype).mean(),
-            "logps/chosen": chosen.mean(),
-            "logps/rejected": rejected.mean(),
+            "rewards/accuracies": _mean((delta > 0).to(delta.dtype), weights),
+            "logps/chosen": _mean(chosen, weights),
+            "logps/rejected": _mean(rejected, weights),
         }
     return loss, metrics
 
@@ -155,3 +155,8 @@ def _pair_loss(
         return right * loss(delta, beta) + wrong * loss(-delta, beta)
     as_labelled, flipped = labels * right + (1.0 - labels) * wrong, labels * wrong + (1.0 - labels) * right
     return as_labelled * loss(delta, beta) + flipped * loss(-delta, beta)
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Over all rows, and over counterfactuals if there are several."""
+    return values.mean() if weights is None else (values * weights).mean() / weights.mean()

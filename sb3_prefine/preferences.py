@@ -2,16 +2,15 @@
 
 import warnings
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from gymnasium import spaces
 
+from sb3_prefine.fit import check_fit
 from sb3_prefine.trajectories import Trajectories, check_same_layout
 
 Unsafe = Literal["over_limit", "top_cost"]
-SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-BOUNDS_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,29 +23,38 @@ class PreferenceBuffer:
     :param preferred_ids: (n_preferred,), the preferred episodes' numbers in the set that they were chosen from, if
         they were chosen by :meth:`from_costs`
     :param dispreferred_ids: (n_dispreferred,), the same for the dispreferred episodes
+    :param preferred_weights: (n_preferred,), not negative: how much the transitions of each episode count in the mean
+        over their set; None is 1 for each
+    :param dispreferred_weights: (n_dispreferred,), the same for the dispreferred episodes
+    :param preferred_labels: (n_preferred,), in [0, 1]: the probability that the episode belongs into this set, for
+        judgements that are not certain (soft labels; 0.5 is a tie). It acts on the preference term, not on the
+        supervised one: lower the weight of an episode that should not be imitated. None is 1 for each
+    :param dispreferred_labels: (n_dispreferred,), the same for the dispreferred episodes
     :raises TypeError: if one of the sets is something else than ``Trajectories``
-    :raises ValueError: if the sets differ in the shape or dtype of observations or actions, or there is not one id
-        for each episode
+    :raises ValueError: if the sets differ in the shape or dtype of observations or actions, or there is not one id,
+        weight or label for each episode, or one is out of its range
     """
 
     preferred: Trajectories
     dispreferred: Trajectories
     preferred_ids: np.ndarray | None = field(default=None, repr=False)
     dispreferred_ids: np.ndarray | None = field(default=None, repr=False)
+    preferred_weights: np.ndarray | None = field(default=None, repr=False)
+    dispreferred_weights: np.ndarray | None = field(default=None, repr=False)
+    preferred_labels: np.ndarray | None = field(default=None, repr=False)
+    dispreferred_labels: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name, episodes, ids in self._sets():
+        for name, episodes in self._sets():
             if not isinstance(episodes, Trajectories):
                 raise TypeError(
                     f"{name}: expected Trajectories, got {type(episodes).__name__}. Read a file with "
                     "Trajectories.from_hdf5(path), roll out a policy with collect(), or build one from arrays."
                 )
-            if ids is not None:
-                ids = np.array(ids)
-                if ids.shape != (len(episodes),):
-                    raise ValueError(f"{name}_ids: shape {ids.shape} for {len(episodes)} episodes. Give one id each.")
-                ids.flags.writeable = False
-                object.__setattr__(self, f"{name}_ids", ids)
+            for what in _PER_EPISODE:
+                values = getattr(self, f"{name}_{what}")
+                if values is not None:
+                    object.__setattr__(self, f"{name}_{what}", _one_for_each(f"{name}_{what}", values, len(episodes)))
         check_same_layout("preferred", self.preferred, "dispreferred", self.dispreferred)
 
     @classmethod
@@ -144,37 +152,62 @@ class PreferenceBuffer:
 
         :param observation_space: the policy's own, behind all wrappers
         :param action_space: the policy's own
-        :raises TypeError: for spaces other than Box, Discrete, MultiDiscrete and MultiBinary
-        :raises ValueError: if shapes differ, Box actions are out of bounds by more than 1e-6, or discrete observations
-            or actions are not whole numbers of the space
+        :raises TypeError: for spaces other than Box, Discrete, MultiDiscrete and MultiBinary, and Dict of them for
+            observations
+        :raises ValueError: if shapes differ, Box actions are out of bounds by more than 1e-6, discrete observations
+            or actions are not whole numbers of the space, or an action was taken that its mask forbids
         """
-        for kind, space in (("observation", observation_space), ("action", action_space)):
-            if not isinstance(space, SUPPORTED_SPACES):
-                raise TypeError(
-                    f"{kind}_space: {type(space).__name__} is not supported. A PreferenceBuffer holds one array of "
-                    f"{kind}s, so the policy has to have a Box, Discrete, MultiDiscrete or MultiBinary {kind} space."
-                )
-        for name, episodes, _ in self._sets():
-            _check_column(f"{name}: observations", episodes.observations, observation_space)
-            _check_column(f"{name}: next_observations", episodes.next_observations, observation_space)
-            _check_column(f"{name}: actions", episodes.actions, action_space)
-            if isinstance(action_space, spaces.Box):
-                _check_bounds(f"{name}: actions", episodes.actions, action_space)
+        for name, episodes in self._sets():
+            check_fit(name, episodes, observation_space, action_space)
 
-    def _sets(self) -> tuple[tuple[str, Trajectories, np.ndarray | None], ...]:
-        return (
-            ("preferred", self.preferred, self.preferred_ids),
-            ("dispreferred", self.dispreferred, self.dispreferred_ids),
-        )
+    def per_transition(self, what: Literal["weights", "labels"]) -> np.ndarray | None:
+        """
+        The episodes' weights or labels, for each of their transitions.
+
+        :return: (N,), float32, those of the preferred set first; None if no set has them
+        """
+        given = [getattr(self, f"{name}_{what}") for name, _ in self._sets()]
+        if all(values is None for values in given):
+            return None
+        rows = [
+            np.repeat(np.ones(len(episodes)) if values is None else values, episodes.episode_lengths)
+            for (_, episodes), values in zip(self._sets(), given, strict=True)
+        ]
+        return np.concatenate(rows).astype(np.float32)
+
+    def _sets(self) -> tuple[tuple[str, Trajectories], ...]:
+        return ("preferred", self.preferred), ("dispreferred", self.dispreferred)
 
     def _choose(self, preferred: np.ndarray, dispreferred: np.ndarray) -> "PreferenceBuffer":
         """The episodes under two masks."""
-        return PreferenceBuffer(
-            self.preferred[preferred],
-            self.dispreferred[dispreferred],
-            None if self.preferred_ids is None else self.preferred_ids[preferred],
-            None if self.dispreferred_ids is None else self.dispreferred_ids[dispreferred],
-        )
+        given = {
+            f"{name}_{what}": None if (values := getattr(self, f"{name}_{what}")) is None else values[mask]
+            for name, mask in (("preferred", preferred), ("dispreferred", dispreferred))
+            for what in _PER_EPISODE
+        }
+        return PreferenceBuffer(self.preferred[preferred], self.dispreferred[dispreferred], **given)
+
+
+# What may be given for each episode of a set.
+_PER_EPISODE = ("ids", "weights", "labels")
+
+
+def _one_for_each(name: str, values: Any, n_episodes: int) -> np.ndarray:
+    """A read-only copy of ids, weights or labels."""
+    values = np.array(values)
+    if values.shape != (n_episodes,):
+        raise ValueError(f"{name}: shape {values.shape} for {n_episodes} episodes. Give one for each.")
+    if not name.endswith("_ids"):
+        values = values.astype(np.float64)
+        highest = 1.0 if name.endswith("_labels") else np.inf
+        wrong = np.flatnonzero(~((values >= 0) & (values <= highest) & np.isfinite(values)))
+        if len(wrong):
+            wanted = "a probability in [0, 1]" if name.endswith("_labels") else "a finite number of 0 or more"
+            raise ValueError(f"{name}: {values[wrong[0]]:g} for episode {wrong[0]}. Give {wanted} for each.")
+        if not values.any() and name.endswith("_weights"):
+            raise ValueError(f"{name}: all are 0, so nothing of the set would count. Give at least one above 0.")
+    values.flags.writeable = False
+    return values
 
 
 def _check_arguments(
@@ -264,61 +297,3 @@ def _draw_held_out(name: str, n: int, fraction: float, rng: np.random.Generator)
             "out and one has to stay: choose another fraction, or add episodes."
         )
     return np.isin(np.arange(n), rng.permutation(n)[:n_held_out])
-
-
-def _check_column(name: str, column: np.ndarray, space: spaces.Space) -> None:
-    """Refuse a column whose rows are not of the space's shape, or not its kind of numbers."""
-    found, expected = column.shape[1:], space.shape
-    if found != expected:
-        raise ValueError(f"{name} have shape {found}, the policy expects {expected}. {_shape_hint(found, expected)}")
-    if isinstance(space, spaces.Box):
-        if np.issubdtype(space.dtype, np.integer) and column.dtype.kind == "f":
-            raise ValueError(f"{name} are {column.dtype}, the policy expects {space.dtype}. Give them unscaled.")
-        return
-    if column.dtype.kind == "f":
-        raise ValueError(f"{name} are {column.dtype}, but {space} holds whole numbers. Convert them to integers.")
-    low, high = _whole_number_range(space)
-    outside = ((column < low) | (column > high)).reshape(len(column), -1).any(axis=1)
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise ValueError(
-            f"{name}: {outside.sum()} of {len(column)} rows are not in {space} (first: row {row}, {column[row]}). "
-            "Record them in the environment that the policy is for."
-        )
-
-
-def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...] | None) -> str:
-    if expected is not None and len(found) == len(expected) == 1 and abs(found[0] - expected[0]) == 1:
-        return (
-            "A TimeFeatureWrapper adds one: collect the data with collect(reference, env), which applies the "
-            "reference's wrappers."
-        )
-    if expected == () and found == (1,):
-        return "Give one number for each transition, (N,): array[:, 0]."
-    if len(found) == 3 and found[-1:] + found[:-1] == expected:
-        return "SB3 policies take images channel-first: np.moveaxis(images, -1, 1)."
-    return "Record them in the environment that the policy is for, behind the same wrappers."
-
-
-def _whole_number_range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest number of a discrete space, for each entry."""
-    if isinstance(space, spaces.Discrete):
-        return np.asarray(space.start), np.asarray(space.start + space.n - 1)
-    if isinstance(space, spaces.MultiDiscrete):
-        return space.start, space.start + space.nvec - 1
-    return np.asarray(0), np.asarray(1)  # MultiBinary
-
-
-def _check_bounds(name: str, actions: np.ndarray, space: spaces.Box) -> None:
-    # The bounds as the float32 numbers that the actions were stored in, so that rounding puts none outside.
-    low, high = (bound.astype(np.float32).astype(np.float64) for bound in (space.low, space.high))
-    excess = np.maximum(low - actions, actions - high)
-    if not (excess > BOUNDS_TOLERANCE).any():
-        return
-    n_outside = (excess > BOUNDS_TOLERANCE).reshape(len(actions), -1).any(axis=1).sum()
-    worst = np.unravel_index(np.argmax(excess), excess.shape)
-    raise ValueError(
-        f"{name}: {n_outside} of {len(actions)} rows lie outside the action space by more than {BOUNDS_TOLERANCE:g} "
-        f"(worst: row {worst[0]}, {float(actions[worst]):g}, where the bounds are {low[worst[1:]]:g} and "
-        f"{high[worst[1:]]:g}). Clip them if the environment did (np.clip(actions, low, high)), or rescale them."
-    )

@@ -12,20 +12,24 @@ import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import check_for_correct_spaces, update_learning_rate
-from torch import Tensor
 
-from sb3_prefine.checks import check_hyperparameters
+from sb3_prefine.checks import Counterfactuals, check_hyperparameters
+from sb3_prefine.custom import check_shapes
 from sb3_prefine.files import with_zip_suffix, write_atomically
 from sb3_prefine.folder import find_checkpoint
-from sb3_prefine.likelihood import likelihood_of, trainable_parameters
-from sb3_prefine.objective import prefine_loss
+from sb3_prefine.inputs import zeros_of
+from sb3_prefine.likelihood import example_inputs, likelihood_of, trainable_parameters
+from sb3_prefine.objective import LossType, prefine_loss
 from sb3_prefine.offline import OfflineAlgorithm, make_env
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.reference import Reference, Source, load_reference, write_reference
 from sb3_prefine.saving import is_prefine_zip, plain_objects
-from sb3_prefine.tables import Tables, build_tables
+from sb3_prefine.sequences import build_sequence_tables
+from sb3_prefine.tables import Batch, Batches, build_tables
 from sb3_prefine.tracking import FiniteGuard, MetricMeans
 
+# States that a likelihood is tried on before it is trained.
+_N_EXAMPLES = 2
 # Updates between two questions to the device whether all was finite.
 _CHECK_INTERVAL = 100
 
@@ -42,7 +46,8 @@ class PREFINE(OfflineAlgorithm):
     value heads of the checkpoint stay as they were.
 
     :param policy: the reference π_ref, also the starting point: an SB3 model or policy, the path of a zip or an RL-Zoo
-        folder, or what ``load_reference`` returned
+        folder, an ``nn.Module`` with a likelihood (:class:`~sb3_prefine.custom.HasLikelihood`), or what
+        ``load_reference`` returned
     :param preferences: the preferred and dispreferred trajectories; may be given later, as ``model.preferences = …``
     :param env: not used to train; for callbacks and ``get_env()``. Raw: normalisation happens inside the model
     :param learning_rate: of Adam, or a schedule of the progress remaining (from 1 to 0)
@@ -51,8 +56,18 @@ class PREFINE(OfflineAlgorithm):
         0 leaves supervised fine-tuning alone
     :param sft_coef: weight λ of the supervised term; the paper uses 1.6 (Safety-Gymnasium) and 1.0 (Bullet);
         0 leaves vanilla DPO
+    :param loss_type: of the preference term: ``"sigmoid"`` (the paper's), ``"sigmoid_norm"``, ``"hinge"``, ``"ipo"`` or
+        ``"robust"``; see :func:`~sb3_prefine.objective.prefine_loss`
+    :param label_smoothing: the fraction of labels taken to be wrong, in [0, 0.5)
+    :param log_ratio_bound: log-ratios x become b tanh(x/b); None leaves them
+    :param n_counterfactuals: counterfactual actions a state, whose losses are averaged
+    :param counterfactuals: sampled from the current ``"policy"`` (the paper) or from the ``"reference"``
     :param log_std_min: floor of the policy's log-std, which clean data would otherwise drive to minus infinity
+    :param fixed_std: take a deterministic actor (TD3, DDPG) for a Gaussian of this standard deviation, in units of
+        actions scaled to [-1, 1]; None refuses such a policy
+    :param temperature: take Q-values (DQN, QR-DQN) for the policy softmax(Q / temperature); None refuses such a policy
     :param max_grad_norm: clip the gradient's norm at this value; None does not clip
+    :param optimizer_kwargs: further arguments of Adam, such as ``{"weight_decay": 1e-4}``
     :param stats_window_size: as in SB3; unused
     :param tensorboard_log: the folder of TensorBoard's logs; None writes none
     :param verbose: 0 no output, 1 info, 2 debug
@@ -75,8 +90,16 @@ class PREFINE(OfflineAlgorithm):
         batch_size: int = 256,
         beta: float = 0.05,
         sft_coef: float = 1.6,
+        loss_type: LossType = "sigmoid",
+        label_smoothing: float = 0.0,
+        log_ratio_bound: float | None = None,
+        n_counterfactuals: int = 1,
+        counterfactuals: Counterfactuals = "policy",
         log_std_min: float = -5.0,
+        fixed_std: float | None = None,
+        temperature: float | None = None,
         max_grad_norm: float | None = None,
+        optimizer_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         verbose: int = 0,
@@ -84,7 +107,7 @@ class PREFINE(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        self.reference = load_reference(policy)
+        self.reference = load_reference(policy, env=env if isinstance(policy, torch.nn.Module) else None)
         super().__init__(
             type(self.reference.policy),
             make_env(env, self.reference),
@@ -105,8 +128,16 @@ class PREFINE(OfflineAlgorithm):
         self.batch_size = batch_size
         self.beta = beta
         self.sft_coef = sft_coef
+        self.loss_type = loss_type
+        self.label_smoothing = label_smoothing
+        self.log_ratio_bound = log_ratio_bound
+        self.n_counterfactuals = n_counterfactuals
+        self.counterfactuals = counterfactuals
         self.log_std_min = log_std_min
+        self.fixed_std = fixed_std
+        self.temperature = temperature
         self.max_grad_norm = max_grad_norm
+        self.optimizer_kwargs = optimizer_kwargs
         self.preferences = preferences
         if _init_setup_model:
             self._setup_model()
@@ -115,9 +146,16 @@ class PREFINE(OfflineAlgorithm):
         check_hyperparameters(
             beta=self.beta,
             sft_coef=self.sft_coef,
+            loss_type=self.loss_type,
+            label_smoothing=self.label_smoothing,
+            log_ratio_bound=self.log_ratio_bound,
+            n_counterfactuals=self.n_counterfactuals,
+            counterfactuals=self.counterfactuals,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             log_std_min=self.log_std_min,
+            fixed_std=self.fixed_std,
+            temperature=self.temperature,
             max_grad_norm=self.max_grad_norm,
         )
         self._setup_lr_schedule()
@@ -127,45 +165,57 @@ class PREFINE(OfflineAlgorithm):
         self._generator.manual_seed(int(torch.randint(2**62, ())) if self.seed is None else self.seed)
         self.policy_class = type(self.reference.policy)
         self.policy = self.reference.trainable_copy().to(self.device)
-        self._likelihood = likelihood_of(self.policy, self.log_std_min)
-        self._tables: tuple[PreferenceBuffer, Tables] | None = None
+        self._likelihood = likelihood_of(
+            self.policy, self.log_std_min, fixed_std=self.fixed_std, temperature=self.temperature
+        )
+        self._tables: tuple[PreferenceBuffer, Batches] | None = None
         self._guard = FiniteGuard(self.device)
         self._metrics = MetricMeans()
         if self.preferences is not None:
             self.preferences.check_spaces(self.observation_space, self.action_space)
-        assert self.observation_space.shape is not None
-        example = np.zeros((1, *self.observation_space.shape), self.observation_space.dtype)
-        observations, _ = self.policy.obs_to_tensor(self.reference.normalize(example))
-        assert isinstance(observations, Tensor)
+        zeros = self.reference.normalize(zeros_of(self.observation_space, _N_EXAMPLES))
+        inputs = example_inputs(self.policy, self._likelihood, self.policy.obs_to_tensor(zeros)[0])
+        check_shapes(self._likelihood, self.policy, inputs, _N_EXAMPLES)
         self.optimizer = torch.optim.Adam(
-            trainable_parameters(self.policy, self._likelihood, observations), lr=self.lr_schedule(1.0), fused=True
+            trainable_parameters(self.policy, self._likelihood, inputs),
+            lr=self.lr_schedule(1.0),
+            fused=True,
+            **(self.optimizer_kwargs or {}),
         )
 
-    def train(self, tables: Tables, rows: Tensor) -> None:
+    def train(self, batch: Batch) -> None:
         """
         One gradient step of Eq. 9.
 
         Once a loss or gradient was not finite no step is made: the weights stay good until ``learn`` asks and raises.
 
-        :param tables: the data
-        :param rows: row numbers of a batch of both sets
+        :param batch: transitions of both sets
         """
-        # One forward pass a state: both actions are scored under it.
-        params = self._likelihood.params(self.policy, tables.observations[rows])
+        # One forward pass a state: the data's action and the counterfactuals are scored under it.
+        params = self._likelihood.params(self.policy, batch.inputs)
         with torch.no_grad():
             # The gradient stops at the sample, not at its log-prob: an undetached Gaussian sample has none.
-            actions = torch.stack((tables.actions[rows], self._likelihood.sample(params, self._generator)))
-            logp_data_ref, logp_cf_ref = self._likelihood.log_prob(tables.params_ref[rows], actions)
-        logp_data, logp_cf = self._likelihood.log_prob(params, actions)
+            source = params if self.counterfactuals == "policy" else batch.params_ref
+            drawn = [self._likelihood.sample(source, self._generator) for _ in range(self.n_counterfactuals)]
+            actions = torch.stack((batch.actions, *drawn))
+            logp_ref = self._likelihood.log_prob(batch.params_ref, actions)
+        logp = self._likelihood.log_prob(params, actions)
 
         loss, metrics = prefine_loss(
-            logp_data,
-            logp_data_ref,
-            logp_cf,
-            logp_cf_ref,
-            is_preferred=rows < tables.n_preferred,
+            logp[0],
+            logp_ref[0],
+            logp[1:],
+            logp_ref[1:],
+            batch.is_preferred,
             beta=self.beta,
             sft_coef=self.sft_coef,
+            loss_type=self.loss_type,
+            label_smoothing=self.label_smoothing,
+            log_ratio_bound=self.log_ratio_bound,
+            weights=batch.weights,
+            labels=batch.labels,
+            # A row's log-prob is a sum over the components of its action.
+            lengths=batch.actions.shape[-1],
         )
         self.optimizer.zero_grad()
         loss.backward()
@@ -209,7 +259,7 @@ class PREFINE(OfflineAlgorithm):
         while self.num_timesteps < total_timesteps:
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             update_learning_rate(self.optimizer, self.lr_schedule(self._current_progress_remaining))
-            self.train(tables, next(batches))
+            self.train(next(batches))
             self._n_updates += 1
             self.num_timesteps += 1
             if self._n_updates % _CHECK_INTERVAL == 0:
@@ -229,6 +279,7 @@ class PREFINE(OfflineAlgorithm):
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
         The policy's action, as in SB3.
@@ -237,9 +288,16 @@ class PREFINE(OfflineAlgorithm):
         :param state: the last hidden states of a recurrent policy
         :param episode_start: the last episode starts of a recurrent policy
         :param deterministic: the mode of the distribution instead of a sample
+        :param action_masks: which actions are allowed, for MaskablePPO's policies
         :return: the action and the next hidden state
         """
-        return self.policy.predict(self.reference.normalize(observation), state, episode_start, deterministic)
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        return self.policy.predict(self.reference.normalize(observation), state, episode_start, deterministic, **masks)
+
+    @property
+    def takes_action_masks(self) -> bool:
+        """Whether the policy chooses among allowed actions only."""
+        return self.reference.takes_action_masks
 
     def wrap_env(self, env: gym.Env) -> gym.Env:
         """Apply the env wrappers that the reference was trained behind, such as ``TimeFeatureWrapper``."""
@@ -251,7 +309,7 @@ class PREFINE(OfflineAlgorithm):
 
         Only the actor's weights differ: critics and value head still value the old policy. A normaliser and env
         wrappers are written beside it as RL Zoo does. If the reference was a policy without an algorithm, it is the
-        file that ``BasePolicy.load`` opens.
+        file that ``BasePolicy.load`` opens; if it was an ``nn.Module``, its state dict, as torch saves it.
 
         :param path: with or without ``.zip``
         :return: the path of the file
@@ -298,6 +356,7 @@ class PREFINE(OfflineAlgorithm):
         print_system_info: bool = False,
         force_reset: bool = True,
         trust: bool = False,
+        policy: Source | None = None,
         **kwargs: Any,
     ) -> Self:
         """
@@ -310,6 +369,8 @@ class PREFINE(OfflineAlgorithm):
         :param print_system_info: print the versions it was saved with and those here
         :param force_reset: as in SB3
         :param trust: unpickle what the file carries, as SB3 does: this runs its code
+        :param policy: a policy like the reference, where that is of a class of your own, which no file can rebuild: its
+            weights are not used
         :param kwargs: attributes to change, such as ``preferences`` or ``learning_rate``
         :return: the model
         :raises ValueError: the file cannot be read without unpickling something; the message names it
@@ -320,16 +381,20 @@ class PREFINE(OfflineAlgorithm):
             if not isinstance(path, Path):
                 raise ValueError("path: the file was not written by PREFINE.save. Give the path of the checkpoint.")
             return cls(load_reference(path, env=env, trust=trust), env=env, device=device, **kwargs)
-        known = plain_objects(path, {**kwargs, **(custom_objects or {})}, trust)
+        known = plain_objects(path, {**kwargs, **(custom_objects or {})}, trust, policy)
         return super().load(path, env, device, known, print_system_info, force_reset, **kwargs)
 
-    def _current_tables(self) -> Tables:
+    def _current_tables(self) -> Batches:
         """The tables of ``self.preferences``, made anew when other preferences were set."""
         if self.preferences is None:
             raise ValueError("preferences: there are none to learn from. Pass PREFINE(policy, preferences=…).")
         if self._tables is None or self._tables[0] is not self.preferences:
             self.preferences.check_spaces(self.observation_space, self.action_space)
-            tables = build_tables(self.preferences, self.reference, self._likelihood, self.device)
+            tables: Batches
+            if self._likelihood.needs == "sequences":
+                tables = build_sequence_tables(self.preferences, self.reference, self._likelihood, self.policy)
+            else:
+                tables = build_tables(self.preferences, self.reference, self._likelihood, self.device)
             self._tables = (self.preferences, tables)
         return self._tables[1]
 

@@ -1,6 +1,7 @@
 """Opening a pretrained policy from anywhere: its frozen copy, its normaliser, the env wrappers around it."""
 
 import importlib
+import inspect
 import io
 import json
 import pickle
@@ -12,18 +13,21 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
+import torch
 import yaml
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn
 
 from sb3_prefine.checkpoint import Checkpoint, PolicyRecipe
+from sb3_prefine.custom import HasLikelihood, ModulePolicy
 from sb3_prefine.files import with_zip_suffix, write_atomically
 from sb3_prefine.folder import EnvWrapper, env_wrapper, find_checkpoint
 from sb3_prefine.normalizer import Normalizer, read_normalizer
 
-Source = BaseAlgorithm | BasePolicy | str | Path
+Source = BaseAlgorithm | nn.Module | str | Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +70,20 @@ class Reference:
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """SB3's ``predict`` on raw observations: they are normalised inside."""
-        return self.policy.predict(self.normalize(observation), state, episode_start, deterministic)
+        """
+        SB3's ``predict`` on raw observations: they are normalised inside.
+
+        :param action_masks: which actions are allowed, for MaskablePPO's policies
+        """
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        return self.policy.predict(self.normalize(observation), state, episode_start, deterministic, **masks)
+
+    @property
+    def takes_action_masks(self) -> bool:
+        """Whether the policy chooses among allowed actions only: MaskablePPO's."""
+        return "action_masks" in inspect.signature(self.policy.predict).parameters
 
     def normalize(self, observation: Any) -> Any:
         """What the policy's network sees of a raw observation, or a batch of them."""
@@ -92,7 +107,8 @@ class Reference:
         Write another policy's weights as a plain zip of the class the reference came from.
 
         Beside ``NAME.zip`` the normaliser and the env wrappers are written as RL Zoo does: ``NAME/vecnormalize.pkl``
-        and ``NAME/config.yml``. A reference that was a policy alone gives the file that ``BasePolicy.load`` reads.
+        and ``NAME/config.yml``. A reference that was a policy alone gives the file that ``BasePolicy.load`` reads, one
+        that was an ``nn.Module`` its state dict.
 
         :param path: with or without ``.zip``
         :return: the path of the zip
@@ -102,11 +118,15 @@ class Reference:
         if self.normalizer is not None or self.env_wrappers:
             self._export_sidecars(path.with_suffix(""))
         if self.checkpoint.holds_algorithm:
-            write_atomically(path, self.checkpoint.with_policy(policy, self.recipe, self.config).archive)
+            content = self.checkpoint.with_policy(policy, self.recipe, self.config).archive
         else:
             file = io.BytesIO()
-            policy.save(file)  # type: ignore[arg-type]
-            write_atomically(path, file.getvalue())
+            if isinstance(policy, ModulePolicy):
+                torch.save(policy.module.state_dict(), file)
+            else:
+                policy.save(file)  # type: ignore[arg-type]
+            content = file.getvalue()
+        write_atomically(path, content)
         return path
 
     def with_weights(self, policy: BasePolicy) -> "Reference":
@@ -143,7 +163,7 @@ def load_reference(
 
     :param source: an SB3 model or policy; the path of a zip or of an RL-Zoo folder (zip, ``vecnormalize.pkl``,
         ``config.yml``), also inside the folder that ``RL_TRAINED_AGENTS`` names (``"ppo/HalfCheetah-v3"``); a zip that
-        ``PREFINE.save`` wrote
+        ``PREFINE.save`` wrote; an ``nn.Module`` with :class:`~sb3_prefine.custom.HasLikelihood`'s methods
     :param env: the environment or its id: gives the spaces where the file does not tell them, and is checked against
         them where it does
     :param algo: RL Zoo's name of the algorithm (``"ppo"``), to find or to check what the file is
@@ -162,11 +182,14 @@ def load_reference(
         reference = _of_model(source, normalizer)
     elif isinstance(source, BasePolicy):
         reference = _of_policy(source, normalizer)
+    elif isinstance(source, nn.Module):
+        reference = _of_module(source, env, normalizer)
     elif isinstance(source, (str, Path)):
         reference = _of_path(source, env, algo, normalizer, trust)
     else:
         raise TypeError(
-            f"policy: expected an SB3 model or policy, or the path of a checkpoint, found {type(source).__name__}."
+            "policy: expected an SB3 model or policy, the path of a checkpoint, or an nn.Module with a likelihood, "
+            f"found {type(source).__name__}."
         )
     if algo is not None and reference.algo not in (algo, None):
         raise ValueError(f"algo: {algo!r} was given, but {reference.checkpoint.name} is of {reference.algo!r}.")
@@ -190,12 +213,15 @@ def write_reference(reference: Reference, archive: zipfile.ZipFile) -> None:
     archive.writestr(_SIDECARS, json.dumps({"env_wrappers": wrappers, "config": dict(reference.config)}))
 
 
-def read_reference(archive: zipfile.ZipFile, name: str, trust: bool = False) -> Reference:
+def read_reference(
+    archive: zipfile.ZipFile, name: str, trust: bool = False, like: "Reference | Source | None" = None
+) -> Reference:
     """
     Read the reference that ``write_reference`` put into a zip.
 
     :param name: what to call the zip in errors
     :param trust: unpickle what the reference's own zip carries
+    :param like: a policy of the same class, where that cannot be rebuilt from the zip
     """
     sidecars = json.loads(archive.read(_SIDECARS))
     normalizer = None
@@ -203,7 +229,8 @@ def read_reference(archive: zipfile.ZipFile, name: str, trust: bool = False) -> 
         normalizer = read_normalizer(archive.read(_NORMALIZER), f"the normaliser in {name}")
     checkpoint = Checkpoint.read(archive.read(_CHECKPOINT), name)
     wrappers = tuple(env_wrapper(path, kwargs, name, trust) for path, kwargs in sidecars["env_wrappers"])
-    return _open(checkpoint, checkpoint.recipe(trust=trust), normalizer, wrappers, sidecars["config"])
+    recipe = checkpoint.recipe(trust=trust) if like is None else load_reference(like).recipe
+    return _open(checkpoint, recipe, normalizer, wrappers, sidecars["config"])
 
 
 def holds_reference(archive: zipfile.ZipFile) -> bool:
@@ -235,6 +262,35 @@ def _of_policy(policy: BasePolicy, given: "_Normalizer") -> Reference:
     if isinstance(policy, ActorCriticPolicy):
         kwargs["share_features_extractor"] = policy.share_features_extractor
     recipe = PolicyRecipe(type(policy), policy.observation_space, policy.action_space, kwargs)
+    try:
+        recipe.build()
+    except TypeError as error:
+        raise TypeError(
+            f"policy: {type(policy).__name__} cannot be built anew from what its _get_constructor_parameters() returns "
+            f"({error}). Let that return all arguments of its constructor."
+        ) from error
+    return _open(Checkpoint.of_policy(policy, recipe), recipe, _resolve_normalizer(given, None, None), (), {})
+
+
+def _of_module(module: nn.Module, env: gym.Env | VecEnv | str | None, given: "_Normalizer") -> Reference:
+    if not isinstance(module, HasLikelihood):
+        raise TypeError(
+            f"policy: {type(module).__name__} is an nn.Module without a likelihood. Give it the methods params, "
+            "log_prob and sample that sb3_prefine.custom.HasLikelihood describes, or pass an SB3 model or policy."
+        )
+    own: Any = module
+    observation_space, action_space = (
+        _spaces_of(env, ())
+        if env is not None
+        else (getattr(own, "observation_space", None), getattr(own, "action_space", None))
+    )
+    if not (isinstance(observation_space, spaces.Space) and isinstance(action_space, spaces.Space)):
+        raise ValueError(
+            f"env: {type(module).__name__} has no observation_space and action_space. Set them as attributes, or pass "
+            "env=<the environment or its id>."
+        )
+    recipe = PolicyRecipe(ModulePolicy, observation_space, action_space, {"module": module})
+    policy = recipe.build()
     return _open(Checkpoint.of_policy(policy, recipe), recipe, _resolve_normalizer(given, None, None), (), {})
 
 

@@ -52,6 +52,7 @@ class Episode:
         the episode had one.
     :param terminated: Whether the episode ended in a terminal state.
     :param truncated: Whether it was cut off, by a time limit for example.
+    :param action_masks: (T, n_options), bool: which actions were allowed, if the policy takes masks.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Episode:
     costs: np.ndarray
     terminated: bool
     truncated: bool
+    action_masks: np.ndarray | None = None
 
 
 def rollout(
@@ -109,7 +111,8 @@ def rollout(
 
     with contextlib.ExitStack() as stack:
         with randomness:
-            runners = [_Runner(e) for e in _open_envs(env, n_envs, stack, predictor)[:n_episodes]]
+            masked = bool(getattr(predictor, "takes_action_masks", False))
+            runners = [_Runner(e, masked) for e in _open_envs(env, n_envs, stack, predictor)[:n_episodes]]
             for runner in runners:
                 index = next(indices)
                 runner.start(index, _episode_seed(seed, index))
@@ -121,8 +124,13 @@ def rollout(
                 while not finished:
                     # Idle runners stay in the batch: a recurrent state keeps its rows, whatever its layout.
                     observations = _stack([runner.observation for runner in runners])
+                    allowed = {"action_masks": np.stack([runner.action_mask for runner in runners])} if masked else {}
                     actions, state = predictor.predict(
-                        cast(Any, observations), state=state, episode_start=starts, deterministic=deterministic
+                        cast(Any, observations),
+                        state=state,
+                        episode_start=starts,
+                        deterministic=deterministic,
+                        **allowed,
                     )
                     if action_transform is not None:
                         actions = action_transform(actions)
@@ -161,9 +169,10 @@ def show_progress(episodes: Iterator[Episode], n_episodes: int, progress_bar: bo
 class _Runner:
     """One environment and the episode it is in."""
 
-    def __init__(self, env: gym.Env):
+    def __init__(self, env: gym.Env, masked: bool):
         self.env = env
         self.running = False
+        self._masked = masked
         time_limit = getattr(env.spec, "max_episode_steps", None) or 0
         self._max_steps = max(MAX_EPISODE_STEPS, time_limit)
 
@@ -173,6 +182,7 @@ class _Runner:
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
         self._costs: list[float | None] = []
+        self._masks: list[np.ndarray] = []
         self._terminated = self._truncated = False
         self.running = True
         observation, _ = self.env.reset(seed=seed)
@@ -198,6 +208,11 @@ class _Runner:
     def observation(self) -> Observation:
         return self._observations[-1]
 
+    @property
+    def action_mask(self) -> np.ndarray:
+        """What the environment allows now."""
+        return self._masks[-1]
+
     def episode(self) -> Episode:
         rewards = np.array(self._rewards)
         self._check_finite("reward", rewards)
@@ -211,6 +226,8 @@ class _Runner:
             costs=np.array([missing if cost is None else cost for cost in self._costs], dtype=np.float64),
             terminated=self._terminated,
             truncated=self._truncated,
+            # The last one belongs to the observation that the episode ended in.
+            action_masks=np.stack(self._masks[: len(rewards)]) if self._masked else None,
         )
 
     def _observe(self, observation: Any) -> None:
@@ -224,6 +241,16 @@ class _Runner:
             copy = np.array(observation)
             self._check_finite("observation", copy)
         self._observations.append(copy)
+        if self._masked:
+            self._masks.append(self._ask_for_mask())
+
+    def _ask_for_mask(self) -> np.ndarray:
+        if not self.env.has_wrapper_attr("action_masks"):
+            raise ValueError(
+                "env: the policy takes action masks, and the environment has no action_masks() method. Give the "
+                "environment that it was trained on, behind the same wrappers (sb3-contrib's ActionMasker adds it)."
+            )
+        return np.array(self.env.get_wrapper_attr("action_masks")(), dtype=bool).reshape(-1)
 
     def _check_finite(self, name: str, values: np.ndarray) -> None:
         if values.dtype.kind == "f" and not np.isfinite(values).all():

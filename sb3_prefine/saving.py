@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sb3_prefine.reference import holds_reference, read_reference
+from sb3_prefine.reference import Source, holds_reference, read_reference
 
 
 def is_prefine_zip(file: Path | io.BufferedIOBase) -> bool:
@@ -18,17 +18,20 @@ def is_prefine_zip(file: Path | io.BufferedIOBase) -> bool:
         return holds_reference(archive)
 
 
-def plain_objects(file: Path | io.BufferedIOBase, given: Mapping[str, Any], trust: bool = False) -> dict[str, Any]:
+def plain_objects(
+    file: Path | io.BufferedIOBase, given: Mapping[str, Any], trust: bool = False, like: Source | None = None
+) -> dict[str, Any]:
     """
     The ``custom_objects`` with which SB3's ``load`` unpickles nothing.
 
     :param file: what ``PREFINE.save`` wrote
     :param given: objects to use instead of those in the file, by name
     :param trust: leave the pickled rest of the file to SB3
+    :param like: a policy of the reference's class, where that cannot be rebuilt from the file
     :raises ValueError: the file holds something pickled that was not given, such as a schedule
     """
     with zipfile.ZipFile(file) as archive:
-        reference = read_reference(archive, str(file), trust)
+        reference = read_reference(archive, str(file), trust, like)
         fields = json.loads(archive.read("data"))
     if not isinstance(file, Path):
         file.seek(0)

@@ -12,11 +12,22 @@ from typing import Any
 import h5py
 import numpy as np
 
+from sb3_prefine.columns import (
+    COLUMNS,
+    OBSERVATIONS,
+    OPTIONAL_COLUMNS,
+    Observations,
+    as_column,
+    check_costs,
+    check_finite,
+    check_last_row,
+    check_lengths,
+    check_same_rows,
+    flatten,
+    read_only,
+    unflatten,
+)
 from sb3_prefine.files import write_atomically
-
-COLUMNS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
-FLAGS = ("terminals", "timeouts")
-NUMBERS = ("rewards", "costs")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,7 +42,8 @@ class Trajectories:
     The arrays are read-only. An array that its giver could still write to is copied; one that is read-only
     down to its memory is shared.
 
-    :param observations: (N, ...); floats become float32, integers stay as they are (images, discrete)
+    :param observations: (N, ...); floats become float32, integers stay as they are (images, discrete). For a Dict
+        observation space a dict of such arrays, which is kept read-only
     :param next_observations: (N, ...), of the observations' shape and dtype; at the end of an episode the
         observation that the episode ended in, not the first of the next one
     :param actions: (N, ...); floats become float32, integers stay as they are
@@ -39,6 +51,8 @@ class Trajectories:
     :param costs: (N,), float32, not negative; NaN in all of an episode says that its cost is unknown
     :param terminals: (N,), bool; the environment ended the episode
     :param timeouts: (N,), bool; a time limit, or the recorder, cut the episode
+    :param action_masks: (N, n_options), bool: which discrete actions were allowed at each observation, in the layout
+        of sb3-contrib's MaskablePPO (the options of all choices side by side); None if all were
     :raises ValueError: for columns of different lengths, empty, NaN or infinite ones, negative costs, costs that
         are NaN in a part of an episode, flags other than 0 and 1, dtypes that are not numbers, or a last row that
         does not end an episode
@@ -46,23 +60,28 @@ class Trajectories:
     (N, 1) columns of rewards, costs and flags are flattened, as DSRL's own reader does.
     """
 
-    observations: np.ndarray
-    next_observations: np.ndarray
+    observations: Observations
+    next_observations: Observations
     actions: np.ndarray
     rewards: np.ndarray
     costs: np.ndarray
     terminals: np.ndarray
     timeouts: np.ndarray
+    action_masks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for name in COLUMNS:
-            object.__setattr__(self, name, _as_column(name, getattr(self, name)))
-        _check_lengths(self._columns())
-        _check_same_rows("observations", self.observations, "next_observations", self.next_observations)
-        _check_last_row(self.terminals | self.timeouts)
-        for name in ("observations", "next_observations", "actions", "rewards"):
-            _check_finite(name, getattr(self, name))
-        _check_costs(self.costs, self.episode_starts, self.episode_lengths)
+        columns = {name: as_column(name, value) for name, value in self._columns().items()}
+        for name, value in unflatten(columns).items():
+            object.__setattr__(self, name, value)
+        check_lengths(columns)
+        _check_successors(columns)
+        check_last_row(self.terminals | self.timeouts)
+        for name, column in columns.items():
+            if name != "costs":
+                check_finite(name, column)
+        if self.action_masks is not None:
+            _check_masks(self.action_masks)
+        check_costs(self.costs, self.episode_starts, self.episode_lengths)
 
     @classmethod
     def concatenate(cls, sets: Iterable["Trajectories"]) -> "Trajectories":
@@ -81,7 +100,8 @@ class Trajectories:
             if not isinstance(other, Trajectories):
                 raise TypeError(f"sets: number {position} is a {type(other).__name__}, not Trajectories.")
             check_same_layout("set 0", sets[0], f"set {position}", other)
-        return cls(**{name: _read_only(np.concatenate([getattr(s, name) for s in sets])) for name in COLUMNS})
+        columns = [s._columns() for s in sets]
+        return cls(**unflatten({name: read_only(np.concatenate([c[name] for c in columns])) for name in columns[0]}))
 
     @classmethod
     def from_hdf5(cls, path: str | os.PathLike[str]) -> "Trajectories":
@@ -99,13 +119,14 @@ class Trajectories:
         path = Path(path)
         raw = _read_datasets(path)
         try:
-            columns = {name: _as_column(name, raw.pop(name)) for name in COLUMNS}
-            _check_lengths(columns)
+            # Each is let go of once it is converted: a file may be as large as the memory.
+            columns = {name: as_column(name, raw.pop(name)) for name in list(raw)}
+            check_lengths(columns)
             ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
             if not len(ends):
                 raise ValueError("no row of 'terminals' or 'timeouts' is set, so there is no whole episode.")
             n_whole = int(ends[-1]) + 1
-            trajectories = cls(**{name: column[:n_whole] for name, column in columns.items()})
+            trajectories = cls(**unflatten({name: column[:n_whole] for name, column in columns.items()}))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         n_dropped = len(columns["rewards"]) - n_whole
@@ -166,7 +187,7 @@ class Trajectories:
             # Row k of the choice lies in its episode as far from the start as k lies from the episode's place.
             places = np.cumsum(lengths) - lengths
             rows = np.repeat(starts - places, lengths) + np.arange(lengths.sum())
-        return Trajectories(**{name: _read_only(column[rows]) for name, column in self._columns().items()})
+        return Trajectories(**unflatten({name: read_only(column[rows]) for name, column in self._columns().items()}))
 
     def __iter__(self) -> Iterator["Trajectories"]:
         return (self[i] for i in range(len(self)))
@@ -174,9 +195,10 @@ class Trajectories:
     def __add__(self, other: "Trajectories") -> "Trajectories":
         return Trajectories.concatenate([self, other]) if isinstance(other, Trajectories) else NotImplemented
 
-    def __reduce__(self) -> tuple[type["Trajectories"], tuple[np.ndarray, ...]]:
+    def __reduce__(self) -> tuple[type["Trajectories"], tuple[Any, ...]]:
         # Unpickled arrays are writable: go through the constructor, which makes them read-only again.
-        return Trajectories, tuple(self._columns().values())
+        values = (getattr(self, name) for name in COLUMNS + OPTIONAL_COLUMNS)
+        return Trajectories, tuple(dict(value) if isinstance(value, Mapping) else value for value in values)
 
     def __repr__(self) -> str:
         known = self.episode_costs[~np.isnan(self.episode_costs)]
@@ -197,88 +219,66 @@ class Trajectories:
     def episode_starts(self) -> np.ndarray:
         """(n_episodes,), int64: each episode's first row."""
         ends = np.flatnonzero(self.terminals | self.timeouts)
-        return _read_only(np.concatenate([[0], ends[:-1] + 1]))
+        return read_only(np.concatenate([[0], ends[:-1] + 1]))
 
     @cached_property
     def episode_lengths(self) -> np.ndarray:
         """(n_episodes,), int64: each episode's number of rows."""
-        return _read_only(np.diff(self.episode_starts, append=self.n_transitions))
+        return read_only(np.diff(self.episode_starts, append=self.n_transitions))
 
     @cached_property
     def episode_returns(self) -> np.ndarray:
         """(n_episodes,), float64: each episode's sum of rewards, not discounted."""
-        return _read_only(np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64))
+        return read_only(np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64))
 
     @cached_property
     def episode_costs(self) -> np.ndarray:
         """(n_episodes,), float64: each episode's sum of costs, not discounted; NaN where it is unknown."""
-        return _read_only(np.add.reduceat(self.costs, self.episode_starts, dtype=np.float64))
+        return read_only(np.add.reduceat(self.costs, self.episode_starts, dtype=np.float64))
 
     def _columns(self) -> dict[str, np.ndarray]:
-        return {name: getattr(self, name) for name in COLUMNS}
+        """By their path, as in ``observations/camera`` for a dict of observations."""
+        return flatten({name: getattr(self, name) for name in COLUMNS + OPTIONAL_COLUMNS})
 
 
 def check_same_layout(name: str, first: Trajectories, other_name: str, second: Trajectories) -> None:
-    """Raise ``ValueError`` if the shapes or dtypes of observations or actions differ; the names are the message's."""
-    for column in ("observations", "actions"):
-        a, b = getattr(first, column), getattr(second, column)
-        _check_same_rows(f"{column} of {name}", a, f"{column} of {other_name}", b)
-
-
-def _check_same_rows(name: str, first: np.ndarray, other_name: str, second: np.ndarray) -> None:
-    if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
+    """
+    Raise ``ValueError`` if observations, actions or action masks differ in what they are made of; the names are the
+    message's.
+    """
+    a, b = first._columns(), second._columns()
+    if a.keys() != b.keys():
+        only_first, only_second = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
         raise ValueError(
-            f"{name} have shape {first.shape[1:]} and dtype {first.dtype}, {other_name} have {second.shape[1:]} and "
-            f"{second.dtype}. Give both the same: record them in one environment, behind the same wrappers."
+            f"{name} and {other_name} do not have the same columns: only {name} has {only_first or 'none'}, only "
+            f"{other_name} has {only_second or 'none'}. Record them in one environment, behind the same wrappers."
         )
+    for column in a:
+        if column.partition("/")[0] in ("observations", "actions", "action_masks"):
+            check_same_rows(f"{column} of {name}", a[column], f"{column} of {other_name}", b[column])
 
 
-def _as_column(name: str, value: Any) -> np.ndarray:
-    """``value`` as the read-only array that the column ``name`` keeps."""
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: not one array ({error}). Give one with a row for each transition.") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: the dtype is {array.dtype}. Give an array of numbers.")
-    if name in NUMBERS + FLAGS:
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
-        if array.ndim != 1:
-            raise ValueError(f"{name}: the shape is {array.shape}. Give one number for each transition, (N,).")
-    if array.ndim == 0:
-        raise ValueError(f"{name}: a single number. Give an array with a row for each transition.")
-
-    if name in FLAGS:
-        _refuse_rows(name, array, (array != 0) & (array != 1), "neither 0 nor 1", "Give a flag for each transition.")
-        dtype: np.dtype[Any] = np.dtype(bool)
-    elif name in NUMBERS or array.dtype.kind == "f":
-        dtype = np.dtype(np.float32)
-    else:
-        dtype = array.dtype.newbyteorder("=")
-    if array.dtype != dtype:
-        # A number too large for float32 becomes infinite here and is refused as such.
-        with np.errstate(over="ignore"):
-            array = array.astype(dtype)
-    elif not _is_read_only_to_its_memory(array):
-        array = array.copy()
-    # A view of read-only memory cannot be made writable again.
-    return _read_only(array).view()
+def _check_successors(columns: Mapping[str, np.ndarray]) -> None:
+    """Observations and next observations are of the same parts, shapes and dtypes."""
+    parts, next_parts = ({name: c for name, c in columns.items() if name.partition("/")[0] == o} for o in OBSERVATIONS)
+    if {f"next_{name}" for name in parts} != set(next_parts):
+        raise ValueError(
+            f"next_observations: they are {', '.join(next_parts)}, where the observations are {', '.join(parts)}. Give "
+            "both the same parts."
+        )
+    for name, column in parts.items():
+        check_same_rows(name, column, f"next_{name}", next_parts[f"next_{name}"])
 
 
-def _read_only(array: np.ndarray) -> np.ndarray:
-    array.flags.writeable = False
-    return array
-
-
-def _is_read_only_to_its_memory(array: np.ndarray) -> bool:
-    """Whether nobody holds a writable array over the same memory."""
-    owner: Any = array
-    while isinstance(owner, np.ndarray):
-        if owner.flags.writeable:
-            return False
-        owner = owner.base
-    return owner is None
+def _check_masks(masks: np.ndarray) -> None:
+    if masks.ndim != 2:
+        raise ValueError(f"action_masks: the shape is {masks.shape}. Give a flag for each option, (N, n_options).")
+    forbidden = np.flatnonzero(~masks.any(axis=1))
+    if len(forbidden):
+        raise ValueError(
+            f"action_masks: {len(forbidden)} of {len(masks)} rows allow no action (first: row {forbidden[0]}). A mask "
+            "is True where an action was allowed."
+        )
 
 
 def _episode_ids(index: Any, n_episodes: int) -> np.ndarray:
@@ -304,58 +304,8 @@ def _episode_ids(index: Any, n_episodes: int) -> np.ndarray:
     return np.where(ids < 0, ids + n_episodes, ids).astype(np.int64)
 
 
-def _check_lengths(columns: Mapping[str, np.ndarray]) -> None:
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"The columns have different lengths: {found}. Give each a row for each transition.")
-    if not lengths["rewards"]:
-        raise ValueError("observations: there are no transitions. Give at least one whole episode.")
-
-
-def _check_last_row(ends: np.ndarray) -> None:
-    if not ends[-1]:
-        n_open = int(np.argmax(ends[::-1])) if ends.any() else len(ends)
-        raise ValueError(
-            f"timeouts: the last {n_open} of {len(ends)} rows belong to an episode that does not end (neither "
-            "'terminals' nor 'timeouts' is set in the last row). Set timeouts[-1] if the recording stopped there, or "
-            "remove these rows."
-        )
-
-
-def _check_finite(name: str, column: np.ndarray) -> None:
-    if column.dtype.kind != "f":
-        return
-    finite = np.isfinite(column)
-    if not finite.all():
-        wrong = ~finite.reshape(len(column), -1).all(axis=1)
-        _refuse_rows(name, column, wrong, "NaN or infinite as float32", "Remove those episodes or repair the data.")
-
-
-def _check_costs(costs: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
-    _refuse_rows("costs", costs, np.isinf(costs), "infinite as float32", "Repair them, or make unknown ones NaN.")
-    _refuse_rows("costs", costs, costs < 0, "negative", "A cost counts harm: give 0 or more.")
-    n_unknown = np.add.reduceat(np.isnan(costs), starts, dtype=np.int64)
-    partly = np.flatnonzero((n_unknown > 0) & (n_unknown < lengths))
-    if len(partly):
-        first = partly[0]
-        raise ValueError(
-            f"costs: {len(partly)} of {len(starts)} episodes are NaN in some rows only (first: episode {first}, "
-            f"{n_unknown[first]} of its {lengths[first]} rows). NaN says that an episode's cost is unknown: repair "
-            "these costs, or make them NaN in the whole episode."
-        )
-
-
-def _refuse_rows(name: str, column: np.ndarray, wrong: np.ndarray, problem: str, advice: str) -> None:
-    """Raise ``ValueError`` if any row is ``wrong``, a bool for each."""
-    rows = np.flatnonzero(wrong)
-    if len(rows):
-        first = f"row {rows[0]}" + (f", {column[rows[0]]}" if column.ndim == 1 else "")
-        raise ValueError(f"{name}: {len(rows)} of {len(column)} rows are {problem} (first: {first}). {advice}")
-
-
 def _read_datasets(path: Path) -> dict[str, np.ndarray]:
-    """The seven datasets as they lie in the file."""
+    """The datasets as they lie in the file, by their path."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     if not h5py.is_hdf5(path):
@@ -368,13 +318,20 @@ def _read_datasets(path: Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             found = [str(name) for name in file]  # a damaged name comes as bytes
-            datasets = {name: file[name] for name in COLUMNS if isinstance(file.get(name), h5py.Dataset)}
-            columns = {name: _read_only(np.asarray(dataset[()])) for name, dataset in datasets.items()}
+            datasets = {name: file[name] for name in COLUMNS + OPTIONAL_COLUMNS if name in file}
+            datasets |= flatten(
+                {name: dict(datasets[name]) for name in OBSERVATIONS if isinstance(datasets.get(name), h5py.Group)}
+            )
+            columns = {
+                name: read_only(np.asarray(dataset[()]))
+                for name, dataset in datasets.items()
+                if isinstance(dataset, h5py.Dataset)
+            }
     except (OSError, RuntimeError, ValueError) as error:  # h5py's words for bytes that make no sense
         if isinstance(error, OSError) and error.errno is not None:  # the operating system's refusal: not about bytes
             raise
         raise ValueError(f"{path}: cut off or damaged ({error}). Download or write it again.") from error
-    missing = [name for name in COLUMNS if name not in columns]
+    missing = [name for name in COLUMNS if name not in {path.partition("/")[0] for path in columns}]
     if missing:
         raise ValueError(
             f"{path}: lacks {', '.join(missing)}; at its root are {', '.join(found) or 'no datasets'}. "

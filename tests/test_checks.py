@@ -12,23 +12,40 @@ from sb3_prefine.checks import check_hyperparameters
 GOOD: dict[str, Any] = {
     "beta": 0.05,
     "sft_coef": 1.6,
+    "loss_type": "sigmoid",
+    "label_smoothing": 0.0,
+    "log_ratio_bound": None,
+    "n_counterfactuals": 1,
+    "counterfactuals": "policy",
     "learning_rate": 3e-4,
     "batch_size": 256,
     "log_std_min": -5.0,
+    "fixed_std": None,
+    "temperature": None,
     "max_grad_norm": None,
 }
 
 
-@given(st.floats(0, 10), st.floats(0.01, 10), st.floats(0, 1), st.integers(1, 4096), st.floats(1e-6, 100))
-def test_what_is_in_range_passes(beta, sft_coef, learning_rate, batch_size, max_grad_norm):
-    check_hyperparameters(
-        beta=beta,
-        sft_coef=sft_coef,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        log_std_min=-5.0,
-        max_grad_norm=max_grad_norm,
+@given(
+    st.fixed_dictionaries(
+        {
+            "beta": st.floats(1e-6, 10),
+            "sft_coef": st.floats(0, 10),
+            "loss_type": st.sampled_from(["sigmoid", "sigmoid_norm", "robust", "hinge", "ipo"]),
+            "label_smoothing": st.floats(0, 0.49),
+            "log_ratio_bound": st.none() | st.floats(1e-6, 100),
+            "n_counterfactuals": st.integers(1, 16),
+            "counterfactuals": st.sampled_from(["policy", "reference"]),
+            "learning_rate": st.floats(0, 1),
+            "batch_size": st.integers(1, 4096),
+            "fixed_std": st.none() | st.floats(1e-6, 1),
+            "temperature": st.none() | st.floats(1e-6, 100),
+            "max_grad_norm": st.none() | st.floats(1e-6, 100),
+        }
     )
+)
+def test_what_is_in_range_passes(values):
+    check_hyperparameters(**{**GOOD, **values})
 
 
 @pytest.mark.parametrize(
@@ -37,7 +54,13 @@ def test_what_is_in_range_passes(beta, sft_coef, learning_rate, batch_size, max_
         *((name, value) for name in ("beta", "sft_coef", "learning_rate") for value in (-0.1, math.nan, math.inf)),
         *(("batch_size", value) for value in (0, -1, 2.5)),
         *(("log_std_min", value) for value in (math.inf, -math.inf, math.nan)),
-        *(("max_grad_norm", value) for value in (0.0, -1.0, math.nan)),
+        *(
+            (name, value)
+            for name in ("max_grad_norm", "log_ratio_bound", "fixed_std", "temperature")
+            for value in (0.0, -1.0, math.nan)
+        ),
+        *(("n_counterfactuals", value) for value in (0, -1, 1.5)),
+        *(("label_smoothing", value) for value in (-0.1, 0.5, math.nan)),
     ],
 )
 def test_what_is_out_of_range_is_named_with_its_value(name, value):
@@ -52,3 +75,14 @@ def test_a_schedule_is_not_a_number():
 def test_nothing_to_learn_is_refused():
     with pytest.raises(ValueError, match="both are 0"):
         check_hyperparameters(**{**GOOD, "beta": 0.0, "sft_coef": 0.0})
+
+
+@pytest.mark.parametrize(("name", "value"), [("loss_type", "nca"), ("counterfactuals", "data")])
+def test_an_unknown_choice_is_refused_with_the_known_ones(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: '{value}' is not known. Choose one of \w+, "):
+        check_hyperparameters(**{**GOOD, name: value})
+
+
+def test_ipo_needs_a_beta():
+    with pytest.raises(ValueError, match="does not go with loss_type='ipo'"):
+        check_hyperparameters(**{**GOOD, "beta": 0.0, "loss_type": "ipo"})

@@ -83,11 +83,12 @@ def test_an_environment_without_costs_gives_unknown_costs():
     assert trajectories.actions.dtype == np.int64
 
 
-def test_dict_observations_are_refused():
+def test_dict_observations_are_recorded_part_by_part():
     env = gym.wrappers.TimeAwareObservation(gym.make("Pendulum-v1"), flatten=False)
-    policy = PPO("MultiInputPolicy", env).policy
-    with pytest.raises(ValueError, match=r"observations are a dict of .*FlattenObservation"):
-        collect(policy, env, 1, progress_bar=False)
+    trajectories = collect(PPO("MultiInputPolicy", env).policy, env, 2, progress_bar=False)
+    assert trajectories.observations["obs"].shape == (400, 3)
+    assert trajectories.observations["time"].ravel().tolist() == 2 * list(range(200))
+    assert trajectories.next_observations["time"].ravel().tolist() == 2 * list(range(1, 201))
 
 
 def test_the_progress_bar_shows_return_and_cost(capsys):

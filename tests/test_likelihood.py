@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import ARS, TQC, TRPO, CrossQ, RecurrentPPO
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 
 from sb3_prefine.likelihood import ACTION_MARGIN, likelihood_of, trainable_parameters
@@ -207,7 +207,7 @@ def test_a_column_of_discrete_actions_does_not_broadcast(observations):
     [
         (lambda: model_of(TD3), "deterministic"),
         (lambda: DQN("MlpPolicy", "CartPole-v1", device="cpu"), "values of actions"),
-        (lambda: RecurrentPPO("MlpLstmPolicy", "Pendulum-v1", device="cpu"), "is recurrent"),
+        (lambda: QRDQN("MlpPolicy", "CartPole-v1", device="cpu"), "values of actions"),
         (lambda: model_of(PPO, choosing(spaces.Discrete(4, start=2))()), "its actions start at 2"),
         (lambda: ARS("LinearPolicy", "Pendulum-v1", device="cpu"), "has no likelihood"),
     ],

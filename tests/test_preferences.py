@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 
+from sb3_prefine.columns import COLUMNS
 from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.trajectories import COLUMNS, Trajectories
+from sb3_prefine.trajectories import Trajectories
 
 
 def episodes(returns: Any, costs: Any, **replaced: np.ndarray) -> Trajectories:
@@ -489,11 +490,11 @@ def test_images_have_to_be_unscaled_and_channel_first() -> None:
     refused(buffer_of(observations=np.moveaxis(images, 1, -1)), r"channel-first: np.moveaxis\(images, -1, 1\)", space)
 
 
-@pytest.mark.parametrize("space", [spaces.Dict({"a": spaces.Discrete(2)}), spaces.Tuple([spaces.Discrete(2)])])
+@pytest.mark.parametrize(
+    "space", [spaces.Dict({"a": spaces.Tuple([spaces.Discrete(2)])}), spaces.Tuple([spaces.Discrete(2)])]
+)
 def test_other_spaces_are_a_type_error_in_plain_words(space: spaces.Space) -> None:
-    with pytest.raises(
-        TypeError, match=f"observation_space: {type(space).__name__} is not supported.*one array of obs"
-    ):
+    with pytest.raises(TypeError, match=r"observation_space: Tuple is not supported.*a flat Dict of them"):
         buffer_of().check_spaces(space, ACTION_SPACE)
-    with pytest.raises(TypeError, match=f"action_space: {type(space).__name__} is not supported.*one array of actions"):
+    with pytest.raises(TypeError, match=f"action_space: {type(space).__name__} is not supported"):
         buffer_of().check_spaces(OBSERVATION_SPACE, space)

@@ -19,9 +19,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, load_reference
+from sb3_prefine.columns import COLUMNS
 from sb3_prefine.likelihood import likelihood_of
 from sb3_prefine.objective import prefine_loss
-from sb3_prefine.trajectories import COLUMNS
 from tests.worlds import BAD, GOOD, OBSERVATIONS, Anything, choosing, model_of, preferences, trajectories
 
 SMALL = {PPO: {"n_steps": 16, "batch_size": 16}, SAC: {"buffer_size": 10}}

@@ -42,13 +42,41 @@ def test_observations_are_normalised_once():
 
 def test_batches_hold_rows_of_both_sets_and_reach_all_of_them():
     reference = load_reference(model_of(PPO))
-    data = PreferenceBuffer(preferred=trajectories(GOOD, n_episodes=2), dispreferred=trajectories(BAD, n_episodes=5))
+    data = PreferenceBuffer(
+        preferred=trajectories(GOOD, n_episodes=2), dispreferred=trajectories(BAD, n_episodes=5, seed=1)
+    )
     tables = build_tables(data, reference, likelihood_of(reference.policy, -5.0), CPU)
     batches = tables.batches(8, torch.Generator().manual_seed(0))
-    drawn = torch.stack([next(batches) for _ in range(250)])
-    assert drawn.shape == (250, 16)
-    assert set(drawn[:, :8].flatten().tolist()) == set(range(20))
-    assert set(drawn[:, 8:].flatten().tolist()) == set(range(20, 70))
+    found: tuple[set, set] = (set(), set())
+    for batch in (next(batches) for _ in range(250)):
+        assert batch.is_preferred.tolist() == [True] * 8 + [False] * 8
+        assert batch.weights is None
+        assert batch.labels is None
+        # Every row is one of the data's, with its own action and its own row of the reference's table.
+        rows = (batch.inputs[:, None] == tables.observations[None]).all(-1).int().argmax(1)
+        torch.testing.assert_close(batch.inputs, tables.observations[rows], rtol=0, atol=0)
+        torch.testing.assert_close(batch.actions, tables.actions[rows], rtol=0, atol=0)
+        torch.testing.assert_close(batch.params_ref, tables.params_ref[rows], rtol=0, atol=0)
+        found[0].update(rows[:8].tolist())
+        found[1].update(rows[8:].tolist())
+    assert found == (set(range(20)), set(range(20, 70)))
+
+
+def test_weights_and_labels_of_an_episode_reach_its_transitions():
+    reference = load_reference(model_of(PPO))
+    data = PreferenceBuffer(
+        trajectories(GOOD, n_episodes=2),
+        trajectories(BAD, n_episodes=3, seed=1),
+        preferred_weights=[1.0, 3.0],
+        dispreferred_labels=[0.5, 1.0, 0.9],
+    )
+    tables = build_tables(data, reference, likelihood_of(reference.policy, -5.0), CPU)
+    assert tables.weights.tolist() == [1.0] * 10 + [3.0] * 10 + [1.0] * 30
+    np.testing.assert_allclose(tables.labels.numpy(), [1.0] * 20 + [0.5] * 10 + [1.0] * 10 + [0.9] * 10)
+    batch = next(tables.batches(8, torch.Generator().manual_seed(0)))
+    rows = (batch.inputs[:, None] == tables.observations[None]).all(-1).int().argmax(1)
+    torch.testing.assert_close(batch.weights, tables.weights[rows])
+    torch.testing.assert_close(batch.labels, tables.labels[rows])
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")

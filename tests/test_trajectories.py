@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sb3_prefine.trajectories import COLUMNS, Trajectories
+from sb3_prefine.columns import COLUMNS
+from sb3_prefine.trajectories import Trajectories
 
 OBSERVATIONS = [(np.float32, (3,)), (np.float32, ()), (np.uint8, (2, 2, 1)), (np.int64, ()), (np.int64, (2,))]
 ACTIONS = [(np.float32, (2,)), (np.int64, ()), (np.int32, (2,))]
