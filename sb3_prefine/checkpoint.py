@@ -19,13 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import data_to_json, json_to_data, save_to_zip_file
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+
+from sb3_prefine.space_text import read_space
 
 # Classes of these packages may be imported because a zip names them; any other module could be anybody's code.
 _KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "torch.nn.modules.", "torch.optim.")
@@ -188,7 +189,7 @@ class Checkpoint:
         :raises ValueError: their shapes differ
         """
         for name, space in (("observation_space", observation_space), ("action_space", action_space)):
-            own = _read_space(self.fields.get(name))
+            own = read_space(self.fields.get(name))
             if own is not None and own.shape != space.shape:
                 raise ValueError(
                     f"env: its {name} has the shape {space.shape}, that of {self.name} has {own.shape}. Give the "
@@ -270,7 +271,7 @@ class Checkpoint:
         return {"policy_kwargs": {}, **values}
 
     def _space(self, name: str) -> spaces.Space:
-        space = _read_space(self.fields.get(name))
+        space = read_space(self.fields.get(name))
         if space is None:
             found = _twin(self.fields.get(name)).get(":type:", "nothing")
             raise ValueError(
@@ -340,41 +341,6 @@ def _import_class(path: str, name: str) -> type:
     if not isinstance(found, type):
         raise ValueError(f"{name} names {path}, which is not a class of the installed version.")
     return found
-
-
-def _read_space(field: Any) -> spaces.Space | None:
-    """A space from its readable twin; None where the twin does not tell it."""
-    twin = _twin(field)
-    kind = str(twin.get(":type:", "")).rpartition(".")[2].rstrip("'>")
-    if kind == "Discrete":
-        return spaces.Discrete(int(twin["n"]), start=int(twin.get("start", 0)))
-    if kind == "MultiBinary":
-        return spaces.MultiBinary(twin["n"])
-    if kind == "MultiDiscrete":
-        nvec = re.fullmatch(r"\[([\d\s]+)\]", str(twin["nvec"]))
-        starts_at_zero = not set(re.findall(r"\d+", str(twin.get("start", 0)))) - {"0"}
-        return spaces.MultiDiscrete([int(n) for n in nvec.group(1).split()]) if nvec and starts_at_zero else None
-    if kind == "Box":
-        shape = tuple(twin.get("_shape", twin.get("shape", ())))
-        dtype = np.dtype(str(twin["dtype"]))
-        low, high = (_read_bound(twin, side, shape, dtype) for side in ("low", "high"))
-        if low is not None and high is not None:
-            return spaces.Box(low, high, dtype=dtype.type)
-    return None
-
-
-def _read_bound(twin: Mapping[str, Any], side: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-    """A Box's bound from the text of its array, or from its one value where NumPy shortened the text."""
-    numbers = re.findall(r"[^\s\[\]]+", str(twin[side]))
-    if "..." in numbers:
-        numbers = [str(twin.get(f"{side}_repr"))]
-    try:
-        values = np.array([float(number) for number in numbers], dtype=dtype)
-    except ValueError:
-        return None
-    if values.size not in (1, int(np.prod(shape))):
-        return None
-    return np.broadcast_to(values, shape) if values.size == 1 else values.reshape(shape)
 
 
 def _schedule(value: Any) -> Any:

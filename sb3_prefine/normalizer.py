@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,28 +19,38 @@ class Normalizer:
     """
     Normalises raw observations with frozen statistics, as ``VecNormalize.normalize_obs`` does.
 
-    :param mean: mean of the observations, the shape of one observation
-    :param var: variance of the observations, the same shape
-    :param count: how many observations they were taken over
+    :param observations: the statistics of the observations; for a Dict observation space by its keys, those that are
+        normalised
     :param epsilon: added to the variance
     :param clip_obs: normalised values are clipped to ±clip_obs
     :param rewards: what VecNormalize keeps for rewards: carried along so that RL can go on from an exported policy
     """
 
-    mean: np.ndarray
-    var: np.ndarray
-    count: float
+    observations: "Moments | Mapping[str, Moments]"
     epsilon: float
     clip_obs: float
     rewards: "RewardStatistics"
 
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
+    def __call__(self, observations: Any) -> Any:
         """
-        :param observations: raw, one observation or a batch of them
-        :return: normalised, float32, the same shape
+        :param observations: raw, one observation or a batch of them; a dict of arrays for a Dict observation space
+        :return: normalised, float32, the same shapes; parts of a dict that are not normalised as they were
         """
-        normalized = (observations - self.mean) / np.sqrt(self.var + self.epsilon)
-        return np.clip(normalized, -self.clip_obs, self.clip_obs).astype(np.float32)
+        if isinstance(self.observations, Moments):
+            return self._normalize(observations, self.observations)
+        moments = self.observations
+        return {
+            key: self._normalize(part, moments[key]) if key in moments else part for key, part in observations.items()
+        }
+
+    def fits(self, observation_space: spaces.Space) -> bool:
+        """Whether its statistics are of the shapes of the space."""
+        if isinstance(self.observations, Moments):
+            return self.observations.mean.shape == observation_space.shape
+        return isinstance(observation_space, spaces.Dict) and all(
+            key in observation_space.spaces and moments.mean.shape == observation_space[key].shape
+            for key, moments in self.observations.items()
+        )
 
     def to_vec_normalize(self, observation_space: spaces.Space, action_space: spaces.Space) -> VecNormalize:
         """A ``VecNormalize`` with these statistics, not updating them: what ``.save()`` and SB3 work with."""
@@ -52,19 +63,42 @@ class Normalizer:
             clip_reward=self.rewards.clip_reward,
             gamma=self.rewards.gamma,
             epsilon=self.epsilon,
+            norm_obs_keys=None if isinstance(self.observations, Moments) else list(self.observations),
         )
-        vec_normalize.obs_rms = _running(self.mean, self.var, self.count)  # type: ignore[assignment]
-        vec_normalize.ret_rms = _running(self.rewards.mean, self.rewards.var, self.rewards.count)
+        running: Any = (
+            _running(self.observations)
+            if isinstance(self.observations, Moments)
+            else {key: _running(moments) for key, moments in self.observations.items()}
+        )
+        vec_normalize.obs_rms = running
+        vec_normalize.ret_rms = _running(self.rewards.returns)
         return vec_normalize
+
+    def _normalize(self, observations: np.ndarray, moments: "Moments") -> np.ndarray:
+        normalized = (observations - moments.mean) / np.sqrt(moments.var + self.epsilon)
+        return np.clip(normalized, -self.clip_obs, self.clip_obs).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """
+    Running statistics.
+
+    :param mean: of the shape of one observation, or a number
+    :param var: variance, the same shape
+    :param count: how many values they were taken over
+    """
+
+    mean: np.ndarray
+    var: np.ndarray
+    count: float
 
 
 @dataclass(frozen=True)
 class RewardStatistics:
-    """The part of a ``VecNormalize`` that scales rewards: running statistics of the discounted return."""
+    """The part of a ``VecNormalize`` that scales rewards, by the statistics of the discounted return."""
 
-    mean: float
-    var: float
-    count: float
+    returns: Moments
     clip_reward: float
     gamma: float
     norm_reward: bool
@@ -95,33 +129,32 @@ def read_normalizer(source: VecNormalize | str | Path | bytes, name: str = "norm
         raise ValueError(f"{name} is not the pickle of a VecNormalize. Give the vecnormalize.pkl.")
     if not state["norm_obs"]:
         return None
-    if isinstance(state["obs_rms"], dict):
-        raise ValueError(f"{name} normalises a Dict observation space, which is not supported. Give a Box observation.")
-    return _from_state(state, name)
-
-
-def _from_state(state: dict[str, Any], name: str) -> Normalizer:
-    observations, returns = state["obs_rms"].state, state["ret_rms"].state
-    mean = np.array(observations["mean"], dtype=np.float64)
-    var = np.array(observations["var"], dtype=np.float64)
-    if mean.shape != var.shape or not (np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all()):
-        raise ValueError(f"{name}: its mean and variance are not finite, or differ in shape. Save it again.")
-    mean.flags.writeable = var.flags.writeable = False
+    found, returns = state["obs_rms"], state["ret_rms"]
+    observations: Moments | Mapping[str, Moments]
+    if isinstance(found, dict):
+        observations = {str(key): _moments(part, name) for key, part in found.items()}
+    else:
+        observations = _moments(found, name)
     return Normalizer(
-        mean=mean,
-        var=var,
-        count=float(observations["count"]),
+        observations=observations,
         epsilon=float(state["epsilon"]),
         clip_obs=float(state["clip_obs"]),
         rewards=RewardStatistics(
-            mean=float(returns["mean"]),
-            var=float(returns["var"]),
-            count=float(returns["count"]),
+            returns=_moments(returns, name),
             clip_reward=float(state["clip_reward"]),
             gamma=float(state["gamma"]),
             norm_reward=bool(state["norm_reward"]),
         ),
     )
+
+
+def _moments(running: "_Inert", name: str) -> Moments:
+    state: Any = running.state
+    mean, var = np.array(state["mean"], dtype=np.float64), np.array(state["var"], dtype=np.float64)
+    if mean.shape != var.shape or not (np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all()):
+        raise ValueError(f"{name}: its mean and variance are not finite, or differ in shape. Save it again.")
+    mean.flags.writeable = var.flags.writeable = False
+    return Moments(mean, var, float(state["count"]))
 
 
 class _Inert:
@@ -151,6 +184,8 @@ class _NumbersOnly(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict  # SB3 keeps the last observation of a Dict space in one
         if module == "numpy" or module.startswith(("numpy.core.", "numpy._core.")):
             return self._NUMPY.get(name, _Inert)
         return _Inert
@@ -164,7 +199,7 @@ class _SpacesOnly(gym.Env):
         self.action_space = action_space
 
 
-def _running(mean: np.ndarray | float, var: np.ndarray | float, count: float) -> RunningMeanStd:
-    running = RunningMeanStd(shape=np.shape(mean))
-    running.mean, running.var, running.count = np.array(mean), np.array(var), count
+def _running(moments: Moments) -> RunningMeanStd:
+    running = RunningMeanStd(shape=moments.mean.shape)
+    running.mean, running.var, running.count = moments.mean.copy(), moments.var.copy(), moments.count
     return running

@@ -337,10 +337,10 @@ def _open(
     wrappers: tuple[EnvWrapper, ...],
     config: Mapping[str, Any],
 ) -> Reference:
-    if normalizer is not None and normalizer.mean.shape != recipe.observation_space.shape:
+    if normalizer is not None and not normalizer.fits(recipe.observation_space):
         raise ValueError(
-            f"normalizer: its statistics are of observations of shape {normalizer.mean.shape}, the policy's have "
-            f"{recipe.observation_space.shape}. Give the vecnormalize.pkl of the same run."
+            "normalizer: its statistics are of other observations than the policy's, which are of "
+            f"{recipe.observation_space}. Give the vecnormalize.pkl of the same run."
         )
     policy = recipe.build()
     checkpoint.load_weights(policy)

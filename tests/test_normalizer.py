@@ -39,8 +39,8 @@ def test_object_path_and_bytes_give_the_same(tmp_path):
     env.save(str(tmp_path / "vecnormalize.pkl"))
     for source in (env, tmp_path / "vecnormalize.pkl", pickle.dumps(env)):
         normalizer = read_normalizer(source)
-        np.testing.assert_array_equal(normalizer.mean, env.obs_rms.mean)
-        np.testing.assert_array_equal(normalizer.var, env.obs_rms.var)
+        np.testing.assert_array_equal(normalizer.observations.mean, env.obs_rms.mean)
+        np.testing.assert_array_equal(normalizer.observations.var, env.obs_rms.var)
 
 
 def test_written_again_it_is_the_same_vec_normalize(tmp_path):
@@ -61,7 +61,7 @@ def test_written_again_it_is_the_same_vec_normalize(tmp_path):
 def test_statistics_cannot_be_changed():
     normalizer = read_normalizer(vec_normalize())
     with pytest.raises(ValueError, match="read-only"):
-        normalizer.mean[0] = 1.0
+        normalizer.observations.mean[0] = 1.0
 
 
 def test_one_that_normalises_rewards_only_is_none():
@@ -84,7 +84,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path):
     env.extra = Hostile(str(path))
     content = pickle.dumps(env)
     normalizer = read_normalizer(content)
-    np.testing.assert_array_equal(normalizer.mean, env.obs_rms.mean)
+    np.testing.assert_array_equal(normalizer.observations.mean, env.obs_rms.mean)
     assert not path.exists()
     with pytest.raises(ValueError, match="not the pickle of a VecNormalize"):
         read_normalizer(pickle.dumps(Hostile(str(path))))
@@ -115,12 +115,40 @@ def test_statistics_that_are_not_finite_are_refused():
         read_normalizer(env)
 
 
-def test_dict_observations_are_refused():
-    class Parts(Anything):
-        observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (3,))})
+class Parts(Anything):
+    observation_space = spaces.Dict(
+        {"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (3,)), "c": spaces.Box(0, 255, (1, 4, 4), np.uint8)}
+    )
 
-    with pytest.raises(ValueError, match="Dict observation space"):
-        read_normalizer(VecNormalize(DummyVecEnv([Parts])))
+    def _observe(self) -> dict[str, np.ndarray]:
+        return self.observation_space.sample()
+
+
+def test_dict_observations_are_normalised_as_sb3_does():
+    env = VecNormalize(DummyVecEnv([Parts]), norm_obs_keys=["b", "a"])
+    env.reset()
+    for _ in range(50):
+        env.step(np.zeros((1, 3)))
+    raw = env.get_original_obs()
+    normalizer = read_normalizer(env)
+    for key, expected in env.normalize_obs(raw).items():
+        np.testing.assert_array_equal(normalizer(raw)[key], expected)
+    assert normalizer(raw)["c"].dtype == np.uint8
+    again = normalizer.to_vec_normalize(env.observation_space, env.action_space)
+    assert set(again.norm_obs_keys) == {"a", "b"}
+    for key, expected in env.normalize_obs(raw).items():
+        np.testing.assert_array_equal(again.normalize_obs(raw)[key], expected)
+
+
+def test_it_knows_which_observations_it_is_for():
+    parts, one = (
+        read_normalizer(VecNormalize(DummyVecEnv([Parts]), norm_obs_keys=["a"])),
+        read_normalizer(VecNormalize(DummyVecEnv([Anything]))),
+    )
+    assert parts.fits(Parts.observation_space)
+    assert not parts.fits(Anything.observation_space)
+    assert one.fits(Anything.observation_space)
+    assert not one.fits(Parts.observation_space)
 
 
 def test_every_pickle_of_the_zoo_is_read_as_numpy_reads_it(zoo):
@@ -128,6 +156,6 @@ def test_every_pickle_of_the_zoo_is_read_as_numpy_reads_it(zoo):
     assert paths
     for path in paths:
         normalizer = read_normalizer(path)
-        assert normalizer.mean.shape == normalizer.var.shape
-        assert np.isfinite(normalizer.mean).all()
-        assert normalizer.count > 1e5
+        assert normalizer.observations.mean.shape == normalizer.observations.var.shape
+        assert np.isfinite(normalizer.observations.mean).all()
+        assert normalizer.observations.count > 1e5
