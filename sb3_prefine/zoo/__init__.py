@@ -1,0 +1,24 @@
+"""
+PREFINE inside RL Baselines3 Zoo: ``python -m sb3_prefine.zoo.train`` and ``python -m sb3_prefine.zoo.enjoy``.
+
+Importing this module registers ``prefine`` with rl_zoo3, as an algorithm and as something that Optuna can search for,
+and the ``Safety*`` environments with gymnasium. rl_zoo3 checks ``--algo`` before it imports what ``--gym-packages``
+names, which is why there are commands of our own in front of it.
+"""
+
+import importlib
+
+from sb3_prefine.prefine import PREFINE
+
+try:
+    from rl_zoo3 import ALGOS
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+except ModuleNotFoundError as error:
+    raise ImportError(f'RL Zoo cannot be imported ({error}). Run: pip install "sb3-prefine[zoo]"') from error
+
+from sb3_prefine.zoo.search import convert_prefine_params, sample_prefine_params
+
+ALGOS["prefine"] = PREFINE
+HYPERPARAMS_SAMPLER["prefine"] = sample_prefine_params
+HYPERPARAMS_CONVERTER["prefine"] = convert_prefine_params
+importlib.import_module("sb3_prefine.envs")

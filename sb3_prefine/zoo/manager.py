@@ -1,0 +1,203 @@
+"""RL Zoo's experiment manager for an algorithm that starts from a policy, learns from files, and has to be safe."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import optuna
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+from rl_zoo3.utils import get_callback_list
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_prefine.callbacks import CostEvalCallback
+from sb3_prefine.preferences import PreferenceBuffer
+from sb3_prefine.prefine import PREFINE
+from sb3_prefine.reference import Reference, load_reference
+from sb3_prefine.zoo.keys import DATA_KEYS, check_keys, load_preferences
+from sb3_prefine.zoo.search import TrialReport, score
+
+HYPERPARAMS = Path(__file__).parent / "hyperparams" / "prefine.yml"
+_EVAL_COST_LIMIT = 25.0
+_BRINGS_ITS_OWN = "Wrappers that the pretrained policy was trained behind are applied already: leave those out."
+
+
+class PrefineExperimentManager(ExperimentManager):
+    """
+    RL Zoo's ``ExperimentManager`` for PREFINE; ``rl_zoo3.train`` makes it and passes its command line.
+
+    What it adds: the hyperparameters come from this package; ``pretrained`` is opened, and its own normaliser and env
+    wrappers are applied, never RL Zoo's; the data are read; evaluation is by reward and cost
+    (:class:`~sb3_prefine.callbacks.CostEvalCallback`, ``best_model.zip`` is the best *safe* model); an Optuna trial is
+    worth what :func:`~sb3_prefine.zoo.search.score` says.
+
+    An evaluation interval (``--eval-freq``, 25,000 by default) longer than the whole training becomes a tenth of it.
+    """
+
+    # Of the twelve tasks and of everything else alike: found in _preprocess_hyperparams.
+    reference: Reference
+    preferences: PreferenceBuffer
+    eval_cost_limit: float
+    _task_wrapper: Callable[[gym.Env], gym.Env] | None
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        RL Zoo's, from this package's YAML unless ``--conf-file`` names another.
+
+        :return: the hyperparameters to process, and those to save
+        :raises ValueError: the run is not of PREFINE, or keys are missing or contradict each other
+        """
+        if self.algo != "prefine":
+            raise ValueError(
+                f"--algo {self.algo}: this command trains PREFINE. Pass --algo prefine, or run RL Zoo itself: "
+                f"python -m rl_zoo3.train --gym-packages sb3_prefine.envs --algo {self.algo} ..."
+            )
+        if self.optimize_hyperparameters and self.trained_agent:
+            raise ValueError(
+                f"-i {self.trained_agent}: a search starts every trial from the same policy. Name it as pretrained: "
+                f"-params \"pretrained:'{self.trained_agent}'\"."
+            )
+        if self.args.conf_file is None:
+            self.config = str(HYPERPARAMS)
+        hyperparams, _ = super().read_hyperparameters()
+        hyperparams = check_keys(hyperparams, self.custom_hyperparams or {}, self.trained_agent)
+        return hyperparams, {key: hyperparams[key] for key in sorted(hyperparams)}
+
+    def create_callbacks(self) -> None:
+        """RL Zoo's progress bar and checkpoints, and an evaluation that looks at the cost."""
+        eval_freq, self.eval_freq = self.eval_freq, 0  # RL Zoo's own evaluation keeps the model of the highest return
+        super().create_callbacks()
+        self.eval_freq = eval_freq
+        if eval_freq <= 0 or self.optimize_hyperparameters:
+            return
+        if eval_freq > self.n_timesteps:
+            self.eval_freq = max(self.n_timesteps // 10, 1)
+            print(f"--eval-freq {eval_freq} is beyond the last step: evaluating every {self.eval_freq} steps")
+        self.callbacks.append(self._eval_callback(self.eval_freq, Path(self.save_path), None, self.verbose))
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """
+        Train with hyperparameters that the trial draws.
+
+        :param trial: of the study
+        :return: the score of the last evaluation
+        :raises optuna.TrialPruned: the pruner gave up on the trial, or its loss was not finite
+        """
+        sampled = HYPERPARAMS_SAMPLER["prefine"](trial, self.n_actions, 1, {})
+        model = PREFINE(
+            self.reference,
+            self.preferences,
+            # Trials differ in their batches, and the same command draws the same ones.
+            seed=(self.seed + trial.number) % 2**32,
+            verbose=self.verbose if self.verbose >= 2 else 0,
+            device=self.device,
+            **{**self._hyperparams, **sampled},
+        )
+        folder = (
+            None if self.optimization_log_path is None else Path(self.optimization_log_path, f"trial_{trial.number}")
+        )
+        report = TrialReport(trial)
+        evaluation = self._eval_callback(max(self.n_timesteps // self.n_evaluations, 1), folder, report, verbose=0)
+        try:
+            model.learn(
+                self.n_timesteps, callback=[*get_callback_list({"callback": self.specified_callbacks}), evaluation]
+            )
+        except FloatingPointError as error:
+            raise optuna.TrialPruned(str(error)) from error
+        if report.is_pruned:
+            raise optuna.TrialPruned()
+        assert evaluation.last_evaluation is not None
+        return score(evaluation.last_evaluation, self.eval_cost_limit)
+
+    def _preprocess_hyperparams(
+        self, hyperparams: dict[str, Any]
+    ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
+        own: dict[str, Any] = {key: hyperparams.get(key) for key in ("pretrained", "eval_cost_limit", *DATA_KEYS)}
+        wrapper_keys = hyperparams.get("env_wrapper")
+        hyperparams = {key: value for key, value in hyperparams.items() if key not in own}
+        hyperparams, self._task_wrapper, callbacks, _ = super()._preprocess_hyperparams(hyperparams)
+
+        self.eval_cost_limit = _EVAL_COST_LIMIT if own["eval_cost_limit"] is None else own["eval_cost_limit"]
+        self.reference = self._open_reference(self.trained_agent or own["pretrained"], wrapper_keys)
+        self.preferences = load_preferences({key: value for key, value in own.items() if value is not None})
+        # A search writes the hyperparameters as text into the study: neither weights nor data belong there.
+        if not self.optimize_hyperparameters:
+            hyperparams = {**hyperparams, "policy": self.reference, "preferences": self.preferences}
+        return hyperparams, self._wrap_env, callbacks, None
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        # A number stays a number: the zip of a model with a schedule cannot be opened without unpickling it.
+        learning_rate = hyperparams.get("learning_rate")
+        if not isinstance(learning_rate, str):
+            return hyperparams
+        if not learning_rate.startswith("lin_"):
+            raise ValueError(
+                f"learning_rate: {learning_rate!r} is text. Write 0.0003 (YAML takes 3e-4 for text), or lin_0.0003 to "
+                "let it fall to 0."
+            )
+        return ExperimentManager._preprocess_schedules(hyperparams)
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        # RL Zoo wraps the env in the VecNormalize beside the zip of -i. The model normalises by itself.
+        return env
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        # enjoy builds its environment by this file: there, nobody else applies the reference's wrappers.
+        wrappers = [{wrapper.path: dict(wrapper.kwargs)} for wrapper in self.reference.env_wrappers]
+        entries = [*_as_list(saved_hyperparams.get("env_wrapper")), *wrappers]
+        super()._save_config({**saved_hyperparams, "env_wrapper": entries} if entries else saved_hyperparams)
+
+    def _open_reference(self, source: str, wrapper_keys: Any) -> Reference:
+        env = self._make_eval_env()
+        try:
+            reference = load_reference(source, env=env)
+        except ValueError as error:
+            if wrapper_keys:
+                error.add_note(f"env_wrapper: {wrapper_keys} is around this env. {_BRINGS_ITS_OWN}")
+            raise
+        finally:
+            env.close()
+        # A zip that PREFINE wrote is opened whatever the env is.
+        own = {wrapper.path.rpartition(".")[2] for wrapper in reference.env_wrappers}
+        given = [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in _as_list(wrapper_keys)]
+        twice = [path for path in given if path.rpartition(".")[2] in own]
+        if twice:
+            raise ValueError(f"env_wrapper: {', '.join(twice)} was given. {_BRINGS_ITS_OWN}")
+        return reference
+
+    def _wrap_env(self, env: gym.Env) -> gym.Env:
+        """What the training environment gets: the task's wrappers, and around them those of the reference."""
+        return self.reference.wrap_env(env if self._task_wrapper is None else self._task_wrapper(env))
+
+    def _make_eval_env(self) -> gym.Env:
+        """A raw environment: the evaluation applies the model's own wrappers."""
+        # RL Zoo leaves the env_kwargs of a YAML out of the evaluation.
+        env_kwargs = self.eval_env_kwargs or self.env_kwargs
+        env = gym.make(self.env_name.gym_id, disable_env_checker=True, **env_kwargs)
+        return env if self._task_wrapper is None else self._task_wrapper(env)
+
+    def _eval_callback(
+        self, eval_freq: int, folder: Path | None, after_eval: BaseCallback | None, verbose: int
+    ) -> CostEvalCallback:
+        return CostEvalCallback(
+            self._make_eval_env,
+            cost_limit=self.eval_cost_limit,
+            eval_freq=eval_freq,
+            n_eval_episodes=self.n_eval_episodes,
+            n_envs=self.n_eval_envs,
+            deterministic=self.deterministic_eval,
+            seed=self.seed,
+            log_path=folder,
+            best_model_save_path=folder,
+            callback_after_eval=after_eval,
+            verbose=verbose,
+        )
+
+
+def _as_list(value: Any) -> list[Any]:
+    if not value:
+        return []
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,24 @@
+import importlib
+import sys
+
+import gymnasium
+import pytest
+from rl_zoo3 import ALGOS
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+import sb3_prefine.zoo
+from sb3_prefine import PREFINE
+from sb3_prefine.zoo.search import convert_prefine_params, sample_prefine_params
+
+
+def test_importing_it_registers_the_algorithm_the_search_and_the_environments():
+    assert ALGOS["prefine"] is PREFINE
+    assert HYPERPARAMS_SAMPLER["prefine"] is sample_prefine_params
+    assert HYPERPARAMS_CONVERTER["prefine"] is convert_prefine_params
+    assert "SafetyBallRun-v0" in gymnasium.registry
+
+
+def test_without_rl_zoo_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rl_zoo3", None)
+    with pytest.raises(ImportError, match=r'RL Zoo cannot be imported .*pip install "sb3-prefine\[zoo\]"'):
+        importlib.reload(sb3_prefine.zoo)

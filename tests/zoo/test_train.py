@@ -1,0 +1,112 @@
+"""What a user types, and what then lies in the folder."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from sb3_prefine import PREFINE, Trajectories, evaluate_policy, load_reference
+from tests.zoo.conftest import ENV_ID
+
+COST_LIMIT = 20
+
+
+@pytest.fixture(scope="module")
+def logs(case, tmp_path_factory):
+    """A finished run; the evaluations are those of the start, where it is too fast, and of later, where it is safe."""
+    logs = tmp_path_factory.mktemp("run") / "logs"
+    options = "-n 80 --eval-freq 10 --eval-episodes 2 --n-eval-envs 2 --save-freq 40 --seed 3 --device cpu -P"
+    hyperparams = (
+        f"pretrained:'{case.folder}' dataset:'{case.dataset}' cost_limit:20 n_preferred:3 n_dispreferred:3 "
+        f"learning_rate:0.02 batch_size:64 eval_cost_limit:{COST_LIMIT}"
+    )
+    _python("sb3_prefine.zoo.train", f"--algo prefine --env {ENV_ID} -f {logs} {options} -params {hyperparams}")
+    return logs
+
+
+def _python(module: str, arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", module, *arguments.split()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_folder_is_rl_zoo_s(logs):
+    run = logs / "prefine" / f"{ENV_ID}_1"
+    found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert found == {
+        f"{ENV_ID}.zip",
+        "best_model.zip",
+        "evaluations.npz",
+        "rl_model_40_steps.zip",
+        "rl_model_80_steps.zip",
+        "0.monitor.csv",
+        *(f"{ENV_ID}/{name}" for name in ("args.yml", "config.yml", "command.txt")),
+    }
+    config = yaml.safe_load((run / ENV_ID / "config.yml").read_text())
+    assert (config["beta"], config["learning_rate"]) == (0.2, 0.02)  # the file's, the command line's
+    assert "env_wrapper" not in config
+
+
+def test_the_best_model_is_the_best_safe_one(logs):
+    run = logs / "prefine" / f"{ENV_ID}_1"
+    evaluations = np.load(run / "evaluations.npz")
+    np.testing.assert_array_equal(evaluations["timesteps"], range(10, 90, 10))
+    assert evaluations["costs"].shape == evaluations["results"].shape == (8, 2)
+    rewards, costs = evaluations["results"].mean(axis=1), evaluations["costs"].mean(axis=1)
+    safe = costs <= COST_LIMIT
+    assert not safe[0]
+    assert safe.any()
+    assert rewards.max() > rewards[safe].max()  # by reward alone, it would be an unsafe one
+    best = evaluate_policy(run / "best_model.zip", ENV_ID, 2, seed=3)
+    assert best.mean_reward == pytest.approx(rewards[safe].max())
+    assert best.mean_cost <= COST_LIMIT
+
+
+def test_what_it_saved_opens_without_rl_zoo(logs, case):
+    run = logs / "prefine" / f"{ENV_ID}_1"
+    for name in (f"{ENV_ID}.zip", "best_model.zip", "rl_model_40_steps.zip"):
+        model = PREFINE.load(run / name)
+        assert model.learning_rate == 0.02
+        assert model.num_timesteps % 10 == 0
+    last = np.load(run / "evaluations.npz")
+    evaluation = evaluate_policy(PREFINE.load(run / f"{ENV_ID}.zip"), ENV_ID, 2, seed=3)
+    np.testing.assert_array_equal(evaluation.episode_rewards, last["results"][-1])
+    # RL Zoo's folder is a place to start from, too.
+    observations = Trajectories.from_hdf5(case.preferred).observations
+    np.testing.assert_array_equal(
+        load_reference(run).predict(observations, deterministic=True)[0],
+        PREFINE.load(run / f"{ENV_ID}.zip").predict(observations, deterministic=True)[0],
+    )
+
+
+def test_enjoy_plays_it(logs):
+    printed = _python("sb3_prefine.zoo.enjoy", f"--algo prefine --env {ENV_ID} -f {logs} --no-render -n 300")
+    returns = [float(number) for number in re.findall(r"Episode Reward: (-?[\d.]+)", printed)]
+    expected = evaluate_policy(logs / "prefine" / f"{ENV_ID}_1" / f"{ENV_ID}.zip", ENV_ID, 20)
+    assert len(returns) == 3
+    # Other episodes of the same policy: bad ones would earn 1,500 or nothing.
+    spread = 6 * expected.episode_rewards.std() + 1
+    assert np.abs(np.array(returns) - expected.mean_reward).max() < spread
+
+
+def test_rl_zoo_plots_the_cost(logs):
+    costs = logs / "costs"
+    _python(
+        "rl_zoo3.plots.all_plots",
+        f"-a prefine -e SafetyBallRun -f {logs} -k costs --no-million --no-display -o {costs}",
+    )
+    plotted = pickle.loads(Path(f"{costs}.pkl").read_bytes())["SafetyBallRun"][f"PREFINE-{logs}"]
+    evaluations = np.load(logs / "prefine" / f"{ENV_ID}_1" / "evaluations.npz")
+    np.testing.assert_array_equal(plotted["timesteps"], evaluations["timesteps"])
+    np.testing.assert_allclose(plotted["mean"], evaluations["costs"].mean(axis=1))
