@@ -97,6 +97,7 @@ class Checkpoint:
     @classmethod
     def of_model(cls, model: BaseAlgorithm) -> "Checkpoint":
         """The zip that ``model.save`` would write."""
+        _complete_text(model.observation_space, model.action_space)
         file = io.BytesIO()
         model.save(file)
         return cls.read(file.getvalue(), type(model).__name__)
@@ -104,6 +105,7 @@ class Checkpoint:
     @classmethod
     def of_policy(cls, policy: BasePolicy, recipe: PolicyRecipe) -> "Checkpoint":
         """A zip that holds a policy alone, without an algorithm."""
+        _complete_text(recipe.observation_space, recipe.action_space)
         data = {
             "policy_class": recipe.policy_class,
             # The code of a module of somebody's own is not saved: it is asked for again.
@@ -279,6 +281,12 @@ class Checkpoint:
                 "Pass env=<the environment or its id>, or trust=True if you trust where the file comes from."
             )
         return space
+
+
+def _complete_text(*of: spaces.Space) -> None:
+    """Let gymnasium note the short text of bounds, without which those of an image are not all there to be read."""
+    for space in of:
+        repr(space)
 
 
 def _twin(field: Any) -> Mapping[str, Any]:

@@ -6,7 +6,6 @@ A column is an array with a row for each transition. Dict observations are sever
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of :func:`flatten`; the dicts are read-only."""
+    """The inverse of :func:`flatten`."""
     values: dict[str, Any] = {}
     for path, column in columns.items():
         name, _, key = path.partition("/")
@@ -53,7 +52,7 @@ def unflatten(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
             values.setdefault(name, {})[key] = column
         else:
             values[name] = column
-    return {name: MappingProxyType(value) if isinstance(value, dict) else value for name, value in values.items()}
+    return values
 
 
 def as_column(name: str, value: Any) -> np.ndarray:

@@ -346,6 +346,8 @@ def _fit_to_space(actions: Any, space: gym.Space, n: int) -> np.ndarray:
     shape = (n, *(space.shape or ()))
     if actions.shape != shape:
         raise ValueError(f"policy: its actions have shape {actions.shape}, those of {space} have shape {shape}.")
+    if isinstance(space, gym.spaces.MultiBinary) and np.isin(actions, (0, 1)).all():
+        actions = actions.astype(space.dtype)  # SB3 gives them as floats
     if not np.can_cast(actions.dtype, cast(Any, space.dtype), casting="same_kind"):
         raise ValueError(f"policy: its actions are {actions.dtype}, those of {space} are {space.dtype}.")
     if not np.isfinite(actions).all():

@@ -67,7 +67,10 @@ def _read_bound(twin: Mapping[str, Any], side: str, shape: tuple[int, ...], dtyp
     """A Box's bound from the text of its array, or from its one value where NumPy shortened the text."""
     numbers = re.findall(r"[^\s\[\]]+", str(twin[side]))
     if "..." in numbers:
-        numbers = [str(twin.get(f"{side}_repr"))]
+        # Where that was not noted either, only an image's bounds are known all the same.
+        image_bound = {"low": "0", "high": "255"}[side]
+        is_image = dtype == np.uint8 and len(shape) == 3 and set(numbers) == {"...", image_bound}
+        numbers = [image_bound if is_image else str(twin.get(f"{side}_repr"))]
     try:
         values = np.array([float(number) for number in numbers], dtype=dtype)
     except ValueError:

@@ -43,7 +43,7 @@ class Trajectories:
     down to its memory is shared.
 
     :param observations: (N, ...); floats become float32, integers stay as they are (images, discrete). For a Dict
-        observation space a dict of such arrays, which is kept read-only
+        observation space a dict of such arrays
     :param next_observations: (N, ...), of the observations' shape and dtype; at the end of an episode the
         observation that the episode ended in, not the first of the next one
     :param actions: (N, ...); floats become float32, integers stay as they are
@@ -197,8 +197,7 @@ class Trajectories:
 
     def __reduce__(self) -> tuple[type["Trajectories"], tuple[Any, ...]]:
         # Unpickled arrays are writable: go through the constructor, which makes them read-only again.
-        values = (getattr(self, name) for name in COLUMNS + OPTIONAL_COLUMNS)
-        return Trajectories, tuple(dict(value) if isinstance(value, Mapping) else value for value in values)
+        return Trajectories, tuple(getattr(self, name) for name in COLUMNS + OPTIONAL_COLUMNS)
 
     def __repr__(self) -> str:
         known = self.episode_costs[~np.isnan(self.episode_costs)]

@@ -78,3 +78,12 @@ def test_a_space_whose_text_does_not_tell_it_is_not_guessed(space):
 def test_a_dict_of_spaces_is_read_or_left_alone(space):
     read = read_space(json.loads(data_to_json({"space": space}))["space"])
     assert read == (None if "it's" in space.spaces else space)
+
+
+def test_an_image_space_that_was_never_printed_is_read():
+    """Then gymnasium has not noted its bounds in short, and NumPy leaves most of them out of the text."""
+    field = json.loads(data_to_json({"space": spaces.Box(0, 255, (3, 84, 84), np.uint8)}))["space"]
+    assert field["low_repr"] is None
+    assert read_space(field) == spaces.Box(0, 255, (3, 84, 84), np.uint8)
+    field = json.loads(data_to_json({"space": spaces.Box(0, 1, (3, 84, 84), np.uint8)}))["space"]
+    assert read_space(field) is None

@@ -1,0 +1,176 @@
+"""Every policy family with a small untrained model: what test_families runs, and the table in docs/policies.md."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
+
+from tests.worlds import Anything, choosing
+
+SMALL = {"net_arch": [16, 16]}
+DISCRETE = {"Discrete": spaces.Discrete(4), "MultiDiscrete": spaces.MultiDiscrete([3, 2, 4])}
+
+
+class Parts(Anything):
+    """Dict observations: a small image and a vector."""
+
+    observation_space = spaces.Dict(
+        {"camera": spaces.Box(0, 255, (1, 36, 36), np.uint8), "speed": spaces.Box(-np.inf, np.inf, (2,), np.float32)}
+    )
+
+    def _observe(self) -> Any:
+        return {
+            "camera": self.np_random.integers(0, 256, (1, 36, 36), dtype=np.uint8),
+            "speed": self.np_random.normal(size=2).astype(np.float32),
+        }
+
+
+class Images(Anything):
+    """Channel-first images."""
+
+    observation_space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+
+    def _observe(self) -> np.ndarray:
+        return self.np_random.integers(0, 256, (3, 36, 36), dtype=np.uint8)
+
+
+def masked(action_space: spaces.Space) -> type[Anything]:
+    """Another subset of the options is allowed at every step; of each choice at least the first."""
+    n = {spaces.Discrete: lambda s: [int(s.n)], spaces.MultiDiscrete: lambda s: s.nvec.tolist()}
+    sizes = n.get(type(action_space), lambda s: [2] * int(s.n))(action_space)
+
+    class Masked(choosing(action_space)):  # type: ignore[misc]
+        def action_masks(self) -> np.ndarray:
+            masks = [np.arange(size) <= (self.steps + i) % size for i, size in enumerate(sizes)]
+            return np.concatenate(masks)
+
+    return Masked
+
+
+class Mixture(nn.Module):
+    """A mixture of two Gaussians, which no SB3 policy is: shows the protocol."""
+
+    observation_space, action_space = Anything.observation_space, Anything.action_space
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.n_actions = self.action_space.shape[0]
+        self.net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 2 + 4 * self.n_actions))
+
+    def params(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.net(observations)
+
+    def _parts(self, params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits, rest = params[..., :2], params[..., 2:]
+        mean, log_std = rest.unflatten(-1, (2, 2, self.n_actions)).unbind(-2)
+        return logits.log_softmax(-1), mean, log_std.clamp(-3, 1)
+
+    def log_prob(self, params: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        log_weight, mean, log_std = self._parts(params)
+        normal = torch.distributions.Normal(mean, log_std.exp())
+        return (log_weight + normal.log_prob(actions.unsqueeze(-2)).sum(-1)).logsumexp(-1)
+
+    def sample(self, params: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        log_weight, mean, log_std = self._parts(params)
+        which = torch.multinomial(log_weight.exp(), 1, generator=generator)[..., None].expand(-1, 1, self.n_actions)
+        noise = torch.randn(mean.shape[0], self.n_actions, generator=generator)
+        return mean.gather(1, which)[:, 0] + log_std.gather(1, which)[:, 0].exp() * noise
+
+    def mode(self, params: torch.Tensor) -> torch.Tensor:
+        log_weight, mean, _ = self._parts(params)
+        return mean[torch.arange(len(mean)), log_weight.argmax(-1)]
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    :param name: as the table says it
+    :param make: an untrained model
+    :param env: makes the environment it acts in
+    :param options: what PREFINE has to be told
+    """
+
+    name: str
+    make: Callable[[], BaseAlgorithm | nn.Module]
+    env: Callable[[], gym.Env]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _family(
+    name: str,
+    algorithm: type[BaseAlgorithm],
+    env: Callable[[], gym.Env] = Anything,
+    policy: str = "MlpPolicy",
+    options: dict[str, Any] | None = None,
+    policy_kwargs: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Family:
+    def make() -> BaseAlgorithm:
+        return algorithm(
+            policy, env(), seed=0, device="cpu", policy_kwargs={**SMALL, **(policy_kwargs or {})}, **kwargs
+        )
+
+    return Family(name, make, env, options or {})
+
+
+SQUASHED_SDE = {"squash_output": True, "full_std": False}
+BITS = spaces.MultiBinary(3)
+SEPARATE = {"share_features_extractor": False}
+LSTM = {"lstm_hidden_size": 8}
+FEW = {"buffer_size": 100}
+FAMILIES = [
+    _family("PPO", PPO),
+    _family("A2C", A2C),
+    _family("TRPO", TRPO),
+    _family("PPO, gSDE", PPO, use_sde=True),
+    _family("PPO, gSDE, squashed", PPO, use_sde=True, policy_kwargs=SQUASHED_SDE),
+    _family("PPO, Discrete", PPO, choosing(DISCRETE["Discrete"])),
+    _family("A2C, MultiDiscrete", A2C, choosing(DISCRETE["MultiDiscrete"])),
+    _family("PPO, MultiBinary", PPO, choosing(BITS)),
+    _family("PPO, images", PPO, Images, "CnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 8}}),
+    _family(
+        "PPO, images, separate extractors",
+        PPO,
+        Images,
+        "CnnPolicy",
+        policy_kwargs={**SEPARATE, "features_extractor_kwargs": {"features_dim": 8}},
+    ),
+    _family("PPO, Dict", PPO, Parts, "MultiInputPolicy"),
+    _family(
+        "A2C, Dict, separate extractors",
+        A2C,
+        Parts,
+        "MultiInputPolicy",
+        policy_kwargs={"share_features_extractor": False},
+    ),
+    _family("SAC", SAC, **FEW),
+    _family("SAC, gSDE", SAC, use_sde=True, **FEW),
+    _family("SAC, Dict", SAC, Parts, "MultiInputPolicy", **FEW),
+    _family("TQC", TQC, **FEW),
+    _family("CrossQ", CrossQ, **FEW),
+    _family("MaskablePPO, Discrete", MaskablePPO, masked(DISCRETE["Discrete"])),
+    _family("MaskablePPO, MultiDiscrete", MaskablePPO, masked(DISCRETE["MultiDiscrete"])),
+    _family("MaskablePPO, MultiBinary", MaskablePPO, masked(BITS)),
+    _family("RecurrentPPO", RecurrentPPO, policy="MlpLstmPolicy", policy_kwargs=LSTM),
+    _family(
+        "RecurrentPPO, Discrete, one LSTM",
+        RecurrentPPO,
+        choosing(DISCRETE["Discrete"]),
+        "MlpLstmPolicy",
+        policy_kwargs={**LSTM, "shared_lstm": True, "enable_critic_lstm": False},
+    ),
+    _family("TD3", TD3, options={"fixed_std": 0.1}, **FEW),
+    _family("DDPG", DDPG, options={"fixed_std": 0.1}, **FEW),
+    _family("DQN", DQN, choosing(DISCRETE["Discrete"]), options={"temperature": 0.1}, **FEW),
+    _family("QR-DQN", QRDQN, choosing(DISCRETE["Discrete"]), options={"temperature": 0.1}, **FEW),
+    Family("your own nn.Module", Mixture, Anything),
+]

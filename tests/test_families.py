@@ -1,0 +1,228 @@
+"""
+Every policy family from end to end, against what SB3 itself says.
+
+``python -m tests.test_families`` writes the table of docs/policies.md anew.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, load_reference
+from sb3_prefine.inputs import Masked, Sequences, map_arrays
+from tests.families import FAMILIES, Family
+
+PAGE = Path(__file__).parent.parent / "docs" / "policies.md"
+STEPS = 150
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    What one family did.
+
+    :param likelihood: the name of its likelihood
+    :param log_prob: largest difference to SB3's own log-prob of the data, nats; None where SB3 has none
+    :param score: mean of ∇ log π over samples, along a random direction, in standard errors: E[∇ log π(a')] = 0
+    :param log_ratio: largest log-ratio before the first step, nats
+    :param learnt: how much the SFT loss fell, nats
+    :param reference: whether the reference kept every bit
+    :param saved: largest difference of deterministic actions after save and load
+    :param exported: the same after export and load by the class it came from
+    """
+
+    likelihood: str
+    log_prob: float | None
+    score: float
+    log_ratio: float
+    learnt: float
+    reference: bool
+    saved: float
+    exported: float
+
+
+@cache
+def result_of(name: str) -> Result:
+    family = next(family for family in FAMILIES if family.name == name)
+    source = family.make()
+    reference = load_reference(source)
+    # Preferred are smaller actions: of its own, a deterministic policy has nothing to learn.
+    data = PreferenceBuffer(_record(family, reference, 0, 0.7), _record(family, reference, 1, 1.0))
+    model = PREFINE(reference, data, batch_size=64, learning_rate=1e-3, seed=0, device="cpu", **family.options)
+    before = copy.deepcopy(reference.policy.state_dict())
+
+    batch = next(model._current_tables().batches(64, torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        params = model._likelihood.params(model.policy, batch.inputs)
+        logp, logp_ref = (model._likelihood.log_prob(p, batch.actions) for p in (params, batch.params_ref))
+        expected = _log_prob_of_sb3(model, batch.inputs, batch.actions, family)
+    real = torch.ones_like(logp, dtype=torch.bool) if batch.weights is None else batch.weights > 0
+    log_ratio = float((logp - logp_ref)[real].abs().max())
+    log_prob = None if expected is None else float((logp - expected)[real].abs().max())
+
+    score = _mean_score(model, batch.inputs)
+
+    first = _sft_loss(model)
+    model.learn(STEPS)
+    learnt = first - _sft_loss(model)
+    unchanged = all(torch.equal(value, before[key]) for key, value in reference.policy.state_dict().items())
+
+    observations, masks = data.preferred[0].observations, data.preferred[0].action_masks
+    extra = {} if masks is None else {"action_masks": masks}
+    actions, _ = model.predict(observations, deterministic=True, **extra)
+    with TemporaryDirectory() as folder:
+        model.save(f"{folder}/model")
+        own = {} if isinstance(source, BaseAlgorithm) else {"policy": source}
+        loaded = PREFINE.load(f"{folder}/model", device="cpu", preferences=data, **own)
+        saved = _difference(loaded.predict(observations, deterministic=True, **extra)[0], actions)
+        path = model.export(f"{folder}/exported")
+        again: Any
+        if isinstance(source, BaseAlgorithm):
+            again = type(source).load(path, device="cpu")
+            found = again.predict(observations, deterministic=True, **extra)[0]
+        else:
+            again = type(source)()
+            again.load_state_dict(torch.load(path, weights_only=True))
+            found = load_reference(again).predict(observations, deterministic=True)[0]
+    loaded.learn(5, reset_num_timesteps=False)
+    assert loaded.num_timesteps == STEPS + 5
+    return Result(
+        model._likelihood.family, log_prob, score, log_ratio, learnt, unchanged, saved, _difference(found, actions)
+    )
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_a_family_from_end_to_end(name):
+    result = result_of(name)
+    assert result.log_prob is None or result.log_prob < 1e-3
+    assert abs(result.score) < 5
+    assert result.log_ratio < 1e-4  # π_θ = π_ref at first
+    assert result.learnt > 1e-3
+    assert result.reference
+    assert result.saved == 0.0
+    assert result.exported == 0.0
+
+
+def test_the_table_in_the_docs_is_of_these_runs():
+    assert table() in PAGE.read_text(), "run python -m tests.test_families"
+
+
+def table() -> str:
+    """Markdown; numbers are rounded to what does not change between machines."""
+    lines = [
+        "| policy | likelihood | log-prob as SB3's | sample | learn | save and load | export | predict after export |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for family in FAMILIES:
+        result = result_of(family.name)
+        options = ", ".join(f"`{key}={value}`" for key, value in family.options.items())
+        score = "its own" if result.log_prob is None else _yes(result.log_prob < 1e-3)
+        cells = (
+            f"{family.name}{f' ({options})' if options else ''}",
+            result.likelihood,
+            score,
+            _yes(abs(result.score) < 5 and result.log_ratio < 1e-4),
+            _yes(result.learnt > 0 and result.reference),
+            _yes(result.saved == 0),
+            _yes(True),
+            _yes(result.exported == 0),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "**no**"
+
+
+def _record(family: Family, reference: Any, seed: int, scale: float) -> Trajectories:
+    continuous = isinstance(reference.action_space, spaces.Box)
+    return collect(
+        reference,
+        family.env,
+        6,
+        n_envs=3,
+        seed=seed,
+        action_transform=(lambda actions: scale * actions) if continuous else None,
+        progress_bar=False,
+    )
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(np.asarray(found, float) - np.asarray(expected, float)).max())
+
+
+def _sft_loss(model: PREFINE) -> float:
+    """Mean -log π_θ of the preferred data."""
+    batch = next(model._current_tables().batches(256, torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        params = model._likelihood.params(model.policy, batch.inputs)
+        logp = model._likelihood.log_prob(params, batch.actions)
+    weights = batch.is_preferred * (1.0 if batch.weights is None else batch.weights)
+    return -float((logp * weights).sum() / weights.sum())
+
+
+def _mean_score(model: PREFINE, inputs: Any) -> float:
+    weights = model.optimizer.param_groups[0]["params"]
+    generator = torch.Generator().manual_seed(2)
+    direction = [torch.randn(weight.shape, generator=generator) for weight in weights]
+    projections = []
+    for _ in range(30):
+        params = model._likelihood.params(model.policy, inputs)
+        with torch.no_grad():
+            samples = torch.stack([model._likelihood.sample(params, generator) for _ in range(10)])
+        gradients = torch.autograd.grad(model._likelihood.log_prob(params, samples).mean(), weights)
+        projections.append(sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True)))
+    return float(np.mean(projections) / (np.std(projections, ddof=1) / len(projections) ** 0.5))
+
+
+def _log_prob_of_sb3(model: PREFINE, inputs: Any, encoded: torch.Tensor, family: Family) -> torch.Tensor | None:
+    """What SB3's own policy says of the same actions; None where it defines no log-prob."""
+    policy = model.policy
+    if isinstance(inputs, Masked):
+        _, expected, _ = policy.evaluate_actions(inputs.observations, _given(policy, encoded), inputs.action_masks)
+        return expected
+    if isinstance(inputs, Sequences):
+        return _log_prob_of_recurrent(policy, inputs, encoded)
+    if hasattr(policy, "evaluate_actions"):
+        dist = policy.get_distribution(inputs)
+        return dist.log_prob(torch.tanh(encoded) if policy.squash_output else _given(policy, encoded))
+    if hasattr(getattr(policy, "actor", None), "get_action_dist_params"):
+        mean, log_std, latent = policy.actor.get_action_dist_params(inputs)
+        dist = policy.actor.action_dist.proba_distribution(mean, log_std, **latent)
+        if hasattr(dist, "bijector") and dist.bijector is not None:
+            return dist.log_prob(torch.tanh(encoded))
+        return dist.log_prob(torch.tanh(encoded), encoded)
+    return None
+
+
+def _log_prob_of_recurrent(policy: Any, inputs: Sequences, encoded: torch.Tensor) -> torch.Tensor:
+    """One step after the other, as the policy acts, from the states before each sequence."""
+    n = inputs.states[0].shape[1]
+    steps = map_arrays(lambda part: part.unflatten(0, (n, -1)).transpose(0, 1), inputs.observations)
+    actions = encoded.unflatten(0, (n, -1)).transpose(0, 1)
+    states, scores = inputs.states, []
+    for observations, action in zip(steps, actions, strict=True):
+        dist, states = policy.get_distribution(observations, states, torch.zeros(n))
+        scores.append(dist.log_prob(_given(policy, action)))
+    return torch.stack(scores).T.flatten()
+
+
+def _given(policy: Any, encoded: torch.Tensor) -> torch.Tensor:
+    """An encoded action as SB3's distributions take it."""
+    return encoded[:, 0] if policy.action_space.shape == () else encoded
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text()
+    start, end = text.index("| policy |"), text.index("\n\n", text.index("| policy |"))
+    PAGE.write_text(text[:start] + table() + text[end:])
