@@ -16,6 +16,8 @@ from typing import Any
 import gymnasium as gym
 import yaml
 
+from sb3_prefine.hub import download_checkpoint, is_hub_id
+
 # Wrappers of these modules may be imported because a config.yml names them.
 _KNOWN_MODULES = ("sb3_contrib.", "stable_baselines3.", "gymnasium.wrappers.")
 # Where wrappers of old configurations live today.
@@ -118,10 +120,13 @@ def find_checkpoint(source: str | Path, algo: str | None = None) -> CheckpointFo
     Find a checkpoint and what stands beside it.
 
     :param source: a zip, an RL-Zoo folder, or such a path inside the folder that the environment variable
-        ``RL_TRAINED_AGENTS`` names, as in ``"ppo/HalfCheetah-v3"``
+        ``RL_TRAINED_AGENTS`` names, as in ``"ppo/HalfCheetah-v3"``; or a name on the Hugging Face Hub, as in
+        ``"hf://sb3/ppo-HalfCheetah-v3"`` (:func:`~sb3_prefine.hub.is_hub_id`)
     :param algo: RL Zoo's name of the algorithm, as in ``"ppo"``: with it ``"HalfCheetah-v3"`` is enough
     :raises FileNotFoundError: nothing there, or no zip in it; says where it looked
     """
+    if is_hub_id(source):
+        return _with_sidecars(download_checkpoint(source))
     looked = _candidates(Path(source), algo)
     for path in looked:
         if path.is_file():

@@ -6,7 +6,9 @@ import time
 from collections import deque
 
 import gymnasium as gym
+import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -26,8 +28,28 @@ class OfflineAlgorithm(BaseAlgorithm):
     """
 
     optimizer: torch.optim.Optimizer
+    _generator: torch.Generator
     _guard: FiniteGuard
     _metrics: MetricMeans
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed what comes next: the batches and the counterfactuals too.
+
+        :param seed: None goes on from torch's global state
+        """
+        super().set_random_seed(seed)
+        self._generator = torch.Generator(self.device)
+        self._generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        :param env: for callbacks and ``get_env()``; raw, of the policy's spaces
+        :param force_reset: as in SB3
+        :raises ValueError: it normalises observations, or is of other spaces
+        """
+        refuse_normalized(env)
+        super().set_env(env, force_reset)
 
     def dump_logs(self) -> None:
         """Write the means of the metrics since the last time, and the speed."""
@@ -81,8 +103,47 @@ def make_env(env: GymEnv | str | None, reference: Reference) -> GymEnv | None:
     if isinstance(env, str):
         importlib.import_module("sb3_prefine.envs")
         return reference.wrap_env(gym.make(env, render_mode="rgb_array"))
+    if env is not None:
+        refuse_normalized(env)
+    return env
+
+
+def check_env(env: VecEnv, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    Refuse an environment of other spaces than a policy's.
+
+    Bounds and dtype of a Box may differ: those of an environment change between its versions (float32 became float64),
+    while a policy's stay as they were saved.
+
+    :raises ValueError: the kind or the shape of a space differs
+    """
+    for name, own, found in (
+        ("observation_space", observation_space, env.observation_space),
+        ("action_space", action_space, env.action_space),
+    ):
+        same = (
+            own.shape == found.shape if isinstance(own, spaces.Box) and isinstance(found, spaces.Box) else own == found
+        )
+        if not same:
+            raise ValueError(
+                f"env: its {name} is {found}, the policy's is {own}. Give the environment that the policy was trained "
+                "on, behind the same wrappers."
+            )
+
+
+def check_actions(action_space: spaces.Space) -> None:
+    """
+    Refuse continuous actions without bounds, as SB3 does where there is an environment.
+
+    :raises ValueError: a bound is infinite
+    """
+    if isinstance(action_space, spaces.Box) and not np.isfinite([action_space.low, action_space.high]).all():
+        raise ValueError(f"policy: its action_space {action_space} has to have finite bounds. Give it a bounded one.")
+
+
+def refuse_normalized(env: GymEnv) -> None:
+    """:raises ValueError: the environment normalises observations, which the model does itself"""
     if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
         raise ValueError(
             "env: it is wrapped in VecNormalize, and the model normalises observations itself. Give the env inside it."
         )
-    return env

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import check_for_correct_spaces, update_learning_rate
+from stable_baselines3.common.utils import update_learning_rate
 
 from sb3_prefine.checks import Counterfactuals, check_hyperparameters
 from sb3_prefine.custom import check_shapes
@@ -20,10 +20,10 @@ from sb3_prefine.folder import find_checkpoint
 from sb3_prefine.inputs import zeros_of
 from sb3_prefine.likelihood import example_inputs, likelihood_of, trainable_parameters
 from sb3_prefine.objective import LossType, prefine_loss
-from sb3_prefine.offline import OfflineAlgorithm, make_env
+from sb3_prefine.offline import OfflineAlgorithm, check_actions, check_env, make_env, refuse_normalized
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.reference import Reference, Source, load_reference, write_reference
-from sb3_prefine.saving import is_prefine_zip, plain_objects
+from sb3_prefine.saving import is_prefine_zip, plain_objects, print_versions
 from sb3_prefine.sequences import build_sequence_tables
 from sb3_prefine.tables import Batch, Batches, build_tables
 from sb3_prefine.tracking import FiniteGuard, MetricMeans
@@ -119,10 +119,11 @@ class PREFINE(OfflineAlgorithm):
             support_multi_env=True,
             seed=seed,
         )
+        check_actions(self.reference.action_space)
         if self.env is None:
             self.n_envs = 1
         else:
-            check_for_correct_spaces(self.env, self.reference.observation_space, self.reference.action_space)
+            check_env(self.env, self.reference.observation_space, self.reference.action_space)
         self.observation_space = self.reference.observation_space
         self.action_space = self.reference.action_space
         self.batch_size = batch_size
@@ -160,9 +161,6 @@ class PREFINE(OfflineAlgorithm):
         )
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        # Seeded runs repeat, and a global seed set by the caller is honoured where no seed was given.
-        self._generator = torch.Generator(self.device)
-        self._generator.manual_seed(int(torch.randint(2**62, ())) if self.seed is None else self.seed)
         self.policy_class = type(self.reference.policy)
         self.policy = self.reference.trainable_copy().to(self.device)
         self._likelihood = likelihood_of(
@@ -380,8 +378,16 @@ class PREFINE(OfflineAlgorithm):
         if not is_prefine_zip(path):
             if not isinstance(path, Path):
                 raise ValueError("path: the file was not written by PREFINE.save. Give the path of the checkpoint.")
+            if print_system_info:
+                print_versions(path)
             return cls(load_reference(path, env=env, trust=trust), env=env, device=device, **kwargs)
         known = plain_objects(path, {**kwargs, **(custom_objects or {})}, trust, policy)
+        if env is not None:
+            refuse_normalized(env)
+            env = cls._wrap_env(env)
+            check_env(env, known["observation_space"], known["action_space"])
+            # SB3 compares them to the last bit, and would refuse an environment that has become float64.
+            known |= {"observation_space": env.observation_space, "action_space": env.action_space}
         return super().load(path, env, device, known, print_system_info, force_reset, **kwargs)
 
     def _current_tables(self) -> Batches:

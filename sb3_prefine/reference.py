@@ -379,15 +379,16 @@ def _model_kwargs(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def _spaces_of(env: gym.Env | VecEnv | str, wrappers: tuple[EnvWrapper, ...]) -> tuple[spaces.Space, spaces.Space]:
-    """The spaces of an environment behind the env wrappers (a ``VecEnv`` is taken as it is)."""
-    if isinstance(env, VecEnv):
-        return env.observation_space, env.action_space
+    """The spaces of an environment behind the env wrappers (a ``VecEnv`` is taken as it is), images channel-first."""
     made = None
-    if isinstance(env, str):
-        importlib.import_module("sb3_prefine.envs")
-        env = made = gym.make(env, disable_env_checker=True)
-    for wrapper in wrappers:
-        env = wrapper(env)
+    if not isinstance(env, VecEnv):
+        if isinstance(env, str):
+            importlib.import_module("sb3_prefine.envs")
+            env = made = gym.make(env, disable_env_checker=True)
+        for wrapper in wrappers:
+            env = wrapper(env)
+    # SB3's wrapping is what a policy sees.
+    wrapped = BaseAlgorithm._wrap_env(env, monitor_wrapper=False)
     if made is not None:
         made.close()
-    return env.observation_space, env.action_space
+    return wrapped.observation_space, wrapped.action_space

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.utils import get_system_info
+
 from sb3_prefine.reference import Source, holds_reference, read_reference
 
 
@@ -52,3 +54,13 @@ def plain_objects(
             f"{unread[0]}=...), or trust=True if you trust where the file comes from."
         )
     return objects
+
+
+def print_versions(path: Path) -> None:
+    """Print the versions here, and those that an SB3 zip was saved with, as SB3's ``load`` does."""
+    print("== CURRENT SYSTEM INFO ==")
+    get_system_info()
+    with zipfile.ZipFile(path) as archive:
+        if "system_info.txt" in archive.namelist():
+            print("== SAVED MODEL SYSTEM INFO ==")
+            print(archive.read("system_info.txt").decode())

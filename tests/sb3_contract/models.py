@@ -1,0 +1,26 @@
+"""Small models that the files of this folder share."""
+
+from typing import Any
+
+import gymnasium as gym
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_prefine import PREFINE
+from tests.worlds import Anything, model_of, preferences
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def prefine_of(algorithm: type[BaseAlgorithm] = PPO, **kwargs: Any) -> PREFINE:
+    """PREFINE on an untrained model, with preferences and small batches."""
+    kwargs = {"preferences": preferences(), "batch_size": 8, "seed": 0, "device": "cpu", **kwargs}
+    return PREFINE(model_of(algorithm), **kwargs)
+
+
+def vec_env(n_envs: int = 1, env: type[gym.Env] = Anything) -> VecEnv:
+    """Environments as SB3 makes them, each in a ``Monitor``."""
+    return make_vec_env(env, n_envs=n_envs)
