@@ -1,63 +1,100 @@
-"""The command line: ``sb3-prefine demo | envs``."""
+"""Make a policy you already trained safe, from the command line."""
 
 import sys
-from pathlib import Path
-from typing import Annotated
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, TextIO, Union
 
-import gymnasium as gym
 import tyro
-from rich.console import Console
-from rich.table import Table
+
+from sb3_prefine.commands.collect import collect
+from sb3_prefine.commands.compare import compare
+from sb3_prefine.commands.demo import demo
+from sb3_prefine.commands.envs import envs
+from sb3_prefine.commands.evaluate import evaluate
+from sb3_prefine.commands.info import info
+from sb3_prefine.commands.split import split
+from sb3_prefine.commands.train import train
+
+# In the order in which somebody needs them.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "collect": collect,
+    "split": split,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "info": info,
+    "envs": envs,
+}
+
+INTERRUPTED = 130  # what a shell reports for Ctrl-C: 128 + SIGINT
 
 
 def main() -> None:
-    """Run the command line. An error that its user can mend is one line on stderr and exit code 1."""
-    try:
-        tyro.extras.subcommand_cli_from_dict({"demo": demo, "envs": envs}, prog="sb3-prefine", description=__doc__)
-    except (ImportError, OSError, RuntimeError, ValueError, gym.error.Error) as error:
-        sys.exit(f"sb3-prefine: error: {error}")
+    """
+    Run the command line.
+
+    Exit codes: 0; 1 for an error that its user can mend, one line on stderr; 2 for a wrong usage; 130 for Ctrl-C.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            tyro.cli(
+                _choice(in_full=any(argument in COMMANDS for argument in sys.argv[1:2])),
+                prog="sb3-prefine",
+                description=f"{__doc__} `sb3-prefine COMMAND --help` has the options and examples.",
+                config=(
+                    tyro.conf.DisallowNone,
+                    tyro.conf.FlagCreatePairsOff,
+                    tyro.conf.OmitArgPrefixes,
+                    tyro.conf.PositionalMetavarFromFieldName,
+                ),
+            )
+        except SystemExit:
+            raise  # tyro's, after --help or a wrong usage: not to be held against the errors below, which takes time
+        except KeyboardInterrupt:
+            print("sb3-prefine: interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        except _mendable() as error:
+            sys.exit(f"sb3-prefine: error: {_one_line(error)}")
 
 
-def demo(
-    out: Path = Path("runs/demo"),
-    steps: Annotated[int, tyro.conf.arg(help="gradient steps")] = 3_000,
-    episodes: Annotated[int, tyro.conf.arg(help="evaluation episodes, before and after")] = 20,
-    seed: int = 0,
+def _choice(in_full: bool) -> Any:
+    """The commands as the union that tyro chooses from; in a list of them each is described in one line."""
+    return Union[  # noqa: UP007 (it is computed)
+        tuple(
+            Annotated[
+                Any,
+                tyro.conf.subcommand(name, constructor=command, description=None if in_full else _summary(command)),
+            ]
+            for name, command in COMMANDS.items()
+        )
+    ]
+
+
+def _summary(command: Callable[..., None]) -> str:
+    return (command.__doc__ or "").strip().partition("\n")[0]
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """What the package raises for a wrong input. Looked up when there was an error: importing gymnasium takes time."""
+    from gymnasium.error import Error
+
+    return (FloatingPointError, ImportError, OSError, RuntimeError, ValueError, Error)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
-    """
-    See a policy that runs too fast become safe, in a minute.
-
-    A HalfCheetah that PPO trained earns its reward and breaks a speed limit. Five of its own episodes are called bad,
-    and a few episodes of slower gaits good: PREFINE learns from them, without touching the environment. Everything
-    that is needed came with the package.
-
-    :param out: the folder for the fine-tuned zip and the picture
-    """
-    from sb3_prefine.demo import run_demo
-
-    run_demo(out, steps, episodes, seed)
+    # Not the file and the line: they are of the package, and what can be mended is in the arguments.
+    print(f"sb3-prefine: warning: {_one_line(message)}", file=file or sys.stderr)
 
 
-def envs(install: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None:
-    """
-    List the Safety* environments, or install the packages they come from.
-
-    safety-gymnasium, bullet-safety-gym and dsrl pin versions that cannot be installed beside Stable-Baselines3 2.9.
-    Here they are installed without their pins, and made to work.
-
-    :param install: install the packages first
-    """
-    from sb3_prefine.envs import CATALOGUE
-    from sb3_prefine.envs.install import install_safety_packages, installed_packages
-
-    if install:
-        install_safety_packages()
-    console = Console()
-    for package, version in installed_packages().items():
-        console.print(f"{package} {version or 'not installed: sb3-prefine envs --install'}", highlight=False)
-    table = Table("environment", "package", "obs.", "act.", "horizon")
-    table.columns[0].no_wrap = True
-    for env in CATALOGUE:
-        sizes = (env.observation_size, env.action_size, env.max_episode_steps)
-        table.add_row(env.id, env.package, *(str(size) for size in sizes))
-    console.print(table)
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())

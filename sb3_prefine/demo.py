@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from sb3_prefine.evaluation import Evaluation, evaluate_policy
+from sb3_prefine.plots import SAFE, Cloud, draw_plane
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.prefine import PREFINE
 from sb3_prefine.reference import load_reference
+from sb3_prefine.results import print_table, results_table
 from sb3_prefine.trajectories import Trajectories
 
 # Made by examples/make_demo_data.py.
@@ -61,8 +62,21 @@ def run_demo(out: Path, steps: int = 3_000, episodes: int = 20, seed: int = 0) -
 
     out.mkdir(parents=True, exist_ok=True)
     exported = model.export(out / "safe")
-    picture = draw_plane(out / "plane.png", preferences, before, after)
-    console.print(_table(preferences, before, after))
+    good, bad = preferences.preferred, preferences.dispreferred
+    picture = draw_plane(
+        out / "plane.png",
+        [
+            Cloud("dispreferred data", bad.episode_returns, bad.episode_costs, "#c62828", "x"),
+            Cloud("preferred data", good.episode_returns, good.episode_costs, SAFE, "+"),
+            Cloud("reference", before.episode_rewards, before.episode_costs, "#212121"),
+            Cloud("PREFINE", after.episode_rewards, after.episode_costs, "#1565c0"),
+        ],
+        COST_LIMIT,
+        title="HalfCheetah with a speed limit, one point an episode",
+        cost_label="episode cost (steps above 3.2 m/s)",
+    )
+    data = [("dispreferred data", bad), ("preferred data", good)]
+    print_table(results_table([("reference", before), ("PREFINE", after)], COST_LIMIT, data))
     console.print(
         f"{steps:,} gradient steps in {seconds:.1f} s. Wrote {exported} (PPO.load opens it) and {picture}.",
         highlight=False,
@@ -73,64 +87,3 @@ def run_demo(out: Path, steps: int = 3_000, episodes: int = 20, seed: int = 0) -
         f"PREFINE: reward {after.mean_reward:.1f}, cost {after.mean_cost:.1f} | cost cut {cut:.1%}"
     )
     return before, after
-
-
-def draw_plane(path: Path, preferences: PreferenceBuffer, before: Evaluation, after: Evaluation) -> Path:
-    """
-    Draw the reward/cost plane, one point an episode: the data, the reference, PREFINE.
-
-    :param path: of the PNG
-    :return: the path
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 4.4), layout="constrained")
-    axes = figure.subplots()
-    axes.axhspan(0, COST_LIMIT, color="#2e7d32", alpha=0.08)
-    axes.axhline(COST_LIMIT, color="#2e7d32", linewidth=1, linestyle="--")
-    good, bad = preferences.preferred, preferences.dispreferred
-    for label, rewards, costs, marker, color in (
-        ("dispreferred data", bad.episode_returns, bad.episode_costs, "x", "#c62828"),
-        ("preferred data", good.episode_returns, good.episode_costs, "+", "#2e7d32"),
-        ("reference", before.episode_rewards, before.episode_costs, "o", "#212121"),
-        ("PREFINE", after.episode_rewards, after.episode_costs, "o", "#1565c0"),
-    ):
-        axes.scatter(rewards, costs, s=46, marker=marker, color=color, alpha=0.75, linewidths=1.4, label=label)
-    axes.set_yscale("symlog", linthresh=10)
-    axes.set_ylim(-1, 1_500)
-    axes.set_yticks([0, 10, 100, 1_000], ["0", "10", "100", "1,000"])
-    axes.annotate(
-        f"limit {COST_LIMIT:g}",
-        (0.99, COST_LIMIT),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=9,
-    )
-    axes.set_xlabel("episode return")
-    axes.set_ylabel("episode cost (steps above 3.2 m/s)")
-    axes.set_title("HalfCheetah with a speed limit, one point an episode")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.9), frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    return path
-
-
-def _table(preferences: PreferenceBuffer, before: Evaluation, after: Evaluation) -> Table:
-    table = Table("", "reward", "[95%]", "cost", "[95%]", f"over {COST_LIMIT:g}")
-    for name, data in (("dispreferred data", preferences.dispreferred), ("preferred data", preferences.preferred)):
-        unsafe = (data.episode_costs > COST_LIMIT).mean()
-        rewards, costs = data.episode_returns.mean(), data.episode_costs.mean()
-        table.add_row(name, f"{rewards:,.0f}", "", f"{costs:,.1f}", "", f"{unsafe:.0%}")
-    table.add_section()
-    for name, evaluation in (("reference", before), ("[bold]PREFINE[/bold]", after)):
-        table.add_row(
-            name,
-            f"{evaluation.mean_reward:,.0f}",
-            "{:,.0f}, {:,.0f}".format(*evaluation.reward_interval),
-            f"{evaluation.mean_cost:,.1f}",
-            "{:,.1f}, {:,.1f}".format(*evaluation.cost_interval),
-            f"{evaluation.violation_rate(COST_LIMIT):.0%}",
-        )
-    return table

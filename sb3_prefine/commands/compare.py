@@ -1,0 +1,68 @@
+"""``sb3-prefine compare``."""
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from sb3_prefine.commands.options import Acting, Opening, check_outputs
+
+
+def compare(
+    env: tyro.conf.Positional[str],
+    policies: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="POLICY [POLICY ...]", help_behavior_hint="(required)"),
+    ],
+    acting: Acting,
+    opening: Opening,
+    *,
+    episodes: int = 100,
+    cost_limit: float = 25.0,
+    seed: int = 0,
+    n_envs: int = 16,
+    plot: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """
+    Evaluate several policies on the same episodes: a table, and a picture of returns and costs.
+
+    Without --stochastic the policies act by their modes. --algo, --normalizer, --spaces-env and --trust count for all
+    of them.
+
+    Before and after:
+      sb3-prefine compare SpeedLimitHalfCheetah-v0 ppo/HalfCheetah-v3 safe.zip --episodes 20 --plot plane.png
+
+    :param env: the environment's id, "module:id" if importing a module of yours registers it
+    :param policies: checkpoints: zips, RL-Zoo folders, or such paths inside RL_TRAINED_AGENTS
+    :param episodes: how many to run of each policy
+    :param cost_limit: the most that an episode may cost
+    :param seed: the same seed gives the same episodes
+    :param n_envs: environments to step at once
+    :param plot: a PNG for the picture, one point an episode
+    :param overwrite: replace the picture if it is there
+    """
+    if not policies:
+        raise ValueError("compare: there is no policy. Name one or more after the environment.")
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ImportError('--plot needs matplotlib. Run: pip install "sb3-prefine[demo]"')
+    check_outputs(plot, overwrite=overwrite)
+    from sb3_prefine.evaluation import check_cost_limit, evaluate_policy
+    from sb3_prefine.plots import Cloud, draw_plane
+    from sb3_prefine.results import print_table, results_table
+
+    check_cost_limit(cost_limit)
+    # All of them before the first runs: a wrong path at the end of the line is an error at once.
+    opened = [(policy, opening.open(policy)) for policy in policies]
+    deterministic = acting.by_mode(default=True)
+    evaluations = []
+    for name, reference in opened:
+        evaluation = evaluate_policy(
+            reference, env, episodes, n_envs=n_envs, deterministic=deterministic, seed=seed, progress_bar=True
+        )
+        evaluations.append((name, evaluation))
+    print_table(results_table(evaluations, cost_limit))
+    if plot is not None:
+        clouds = [Cloud(name, e.episode_rewards, e.episode_costs) for name, e in evaluations]
+        print(f"Wrote {draw_plane(plot, clouds, cost_limit, title=f'{env}, one point an episode')}.")

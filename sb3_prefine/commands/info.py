@@ -1,0 +1,39 @@
+"""``sb3-prefine info``."""
+
+from pathlib import Path
+
+import tyro
+
+from sb3_prefine.commands.options import Opening
+
+DATA_SUFFIXES = (".hdf5", ".h5")
+
+
+def info(file: tyro.conf.Positional[str], opening: Opening) -> None:
+    """
+    Describe a checkpoint or an HDF5 file of episodes.
+
+    Of a checkpoint: its algorithm, spaces and network, how PREFINE scores its actions or why it cannot, its normaliser
+    and env wrappers, and whether it opens without unpickling (with --trust also those that do not are described). Of
+    an HDF5 file: its datasets, and how returns, costs and lengths of its episodes are distributed.
+
+    Of a checkpoint, and of a file of episodes:
+      sb3-prefine info ppo/HalfCheetah-v3
+      sb3-prefine info own.hdf5
+
+    :param file: a zip, an RL-Zoo folder, such a path inside RL_TRAINED_AGENTS, or an HDF5 file
+    """
+    if _holds_data(Path(file)):
+        from sb3_prefine.commands.info_data import describe_data
+
+        describe_data(Path(file))
+    else:
+        from sb3_prefine.commands.info_checkpoint import describe_checkpoint
+
+        describe_checkpoint(file, opening)
+
+
+def _holds_data(path: Path) -> bool:
+    import h5py
+
+    return path.suffix in DATA_SUFFIXES or (path.is_file() and bool(h5py.is_hdf5(path)))

@@ -1,0 +1,179 @@
+"""``sb3-prefine train``."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from sb3_prefine.commands.options import Hyperparameters, Opening, Selection, check_outputs, read_trajectories
+from sb3_prefine.files import with_zip_suffix
+
+if TYPE_CHECKING:
+    from sb3_prefine.preferences import PreferenceBuffer
+    from sb3_prefine.prefine import PREFINE
+    from sb3_prefine.reference import Reference
+
+
+@dataclass(frozen=True)
+class Data:
+    """
+    What to learn from: --preferred and --dispreferred, or --data and --cost-limit.
+
+    :param preferred: HDF5 files of episodes to do more like
+    :param dispreferred: HDF5 files of episodes to do less like
+    :param data: HDF5 files of episodes to choose both sets from, by their cost and return
+    :param cost_limit: episodes of --data that cost less are safe, the others unsafe
+    :param data_seed: of the choice from --data
+    """
+
+    preferred: tuple[Path, ...] = ()
+    dispreferred: tuple[Path, ...] = ()
+    data: tuple[Path, ...] = ()
+    cost_limit: float | None = None
+    data_seed: int = 0
+
+    def read(self, selection: Selection) -> "PreferenceBuffer":
+        """
+        The two sets.
+
+        :param selection: how to choose them from ``data``
+        :raises ValueError: it is not one of the two ways
+        """
+        from sb3_prefine.preferences import PreferenceBuffer
+
+        if self.data and not (self.preferred or self.dispreferred):
+            if self.cost_limit is None:
+                raise ValueError("--data needs --cost-limit: what costs less is safe.")
+            return selection.choose(read_trajectories(self.data), self.cost_limit, self.data_seed)
+        if self.data or not (self.preferred and self.dispreferred):
+            raise ValueError("Name the data: --preferred and --dispreferred, or --data and --cost-limit.")
+        return PreferenceBuffer(read_trajectories(self.preferred), read_trajectories(self.dispreferred))
+
+
+@dataclass(frozen=True)
+class Watching:
+    """
+    Evaluation, which training itself does not need; deterministic.
+
+    :param eval_env: an environment's id: evaluate before and after training, and keep the best safe policy on the way
+    :param eval_cost_limit: the most that an episode may cost; not given, it is --cost-limit
+    :param eval_episodes: of one evaluation
+    :param eval_freq: gradient steps between two evaluations on the way; 0 for none
+    :param eval_n_envs: environments to step at once
+    :param eval_seed: of the episodes before and after; those on the way, which choose the best, have the next seed
+    """
+
+    eval_env: str | None = None
+    eval_cost_limit: float | None = None
+    eval_episodes: int = 20
+    eval_freq: int = 1_000
+    eval_n_envs: int = 16
+    eval_seed: int = 0
+
+    def cost_limit(self, data: Data) -> float | None:
+        """
+        The limit of the evaluation; None if there is none.
+
+        :param data: whose limit is taken where there is no other
+        :raises ValueError: there is an environment and no limit
+        """
+        if self.eval_env is None:
+            return None
+        cost_limit = data.cost_limit if self.eval_cost_limit is None else self.eval_cost_limit
+        if cost_limit is None:
+            raise ValueError("--eval-env needs --eval-cost-limit: the most that an episode may cost.")
+        return cost_limit
+
+
+def train(
+    policy: tyro.conf.Positional[str],
+    data: Data,
+    selection: Selection,
+    hyperparameters: Hyperparameters,
+    evaluation: Watching,
+    opening: Opening,
+    *,
+    out: Path,
+    steps: int = 3_000,
+    seed: int = 0,
+    device: str = "auto",
+    save_model: Path | None = None,
+    tensorboard: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """
+    Make a policy safer from preferred and dispreferred episodes.
+
+    Writes a plain Stable-Baselines3 zip of the class that the policy came from, with its normaliser beside it, if it
+    has one. With --eval-env the best of the safe policies on the way, if there is one, becomes NAME_best.zip beside it.
+
+    From two sets, and from one that is split by cost:
+      sb3-prefine train ppo/HalfCheetah-v3 --preferred good.hdf5 --dispreferred bad.hdf5 --out safe.zip
+      sb3-prefine train ppo/HalfCheetah-v3 --data own.hdf5 slower.hdf5 --cost-limit 25 --out safe.zip \\
+        --learning-rate 1e-3 --steps 2000 --eval-env SpeedLimitHalfCheetah-v0
+
+    :param policy: the checkpoint: a zip, an RL-Zoo folder, or such a path inside RL_TRAINED_AGENTS
+    :param out: the zip to write
+    :param steps: gradient steps
+    :param seed: of the batches and the counterfactuals
+    :param device: of the computation: auto, cpu, cuda, cuda:1, ...
+    :param save_model: also write a PREFINE zip, with the optimizer and the reference: PREFINE.load goes on training
+    :param tensorboard: the folder for TensorBoard's logs
+    :param overwrite: replace the files if they are there
+    """
+    out, save_model = with_zip_suffix(out), save_model and with_zip_suffix(save_model)
+    best = out.with_name(f"{out.stem}_best.zip") if evaluation.eval_env is not None and evaluation.eval_freq else None
+    if steps < 1:
+        raise ValueError(f"--steps: {steps} is not positive.")
+    check_outputs(out, best, save_model, overwrite=overwrite)
+    cost_limit = evaluation.cost_limit(data)
+
+    reference = opening.open(policy)
+    preferences = data.read(selection)
+    model = _model(reference, preferences, hyperparameters, seed, device, tensorboard)
+    from sb3_prefine.commands.watch import learn, learn_watched
+    from sb3_prefine.results import data_table, print_table, results_table
+
+    sets = [("dispreferred data", preferences.dispreferred), ("preferred data", preferences.preferred)]
+    if cost_limit is None:
+        seconds = learn(model, steps)
+        table = data_table(sets, data.cost_limit)
+    else:
+        seconds, evaluations = learn_watched(model, steps, evaluation, cost_limit, best)
+        table = results_table(evaluations, cost_limit, sets)
+    exported = model.export(out)
+    if save_model is not None:
+        model.save(save_model)
+
+    print_table(table)
+    print(f"{steps:,} gradient steps in {seconds:.1f} s.")
+    print(f"Wrote {exported}: a plain Stable-Baselines3 zip" + (f" ({reference.algo})." if reference.algo else "."))
+    if best is not None:
+        print(f"Wrote {best}: the best safe one on the way." if best.exists() else "No policy on the way was safe.")
+    if save_model is not None:
+        print(f"Wrote {save_model}: PREFINE.load goes on training it.")
+
+
+def _model(
+    reference: "Reference",
+    preferences: "PreferenceBuffer",
+    hyperparameters: Hyperparameters,
+    seed: int,
+    device: str,
+    tensorboard: Path | None,
+) -> "PREFINE":
+    from sb3_prefine.prefine import PREFINE
+
+    try:
+        return PREFINE(
+            reference,
+            preferences,
+            **asdict(hyperparameters),
+            seed=seed,
+            device=device,
+            tensorboard_log=None if tensorboard is None else str(tensorboard),
+        )
+    except TypeError as error:
+        # The constructor's word for a policy without a likelihood: here it is the value of an argument.
+        raise ValueError(str(error)) from error
