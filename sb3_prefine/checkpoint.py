@@ -12,8 +12,10 @@ import importlib
 import inspect
 import io
 import json
+import pickle
 import platform
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -204,8 +206,15 @@ class Checkpoint:
 
         :raises ValueError: the weights do not fit
         """
-        with zipfile.ZipFile(io.BytesIO(self.archive)) as file:
-            state = torch.load(io.BytesIO(file.read("policy.pth")), map_location="cpu", weights_only=True)
+        try:
+            with zipfile.ZipFile(io.BytesIO(self.archive)) as file:
+                state = torch.load(io.BytesIO(file.read("policy.pth")), map_location="cpu", weights_only=True)
+        except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, struct.error, EOFError) as error:
+            # Torch's own text advises to unpickle it after all.
+            raise ValueError(
+                f"{self.name}: its weights (policy.pth) are damaged, or hold more than tensors. Download it again, or "
+                "save it again."
+            ) from error
         # Up to SB3 1.7 there was one extractor, now the state names it three times (SB3 issue 1233).
         for key in policy.state_dict():
             shared = re.sub(r"^(pi|vf)_features_extractor\.", "features_extractor.", key)

@@ -173,3 +173,14 @@ def test_weights_that_do_not_fit_are_refused():
     theirs = Checkpoint.read(with_field(checkpoint.archive, policy_kwargs=field), "their.zip")
     with pytest.raises(ValueError, match="its weights do not fit"):
         theirs.load_weights(theirs.recipe().build())
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", b"PK\x03\x04" + bytes(50), cloudpickle.dumps(print)])
+def test_weights_that_are_none_are_refused(junk):
+    good, target = io.BytesIO(Checkpoint.of_model(model_of(PPO)).archive), io.BytesIO()
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, junk if name == "policy.pth" else old.read(name))
+    checkpoint = Checkpoint.read(target.getvalue(), "their.zip")
+    with pytest.raises(ValueError, match=r"their\.zip: its weights \(policy\.pth\) are damaged"):
+        checkpoint.load_weights(model_of(PPO).policy)

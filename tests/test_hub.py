@@ -19,7 +19,7 @@ import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_prefine import load_reference
+from sb3_prefine import PREFINE, load_reference
 from sb3_prefine.folder import find_checkpoint
 from sb3_prefine.hub import download_checkpoint, is_hub_id
 from tests.worlds import OBSERVATIONS, Anything, model_of
@@ -184,6 +184,14 @@ def test_zip_normaliser_and_configuration_come_together_and_nothing_else(hub, fi
     assert found.normalizer_path == path.parent / "vec_normalize.pkl"
     assert found.normalizes_observations
     np.testing.assert_array_equal(actions_of(path), actions_of(local(files, tmp_path / "local") / f"{NAME}.zip"))
+
+
+@pytest.mark.parametrize("source", [f"hf://{REPO}", f"{REPO}:{NAME}.zip"])
+@pytest.mark.parametrize("open_it", [load_reference, PREFINE, PREFINE.load], ids=["load_reference", "PREFINE", "load"])
+def test_everything_that_opens_a_path_opens_a_name_on_the_hub(hub, files, tmp_path, open_it, source):
+    hub.push(REPO, files)
+    expected = actions_of(local(files, tmp_path / "local") / f"{NAME}.zip")
+    np.testing.assert_array_equal(open_it(source).predict(STATES, deterministic=True)[0], expected)
 
 
 @pytest.mark.parametrize("name", ["ppo/HalfCheetah-v3", "sac/Pendulum-v1", "dqn/CartPole-v1"])
