@@ -91,7 +91,7 @@ class CheckpointFolder:
                 )
         entries = [
             next(iter(entry.items())) if isinstance(entry, dict) else (str(entry), None)
-            for entry in _as_list(self.config.get("env_wrapper"))
+            for entry in as_list(self.config.get("env_wrapper"))
         ]
         return tuple(env_wrapper(path, kwargs, str(self.zip_path), trust) for path, kwargs in entries)
 
@@ -125,14 +125,14 @@ def find_checkpoint(source: str | Path, algo: str | None = None) -> CheckpointFo
     :param algo: RL Zoo's name of the algorithm, as in ``"ppo"``: with it ``"HalfCheetah-v3"`` is enough
     :raises FileNotFoundError: nothing there, or no zip in it; says where it looked
     """
-    if is_hub_id(source):
-        return _with_sidecars(download_checkpoint(source))
     looked = _candidates(Path(source), algo)
     for path in looked:
         if path.is_file():
             return _with_sidecars(path)
         if path.is_dir() and any(path.glob("*.zip")):
             return _with_sidecars(_zip_in(path))
+    if is_hub_id(source):
+        return _with_sidecars(download_checkpoint(source))
     hint = "" if "RL_TRAINED_AGENTS" in os.environ else " (RL_TRAINED_AGENTS is not set)"
     raise FileNotFoundError(
         f"policy: there is no checkpoint at {source}. Looked at {', '.join(str(path) for path in looked)}{hint}."
@@ -197,7 +197,8 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def _as_list(value: Any) -> Sequence[Any]:
+def as_list(value: Any) -> Sequence[Any]:
+    """What a ``config.yml`` gives as a list, as one thing, or not at all."""
     if not value:
         return []
     return value if isinstance(value, list) else [value]

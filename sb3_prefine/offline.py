@@ -22,15 +22,47 @@ from sb3_prefine.tracking import FiniteGuard, MetricMeans
 
 class OfflineAlgorithm(BaseAlgorithm):
     """
-    Starting, counting and logging of training runs in which one timestep is one gradient step.
+    Starting, counting and logging of training runs in which one timestep is one gradient step; acting with the
+    normaliser and env wrappers of the reference.
 
     Subclasses add to ``_metrics`` in every update and ask ``_guard`` whether all was finite.
     """
 
+    reference: Reference
     optimizer: torch.optim.Optimizer
     _generator: torch.Generator
     _guard: FiniteGuard
     _metrics: MetricMeans
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        The policy's action, as in SB3.
+
+        :param observation: raw, one or a batch: the reference's frozen normaliser is applied inside
+        :param state: the last hidden states of a recurrent policy
+        :param episode_start: the last episode starts of a recurrent policy
+        :param deterministic: the mode of the distribution instead of a sample
+        :param action_masks: which actions are allowed, for MaskablePPO's policies
+        :return: the action and the next hidden state
+        """
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        return self.policy.predict(self.reference.normalize(observation), state, episode_start, deterministic, **masks)
+
+    @property
+    def takes_action_masks(self) -> bool:
+        """Whether the policy chooses among allowed actions only."""
+        return self.reference.takes_action_masks
+
+    def wrap_env(self, env: gym.Env) -> gym.Env:
+        """Apply the env wrappers that the reference was trained behind, such as ``TimeFeatureWrapper``."""
+        return self.reference.wrap_env(env)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-import gymnasium as gym
-import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import update_learning_rate
@@ -77,9 +75,6 @@ class PREFINE(OfflineAlgorithm):
     :raises ValueError: a hyperparameter out of its range, data that do not fit the policy, a missing normaliser
     :raises TypeError: a policy without a likelihood, such as TD3's
     """
-
-    reference: Reference
-    optimizer: torch.optim.Optimizer
 
     def __init__(
         self,
@@ -271,36 +266,6 @@ class PREFINE(OfflineAlgorithm):
         callback.on_training_end()
         return self
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        The policy's action, as in SB3.
-
-        :param observation: raw, one or a batch: the reference's frozen normaliser is applied inside
-        :param state: the last hidden states of a recurrent policy
-        :param episode_start: the last episode starts of a recurrent policy
-        :param deterministic: the mode of the distribution instead of a sample
-        :param action_masks: which actions are allowed, for MaskablePPO's policies
-        :return: the action and the next hidden state
-        """
-        masks = {} if action_masks is None else {"action_masks": action_masks}
-        return self.policy.predict(self.reference.normalize(observation), state, episode_start, deterministic, **masks)
-
-    @property
-    def takes_action_masks(self) -> bool:
-        """Whether the policy chooses among allowed actions only."""
-        return self.reference.takes_action_masks
-
-    def wrap_env(self, env: gym.Env) -> gym.Env:
-        """Apply the env wrappers that the reference was trained behind, such as ``TimeFeatureWrapper``."""
-        return self.reference.wrap_env(env)
-
     def export(self, path: str | Path) -> Path:
         """
         Write a plain zip of the class the reference came from: ``PPO.load(path)`` opens it.
@@ -363,7 +328,7 @@ class PREFINE(OfflineAlgorithm):
         :param path: a path, or a file opened for reading
         :param env: as in the constructor
         :param device: of the computation
-        :param custom_objects: objects to use instead of those in the file, by name
+        :param custom_objects: objects to use instead of those in a file that ``save`` wrote, by name
         :param print_system_info: print the versions it was saved with and those here
         :param force_reset: as in SB3
         :param trust: unpickle what the file carries, as SB3 does: this runs its code
@@ -378,6 +343,11 @@ class PREFINE(OfflineAlgorithm):
         if not is_prefine_zip(path):
             if not isinstance(path, Path):
                 raise ValueError("path: the file was not written by PREFINE.save. Give the path of the checkpoint.")
+            if custom_objects:
+                raise ValueError(
+                    f"custom_objects: {', '.join(custom_objects)} cannot be put into the zip of another algorithm. "
+                    "Pass env=<the environment or its id> for the spaces, or open it with load_reference."
+                )
             if print_system_info:
                 print_versions(path)
             return cls(load_reference(path, env=env, trust=trust), env=env, device=device, **kwargs)

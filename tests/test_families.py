@@ -37,6 +37,7 @@ class Result:
     :param learnt: how much the SFT loss fell, nats
     :param reference: whether the reference kept every bit
     :param saved: largest difference of deterministic actions after save and load
+    :param opened: whether what the class it came from made of the export is of that class
     :param exported: the same after export and load by the class it came from
     """
 
@@ -47,6 +48,7 @@ class Result:
     learnt: float
     reference: bool
     saved: float
+    opened: bool
     exported: float
 
 
@@ -96,7 +98,15 @@ def result_of(name: str) -> Result:
     loaded.learn(5, reset_num_timesteps=False)
     assert loaded.num_timesteps == STEPS + 5
     return Result(
-        model._likelihood.family, log_prob, score, log_ratio, learnt, unchanged, saved, _difference(found, actions)
+        model._likelihood.family,
+        log_prob,
+        score,
+        log_ratio,
+        learnt,
+        unchanged,
+        saved,
+        type(again) is type(source),
+        _difference(found, actions),
     )
 
 
@@ -109,6 +119,7 @@ def test_a_family_from_end_to_end(name):
     assert result.learnt > 1e-3
     assert result.reference
     assert result.saved == 0.0
+    assert result.opened
     assert result.exported == 0.0
 
 
@@ -133,7 +144,7 @@ def table() -> str:
             _yes(abs(result.score) < 5 and result.log_ratio < 1e-4),
             _yes(result.learnt > 0 and result.reference),
             _yes(result.saved == 0),
-            _yes(True),
+            _yes(result.opened),
             _yes(result.exported == 0),
         )
         lines.append(f"| {' | '.join(cells)} |")

@@ -407,3 +407,11 @@ def test_without_huggingface_hub_the_error_names_the_extra(monkeypatch):
     assert is_hub_id(f"hf://{REPO}")
     with pytest.raises(ImportError, match=r'pip install "sb3-prefine\[hub\]"'):
         download_checkpoint(f"hf://{REPO}")
+
+
+def test_what_lies_in_the_folder_of_trained_agents_wins_over_the_hub(tmp_path, monkeypatch):
+    agents = tmp_path / "agents"
+    (agents / "models").mkdir(parents=True)
+    (agents / "models" / "ppo:1.zip").touch()
+    monkeypatch.setenv("RL_TRAINED_AGENTS", str(agents))
+    assert find_checkpoint("models/ppo:1.zip").zip_path == agents / "models" / "ppo:1.zip"

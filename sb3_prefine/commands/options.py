@@ -1,9 +1,6 @@
 """Options that several commands share."""
 
 import os
-import pickle
-import struct
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +38,6 @@ class Opening:
         Open a policy, with the errors of ``load_reference``.
 
         :param policy: what ``load_reference`` takes as a text
-        :raises ValueError: also if its weights are damaged or hold more than weights
         """
         from sb3_prefine.reference import load_reference
 
@@ -49,14 +45,7 @@ class Opening:
         # The word is that of load_reference's messages, which say: normalizer=False.
         if self.normalizer is not None and self.normalizer.lower() == "false":
             normalizer = False
-        try:
-            return load_reference(policy, self.spaces_env, self.algo, normalizer, self.trust)
-        except (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, EOFError) as error:
-            # Not torch's own text, which advises to unpickle them all the same.
-            raise ValueError(
-                f"{policy}: its weights cannot be read ({type(error).__name__}). The file is damaged, or holds more "
-                "than weights: save or download it again."
-            ) from error
+        return load_reference(policy, self.spaces_env, self.algo, normalizer, self.trust)
 
 
 @dataclass(frozen=True)

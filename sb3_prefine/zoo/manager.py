@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_prefine.callbacks import CostEvalCallback
+from sb3_prefine.folder import as_list
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.prefine import PREFINE
 from sb3_prefine.reference import Reference, load_reference
@@ -147,7 +148,7 @@ class PrefineExperimentManager(ExperimentManager):
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         # enjoy builds its environment by this file: there, nobody else applies the reference's wrappers.
         wrappers = [{wrapper.path: dict(wrapper.kwargs)} for wrapper in self.reference.env_wrappers]
-        entries = [*_as_list(saved_hyperparams.get("env_wrapper")), *wrappers]
+        entries = [*as_list(saved_hyperparams.get("env_wrapper")), *wrappers]
         super()._save_config({**saved_hyperparams, "env_wrapper": entries} if entries else saved_hyperparams)
 
     def _open_reference(self, source: str, wrapper_keys: Any) -> Reference:
@@ -162,7 +163,7 @@ class PrefineExperimentManager(ExperimentManager):
             env.close()
         # A zip that PREFINE wrote is opened whatever the env is.
         own = {wrapper.path.rpartition(".")[2] for wrapper in reference.env_wrappers}
-        given = [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in _as_list(wrapper_keys)]
+        given = [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in as_list(wrapper_keys)]
         twice = [path for path in given if path.rpartition(".")[2] in own]
         if twice:
             raise ValueError(f"env_wrapper: {', '.join(twice)} was given. {_BRINGS_ITS_OWN}")
@@ -195,9 +196,3 @@ class PrefineExperimentManager(ExperimentManager):
             callback_after_eval=after_eval,
             verbose=verbose,
         )
-
-
-def _as_list(value: Any) -> list[Any]:
-    if not value:
-        return []
-    return value if isinstance(value, list) else [value]

@@ -1,7 +1,6 @@
 import inspect
 import os
 import pickle
-import re
 import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -89,7 +88,9 @@ def test_weights_that_cannot_be_read_are_an_error_in_words(policy, tmp_path, mon
     with zipfile.ZipFile(policy) as good, zipfile.ZipFile("bad.zip", "w") as bad:
         for entry in good.namelist():
             bad.writestr(entry, weights if entry == "policy.pth" else good.read(entry))
-    with pytest.raises(ValueError, match=r"^bad\.zip: its weights cannot be read \(\w+\)\. The file is damaged"):
+    with pytest.raises(
+        ValueError, match=r"^bad\.zip: its weights \(policy\.pth\) are damaged, or hold more than tensors"
+    ):
         Opening().open("bad.zip")
     assert not Path("it_ran").exists()
 
@@ -100,7 +101,7 @@ def test_a_damaged_zip_is_an_error_in_words(policy, tmp_path):
         start = archive.getinfo("policy.pth").header_offset
     damaged[start + 200] ^= 0xFF
     (tmp_path / "bad.zip").write_bytes(damaged)
-    with pytest.raises(ValueError, match=re.escape("its weights cannot be read (BadZipFile)")):
+    with pytest.raises(ValueError, match=r"bad\.zip: its weights \(policy\.pth\) are damaged"):
         Opening().open(str(tmp_path / "bad.zip"))
 
 

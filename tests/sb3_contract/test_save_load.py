@@ -278,3 +278,10 @@ def test_the_optimizer_s_steps_go_on_after_load(tmp_path):
     loaded = PREFINE.load(tmp_path / "model", device="cpu", preferences=preferences())
     loaded.learn(3)
     assert {int(state["step"]) for state in loaded.optimizer.state_dict()["state"].values()} == {8}
+
+
+def test_objects_for_another_algorithm_s_file_are_refused(tmp_path):
+    """They would be ignored: what it is a reference for is built from the file, or from the environment."""
+    model_of(PPO).save(tmp_path / "ppo")
+    with pytest.raises(ValueError, match="custom_objects: observation_space cannot be put into the zip of another"):
+        PREFINE.load(tmp_path / "ppo", custom_objects={"observation_space": Anything.observation_space})
