@@ -31,7 +31,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from sb3_prefine.space_text import read_space
 
 # Classes of these packages may be imported because a zip names them; any other module could be anybody's code.
-_KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "torch.nn.modules.", "torch.optim.")
+_KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "torch.nn.modules.", "torch.optim.", "sb3_prefine.policies")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Hyperparameters out of their range, refused in words."""
 
 import math
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from stable_baselines3.common.type_aliases import Schedule
@@ -32,9 +33,9 @@ def check_hyperparameters(
 
     :raises ValueError: names the argument, what was found, and what is expected
     """
-    for name, value in (("beta", beta), ("sft_coef", sft_coef), ("learning_rate", learning_rate)):
-        if not callable(value) and not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}: expected a finite number >= 0, found {value}.")
+    check_training(learning_rate, batch_size, log_std_min, max_grad_norm)
+    for name, value in (("beta", beta), ("sft_coef", sft_coef)):
+        _check_not_negative(name, value)
     if beta == sft_coef == 0:
         raise ValueError("beta, sft_coef: both are 0, which leaves nothing to learn. Raise one of them.")
     for name, choice, choices in (
@@ -45,18 +46,48 @@ def check_hyperparameters(
             raise ValueError(f"{name}: {choice!r} is not known. Choose one of {', '.join(choices)}.")
     if loss_type == "ipo" and beta == 0:
         raise ValueError("beta: 0 does not go with loss_type='ipo', which aims at a margin of 1/(2 beta). Raise it.")
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing: expected a fraction in [0, 0.5), found {label_smoothing}.")
-    for name, count in (("batch_size", batch_size), ("n_counterfactuals", n_counterfactuals)):
-        if not (isinstance(count, int) and count > 0):
-            raise ValueError(f"{name}: expected a whole number > 0, found {count}.")
-    if not math.isfinite(log_std_min):
-        raise ValueError(f"log_std_min: expected a finite number, found {log_std_min}.")
+    if not (_is_finite(label_smoothing) and 0 <= label_smoothing < 0.5):
+        raise ValueError(f"label_smoothing: expected a fraction in [0, 0.5), found {label_smoothing!r}.")
+    _check_count("n_counterfactuals", n_counterfactuals)
     for name, optional in (
         ("log_ratio_bound", log_ratio_bound),
         ("fixed_std", fixed_std),
         ("temperature", temperature),
-        ("max_grad_norm", max_grad_norm),
     ):
-        if optional is not None and not optional > 0:
-            raise ValueError(f"{name}: expected a number > 0 or None, found {optional}.")
+        _check_positive(name, optional)
+
+
+def check_training(
+    learning_rate: float | Schedule, batch_size: int, log_std_min: float, max_grad_norm: float | None
+) -> None:
+    """
+    Refuse what no algorithm can train with.
+
+    :raises ValueError: names the argument, what was found, and what is expected
+    """
+    if not callable(learning_rate):
+        _check_not_negative("learning_rate", learning_rate)
+    _check_count("batch_size", batch_size)
+    if not _is_finite(log_std_min):
+        raise ValueError(f"log_std_min: expected a finite number, found {log_std_min!r}.")
+    _check_positive("max_grad_norm", max_grad_norm)
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not (_is_finite(value) and value >= 0):
+        raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}.")
+
+
+def _check_count(name: str, count: int) -> None:
+    if isinstance(count, bool) or not (isinstance(count, Integral) and count > 0):
+        raise ValueError(f"{name}: expected a whole number > 0, found {count!r}.")
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and not (_is_finite(value) and value > 0):
+        raise ValueError(f"{name}: expected a finite number > 0 or None, found {value!r}.")
+
+
+def _is_finite(value: object) -> bool:
+    # NumPy's numbers are registered as Real.
+    return isinstance(value, Real) and math.isfinite(value)

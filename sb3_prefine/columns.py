@@ -23,7 +23,7 @@ Observations = np.ndarray | Mapping[str, np.ndarray]
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the columns inside dicts by their path; leave out what is None."""
+    """Name the columns inside dicts by their path; leave out what is optional and None."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -38,7 +38,7 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
                         "whose keys are texts without '/'."
                     )
                 flat[f"{name}/{key}"] = part
-        elif value is not None:
+        elif value is not None or name not in OPTIONAL_COLUMNS:
             flat[name] = value
     return flat
 
@@ -72,7 +72,9 @@ def as_column(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"{name}: a single number. Give an array with a row for each transition.")
 
     if name in FLAGS + OPTIONAL_COLUMNS:
-        _refuse_rows(name, array, (array != 0) & (array != 1), "neither 0 nor 1", "Give a flag for each transition.")
+        wrong = ((array != 0) & (array != 1)).any(axis=tuple(range(1, array.ndim)))
+        each = "option, 1 where it was allowed" if name in OPTIONAL_COLUMNS else "transition"
+        _refuse_rows(name, array, wrong, "neither 0 nor 1", f"Give a flag for each {each}.")
         dtype: np.dtype[Any] = np.dtype(bool)
     elif name in NUMBERS or array.dtype.kind == "f":
         dtype = np.dtype(np.float32)

@@ -18,10 +18,11 @@ class HasLikelihood(Protocol):
     """
     What PREFINE asks of a policy of your own, an ``nn.Module`` or a subclass of SB3's ``BasePolicy``.
 
-    The distribution at a state is a row of P numbers, its parameters. ``log_prob`` and ``sample`` are functions of
-    these numbers alone, without weights of their own: the reference's rows are computed once and then scored without
-    its network. Continuous actions are those of the environment; discrete ones are int64, (B, 1) for a ``Discrete``
-    space.
+    The distribution at a state is a row of P numbers, its parameters. ``log_prob`` and ``sample`` depend on the state
+    by these numbers alone: the reference's rows are computed once. They may have weights of their own (a mixture with
+    a decoder, :class:`~sb3_prefine.policies.CVAEPolicy`): the reference's rows are scored by a frozen copy. What the
+    gradient of ``log_prob`` reaches is trained. Continuous actions are those of the environment; discrete ones are
+    int64, (B, 1) for a ``Discrete`` space.
 
     A plain ``nn.Module`` also needs ``observation_space`` and ``action_space``, as attributes or from
     ``PREFINE(policy, env=…)``, and, to act deterministically, ``mode(params (B, P)) -> actions (B, A)``.
@@ -138,6 +139,6 @@ def _expect(as_wanted: bool, method: str, found: Tensor, expected: str) -> None:
 def _encode(space: spaces.Space) -> Callable[[Tensor], Tensor]:
     def encode(actions: Tensor) -> Tensor:
         actions = actions.reshape(len(actions), -1)
-        return actions if isinstance(space, spaces.Box) else actions.long()
+        return actions.float() if isinstance(space, spaces.Box) else actions.long()
 
     return encode

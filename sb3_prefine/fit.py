@@ -10,10 +10,15 @@ from sb3_prefine.trajectories import Trajectories
 
 SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 BOUNDS_TOLERANCE = 1e-6
+_RECORD = "Record them in the environment that the policy is for, behind the same wrappers."
 
 
 def check_fit(
-    name: str, trajectories: Trajectories, observation_space: spaces.Space, action_space: spaces.Space
+    name: str,
+    trajectories: Trajectories,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    takes_action_masks: bool,
 ) -> None:
     """
     Refuse data that are not of a policy's spaces.
@@ -21,10 +26,11 @@ def check_fit(
     :param name: what to call the data in errors
     :param observation_space: the policy's own, behind all wrappers
     :param action_space: the policy's own
+    :param takes_action_masks: whether the policy would read the data's action masks
     :raises TypeError: for spaces other than Box, Discrete, MultiDiscrete and MultiBinary, and Dict of them for
         observations
-    :raises ValueError: if shapes differ, Box actions are out of bounds by more than 1e-6, discrete observations or
-        actions are not whole numbers of the space, or an action was taken that its mask forbids
+    :raises ValueError: if shapes differ, Box actions are out of bounds by more than 1e-6, integers are not of the
+        space, an action was taken that its mask forbids, or there are masks that the policy would not read
     """
     parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
     for kind, space in (*(("observation", part) for part in parts), ("action", action_space)):
@@ -40,18 +46,30 @@ def check_fit(
     if isinstance(action_space, spaces.Box):
         _check_bounds(f"{name}: actions", trajectories.actions, action_space)
     if trajectories.action_masks is not None:
+        if not takes_action_masks:
+            raise ValueError(
+                f"{name}: there are action_masks, and the policy takes none, so it would not keep to them. Leave them "
+                "out (action_masks=None), or fine-tune a policy of MaskablePPO."
+            )
         _check_allowed(name, trajectories.actions, trajectories.action_masks, action_space)
 
 
 def _check_observations(name: str, found: Observations, space: spaces.Space) -> None:
     if not isinstance(space, spaces.Dict):
         if isinstance(found, Mapping):
-            raise ValueError(f"{name} are a dict of {', '.join(found)}, the policy expects one array of {space.shape}.")
+            raise ValueError(
+                f"{name} are a dict of {', '.join(found)}, the policy expects one array of {space.shape}. {_RECORD}"
+            )
+        if found.ndim == 2 and (space.shape or ()) in ((found.shape[1] - 1,), (found.shape[1] + 1,)):
+            raise ValueError(
+                f"{name} have shape {found.shape[1:]}, the policy expects {space.shape}. A TimeFeatureWrapper adds "
+                "one: collect the data with collect(reference, env), which applies the reference's wrappers."
+            )
         _check_column(name, found, space)
         return
     if not isinstance(found, Mapping) or set(found) != set(space.spaces):
-        parts = ", ".join(found) if isinstance(found, Mapping) else "one array"
-        raise ValueError(f"{name} are {parts}, the policy expects a dict of {', '.join(space.spaces)}.")
+        parts = f"a dict of {', '.join(found)}" if isinstance(found, Mapping) else "one array"
+        raise ValueError(f"{name} are {parts}, the policy expects a dict of {', '.join(space.spaces)}. {_RECORD}")
     for key, part in space.spaces.items():
         _check_column(f"{name}[{key!r}]", found[key], part)
 
@@ -61,37 +79,40 @@ def _check_column(name: str, column: np.ndarray, space: spaces.Space) -> None:
     found, expected = column.shape[1:], space.shape
     if found != expected:
         raise ValueError(f"{name} have shape {found}, the policy expects {expected}. {_shape_hint(found, expected)}")
-    if isinstance(space, spaces.Box):
-        if np.issubdtype(space.dtype, np.integer) and column.dtype.kind == "f":
-            raise ValueError(f"{name} are {column.dtype}, the policy expects {space.dtype}. Give them unscaled.")
-        return
     if column.dtype.kind == "f":
+        if np.issubdtype(space.dtype, np.floating):
+            return
+        if isinstance(space, spaces.Box):
+            raise ValueError(f"{name} are {column.dtype}, the policy expects {space.dtype}. Give them unscaled.")
         raise ValueError(f"{name} are {column.dtype}, but {space} holds whole numbers. Convert them to integers.")
-    low, high = _whole_number_range(space)
-    outside = ((column < low) | (column > high)).reshape(len(column), -1).any(axis=1)
+    low, high = _range(space)
+    if column.dtype.kind in "iu":
+        info = np.iinfo(column.dtype)
+        if (low <= info.min).all() and (info.max <= high).all():  # images of bytes: nothing to look through
+            return
+    outside = ((column < low) | (column > high)).reshape(len(column), -1)
     if outside.any():
-        row = int(np.argmax(outside))
+        row = int(np.argmax(outside.any(axis=1)))
+        value = f"{column[row]}" if column.ndim <= 2 else f"{column[row].flat[np.argmax(outside[row])]} in it"
+        n_outside = outside.any(axis=1).sum()
         raise ValueError(
-            f"{name}: {outside.sum()} of {len(column)} rows are not in {space} (first: row {row}, {column[row]}). "
+            f"{name}: {n_outside} of {len(column)} rows are not in {space} (first: row {row}, {value}). "
             "Record them in the environment that the policy is for."
         )
 
 
 def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...] | None) -> str:
-    if expected is not None and len(found) == len(expected) == 1 and abs(found[0] - expected[0]) == 1:
-        return (
-            "A TimeFeatureWrapper adds one: collect the data with collect(reference, env), which applies the "
-            "reference's wrappers."
-        )
     if expected == () and found == (1,):
         return "Give one number for each transition, (N,): array[:, 0]."
     if len(found) == 3 and found[-1:] + found[:-1] == expected:
         return "SB3 policies take images channel-first: np.moveaxis(images, -1, 1)."
-    return "Record them in the environment that the policy is for, behind the same wrappers."
+    return _RECORD
 
 
-def _whole_number_range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest number of a discrete space, for each entry."""
+def _range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest number of a space, for each entry."""
+    if isinstance(space, spaces.Box):
+        return space.low, space.high
     if isinstance(space, spaces.Discrete):
         return np.asarray(space.start), np.asarray(space.start + space.n - 1)
     if isinstance(space, spaces.MultiDiscrete):
@@ -116,16 +137,14 @@ def _check_bounds(name: str, actions: np.ndarray, space: spaces.Box) -> None:
 
 def _check_allowed(name: str, actions: np.ndarray, masks: np.ndarray, space: spaces.Space) -> None:
     """Refuse masks of another length than the options of the actions, and actions that a mask forbids."""
-    if isinstance(space, spaces.Box):
-        raise ValueError(f"{name}: action_masks were given, but the actions are continuous. Leave them out.")
-    low, high = _whole_number_range(space)
+    low, high = _range(space)
     sizes = np.broadcast_to(high - low + 1, space.shape or ()).reshape(-1)
     if masks.shape[1] != sizes.sum():
         raise ValueError(
             f"{name}: action_masks have {masks.shape[1]} flags a row, {space} has {sizes.sum()} options. Give one for "
             "each option of each choice."
         )
-    options = (actions - low).reshape(len(actions), -1) + np.cumsum([0, *sizes[:-1]])
+    options = (actions.astype(np.int64) - low).reshape(len(actions), -1) + np.cumsum([0, *sizes[:-1]])
     forbidden = ~np.take_along_axis(masks, options, axis=1).all(axis=1)
     if forbidden.any():
         row = int(np.argmax(forbidden))

@@ -63,8 +63,18 @@ def likelihood_of(
     :param fixed_std: standard deviation around a deterministic actor, in units of actions scaled to [-1, 1]
     :param temperature: of the softmax, in units of the Q-values
     :raises TypeError: the policy has no likelihood, or one that is not known here
+    :raises ValueError: ``fixed_std`` or ``temperature`` for a policy that it is not for
     """
-    if isinstance(policy, HasLikelihood):
+    has_its_own = isinstance(policy, HasLikelihood)
+    is_deterministic = isinstance(policy, TD3Policy) and not has_its_own
+    has_q_values = _has_q_values(policy) and not has_its_own
+    for name, option, is_used, whom in (
+        ("fixed_std", fixed_std, is_deterministic, "TD3 and DDPG"),
+        ("temperature", temperature, has_q_values, "DQN and QR-DQN"),
+    ):
+        if option is not None and not is_used:
+            raise ValueError(f"{name}: {option} was given for {type(policy).__name__}; it is for {whom}. Leave it out.")
+    if has_its_own:
         return likelihood_of_custom(policy)
     space: Any = getattr(policy, "action_space", None)
     needs = _needs(policy)
@@ -82,10 +92,10 @@ def likelihood_of(
             partial(params, log_std_min=log_std_min),
             _squashed_log_prob if squashed else _gaussian_log_prob,
             _gaussian_sample,
-            _squashed_encode(space) if squashed else _identity,
+            _squashed_encode(space) if squashed else _as_rows,
             needs or "observations",
         )
-    if isinstance(policy, TD3Policy) and fixed_std is not None:
+    if is_deterministic and fixed_std is not None:
         return Likelihood(
             "Gaussian of fixed std",
             partial(_deterministic_params, log_std=math.log(fixed_std)),
@@ -93,7 +103,7 @@ def likelihood_of(
             _gaussian_sample,
             partial(_scale, space),
         )
-    if _has_q_values(policy) and temperature is not None:
+    if has_q_values and temperature is not None:
         return softmax_of_q(space, temperature)
     raise TypeError(_why_not(policy))
 
@@ -105,7 +115,12 @@ def trainable_parameters(policy: nn.Module, likelihood: Likelihood, inputs: Inpu
     :param inputs: any batch of what the likelihood needs
     """
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(likelihood.params(policy, inputs).sum(), parameters, allow_unused=True)
+    params = likelihood.params(policy, inputs)
+    with torch.no_grad():
+        # A generator of its own: torch's global one goes on as if nothing had been drawn.
+        actions = likelihood.sample(params, torch.Generator(params.device).manual_seed(0))
+    # Of a log-prob, not of the parameters: those of a policy of one's own may be scored by further weights.
+    gradients = torch.autograd.grad(likelihood.log_prob(params, actions).sum(), parameters, allow_unused=True)
     return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
@@ -201,13 +216,14 @@ def _squashed_encode(space: spaces.Box) -> Callable[[Tensor], Tensor]:
 
 
 def _scale(space: spaces.Box, actions: Tensor) -> Tensor:
-    """SB3's ``scale_action``: from the bounds to [-1, 1]."""
-    low, high = (torch.as_tensor(bound).to(actions) for bound in (space.low, space.high))
-    return 2.0 * (actions - low) / (high - low) - 1.0
+    """SB3's ``scale_action``: from the bounds to [-1, 1]; then as :func:`_as_rows`."""
+    low, high = (torch.as_tensor(bound).to(actions.device, torch.float32) for bound in (space.low, space.high))
+    return _as_rows(2.0 * (actions - low) / (high - low) - 1.0)
 
 
-def _identity(actions: Tensor) -> Tensor:
-    return actions
+def _as_rows(actions: Tensor) -> Tensor:
+    """(N, …) of any numbers to floats (N, A)."""
+    return actions.float().reshape(len(actions), -1)
 
 
 def _has_q_values(policy: nn.Module) -> bool:

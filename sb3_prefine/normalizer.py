@@ -104,6 +104,27 @@ class RewardStatistics:
     norm_reward: bool
 
 
+def normalizer_of(observations: Any, observation_space: spaces.Space) -> Normalizer | None:
+    """
+    A normaliser by the mean and variance of data.
+
+    Boxes of floats are normalised; images, and whatever else is of integers, are not.
+
+    :param observations: (N, …), or a dict of such arrays
+    :return: None if there is nothing to normalise
+    """
+    if isinstance(observation_space, spaces.Dict):
+        parts = {key: observations[key] for key, space in observation_space.spaces.items() if _holds_floats(space)}
+        moments: Any = {key: _moments_of(part) for key, part in parts.items()}
+    else:
+        moments = _moments_of(observations) if _holds_floats(observation_space) else {}
+    if not moments:
+        return None
+    # VecNormalize's values, but for the epsilon: its 1e-8 would blow up 10,000-fold what is constant in the data.
+    untouched = RewardStatistics(Moments(np.array(0.0), np.array(1.0), 1e-4), 10.0, 0.99, norm_reward=False)
+    return Normalizer(moments, epsilon=1e-6, clip_obs=10.0, rewards=untouched)
+
+
 def read_normalizer(source: VecNormalize | str | Path | bytes, name: str = "normalizer") -> Normalizer | None:
     """
     Read the statistics of a ``VecNormalize``, from the object, its pickle's path, or the pickle itself.
@@ -146,6 +167,16 @@ def read_normalizer(source: VecNormalize | str | Path | bytes, name: str = "norm
             norm_reward=bool(state["norm_reward"]),
         ),
     )
+
+
+def _holds_floats(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+
+
+def _moments_of(column: np.ndarray) -> Moments:
+    mean, var = column.mean(axis=0, dtype=np.float64), column.var(axis=0, dtype=np.float64)
+    mean.flags.writeable = var.flags.writeable = False
+    return Moments(mean, var, float(len(column)))
 
 
 def _moments(running: "_Inert", name: str) -> Moments:

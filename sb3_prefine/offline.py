@@ -1,38 +1,173 @@
 """What SB3's base class asks of an algorithm that trains from data, without an environment."""
 
-import importlib
+import io
+import math
 import sys
 import time
+import zipfile
+from abc import abstractmethod
 from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import configure_logger
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import configure_logger, update_learning_rate
 
+from sb3_prefine.files import with_zip_suffix, write_atomically
+from sb3_prefine.folder import find_checkpoint
+from sb3_prefine.offline_env import check_actions, check_env, make_env, refuse_normalized
 from sb3_prefine.progress import with_progress_bar
-from sb3_prefine.reference import Reference
+from sb3_prefine.reference import Reference, Source, load_reference, write_reference
+from sb3_prefine.saving import plain_objects, print_versions, write_writer, writer_of
 from sb3_prefine.tracking import FiniteGuard, MetricMeans
+
+# Updates between two questions to the device whether all was finite.
+_CHECK_INTERVAL = 100
 
 
 class OfflineAlgorithm(BaseAlgorithm):
     """
-    Starting, counting and logging of training runs in which one timestep is one gradient step; acting with the
-    normaliser and env wrappers of the reference.
+    Training from data alone: one timestep is one gradient step.
 
-    Subclasses add to ``_metrics`` in every update and ask ``_guard`` whether all was finite.
+    Here are the runs, their counts and logs, acting with the normaliser and env wrappers of the reference, saving and
+    loading. A subclass checks its hyperparameters, calls ``_setup_model`` and makes ``optimizer``; gives batches
+    (``_batches``); and learns from one (``train``, which ends in ``_descend``).
+
+    :param reference: the policy to start from, and what belongs to it
+    :param env: an id or an environment, not used to train: for callbacks and ``get_env()``
+    :param learning_rate: of the optimizer, or a schedule of the progress remaining (from 1 to 0)
+    :param stats_window_size: as in SB3; unused
+    :param tensorboard_log: the folder of TensorBoard's logs; None writes none
+    :param verbose: 0 no output, 1 info, 2 debug
+    :param seed: of everything that is drawn
+    :param device: of the computation
+    :raises ValueError: an environment or bounds that do not fit
     """
 
-    reference: Reference
     optimizer: torch.optim.Optimizer
+    max_grad_norm: float | None
     _generator: torch.Generator
     _guard: FiniteGuard
     _metrics: MetricMeans
+
+    def __init__(
+        self,
+        reference: Reference,
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule,
+        stats_window_size: int,
+        tensorboard_log: str | None,
+        verbose: int,
+        seed: int | None,
+        device: torch.device | str,
+    ) -> None:
+        self.reference = reference
+        super().__init__(
+            type(reference.policy),
+            make_env(env, reference),
+            learning_rate,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+        )
+        check_actions(reference.action_space)
+        if self.env is None:
+            self.n_envs = 1
+        else:
+            check_env(self.env, reference.observation_space, reference.action_space)
+        self.observation_space = reference.observation_space
+        self.action_space = reference.action_space
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy_class = type(self.reference.policy)
+        self.policy = self.reference.trainable_copy().to(self.device)
+        self._guard = FiniteGuard(self.device)
+        self._metrics = MetricMeans()
+
+    @abstractmethod
+    def _batches(self) -> Iterator[Any]:
+        """
+        What ``train`` is called with, without end.
+
+        :raises ValueError: there are no data, or they do not fit the policy
+        """
+
+    @abstractmethod
+    def train(self, batch: Any) -> None:
+        """One gradient step."""
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 100,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """
+        Train the policy.
+
+        :param total_timesteps: the number of gradient steps
+        :param callback: called after every gradient step
+        :param log_interval: gradient steps between two logs, each the mean over them; None logs nothing
+        :param tb_log_name: the name of the run for TensorBoard; None is the name of the class
+        :param reset_num_timesteps: False goes on counting from where the last call ended
+        :param progress_bar: show one
+        :return: the model
+        :raises ValueError: there are no data, or they do not fit the policy
+        :raises FloatingPointError: a loss or gradient was not finite; the policy holds the last good weights
+        """
+        batches = self._batches()
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+        )
+        # Batch statistics (CrossQ) or dropout would part π_θ from π_ref at equal weights.
+        self.policy.set_training_mode(False)
+
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            update_learning_rate(self.optimizer, self.lr_schedule(self._current_progress_remaining))
+            self.train(next(batches))
+            self._n_updates += 1
+            self.num_timesteps += 1
+            if self._n_updates % _CHECK_INTERVAL == 0:
+                self._guard.raise_if_stopped()
+            callback.update_locals(locals())
+            if not callback.on_step():
+                break
+            if log_interval is not None and self._n_updates % log_interval == 0:
+                self.dump_logs()
+        self._guard.raise_if_stopped()
+        callback.on_training_end()
+        return self
+
+    def _descend(self, loss: torch.Tensor, metrics: dict[str, torch.Tensor]) -> None:
+        """
+        One step of the optimizer; none ever after a loss or gradient that is not finite.
+
+        :param loss: a scalar
+        :param metrics: scalars to log, under the same names every time
+        """
+        self.optimizer.zero_grad()
+        loss.backward()
+        max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], max_norm)
+        self.optimizer.found_inf = self._guard.check(loss.detach() + grad_norm)  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self._metrics.add({**metrics, "train/grad_norm": grad_norm})
 
     def predict(
         self,
@@ -49,10 +184,12 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param state: the last hidden states of a recurrent policy
         :param episode_start: the last episode starts of a recurrent policy
         :param deterministic: the mode of the distribution instead of a sample
-        :param action_masks: which actions are allowed, for MaskablePPO's policies
+        :param action_masks: which actions are allowed, for MaskablePPO's policies: a flag for each option,
+            (n_options,) or (B, n_options)
         :return: the action and the next hidden state
+        :raises ValueError: the policy takes no action masks, or masks of another number of options
         """
-        masks = {} if action_masks is None else {"action_masks": action_masks}
+        masks = {} if action_masks is None else {"action_masks": self._checked_masks(action_masks)}
         return self.policy.predict(self.reference.normalize(observation), state, episode_start, deterministic, **masks)
 
     @property
@@ -66,7 +203,7 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
-        Seed what comes next: the batches and the counterfactuals too.
+        Seed what comes next: the batches and all noise too.
 
         :param seed: None goes on from torch's global state
         """
@@ -95,12 +232,135 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)
 
+    def export(self, path: str | Path) -> Path:
+        """
+        Write a plain zip of the class the reference came from: ``PPO.load(path)`` opens it.
+
+        Only what was trained differs: critics and value head still value the old policy. A normaliser and env wrappers
+        are written beside it as RL Zoo does. If the reference was a policy without an algorithm, it is the file that
+        ``BasePolicy.load`` opens; if it was an ``nn.Module``, its state dict, as torch saves it.
+
+        :param path: with or without ``.zip``
+        :return: the path of the file
+        """
+        return self.reference.export(self.policy, path)
+
+    def to_reference(self) -> Reference:
+        """The trained policy as a reference: for PREFINE, or for another round of it."""
+        return self.reference.with_weights(self.policy)
+
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save policy, optimizer, hyperparameters and the reference, so that training can go on. No data are saved.
+
+        A file appears whole or not at all.
+
+        :param path: a path, with or without ``.zip``, or a file opened for writing
+        :param exclude: attributes to leave out beside the usual ones
+        :param include: attributes to save although they are usually left out
+        """
+        file = io.BytesIO()
+        super().save(file, exclude, include)
+        with zipfile.ZipFile(file, "a") as archive:
+            write_reference(self.reference, archive)
+            write_writer(self._algorithm(), archive)
+        if isinstance(path, (str, Path)):
+            path = with_zip_suffix(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, file.getvalue())
+        else:
+            path.write(file.getvalue())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        trust: bool = False,
+        policy: Source | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Open what ``save`` wrote; the zip of another algorithm (PPO, SAC, …) becomes the reference of a new model.
+
+        :param path: a path, or a file opened for reading
+        :param env: as in the constructor
+        :param device: of the computation
+        :param custom_objects: objects to use instead of those in a file that ``save`` wrote, by name
+        :param print_system_info: print the versions it was saved with and those here
+        :param force_reset: as in SB3
+        :param trust: unpickle what the file carries, as SB3 does: this runs its code
+        :param policy: a policy like the reference, where that is of a class of your own, which no file can rebuild: its
+            weights are not used
+        :param kwargs: attributes to change, such as ``preferences`` or ``learning_rate``
+        :return: the model
+        :raises ValueError: the file cannot be read without unpickling something; the message names it
+        """
+        if isinstance(path, (str, Path)):
+            path = find_checkpoint(path).zip_path
+        if writer_of(path) != cls._algorithm():
+            if not isinstance(path, Path):
+                raise ValueError(
+                    f"path: the file was not written by {cls._algorithm()}.save. Give the path of the checkpoint."
+                )
+            if custom_objects:
+                raise ValueError(
+                    f"custom_objects: {', '.join(custom_objects)} cannot be put into the zip of another algorithm. "
+                    "Pass env=<the environment or its id> for the spaces, or open it with load_reference."
+                )
+            if print_system_info:
+                print_versions(path)
+            return cls(load_reference(path, env=env, trust=trust), env=env, device=device, **kwargs)
+        known = plain_objects(path, {**kwargs, **(custom_objects or {})}, trust, policy)
+        if env is not None:
+            refuse_normalized(env)
+            env = cls._wrap_env(env)
+            check_env(env, known["observation_space"], known["action_space"])
+            # SB3 compares them to the last bit, and would refuse an environment that has become float64.
+            known |= {"observation_space": env.observation_space, "action_space": env.action_space}
+        return super().load(path, env, device, known, print_system_info, force_reset, **kwargs)
+
+    @classmethod
+    def _algorithm(cls) -> str:
+        """PREFINE or BC, also for what somebody derives from them."""
+        return next(kind.__name__ for kind in cls.__mro__ if OfflineAlgorithm in kind.__bases__)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "reference", "_generator", "_guard", "_metrics"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "optimizer"], []
+
+    def _checked_masks(self, action_masks: np.ndarray) -> np.ndarray:
+        if not self.takes_action_masks:
+            raise ValueError(
+                f"action_masks: {type(self.policy).__name__} takes none. Leave them out, or fine-tune a policy of "
+                "MaskablePPO."
+            )
+        policy: Any = self.policy
+        n_options, shape = policy.action_net.out_features, np.shape(action_masks)
+        if shape[-1:] != (n_options,):
+            raise ValueError(
+                f"action_masks: the shape is {shape}, the policy has {n_options} options. Give a flag for each option "
+                f"of each choice, ({n_options},) or (B, {n_options})."
+            )
+        return action_masks
+
     def _setup_learn(
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         reset_num_timesteps: bool = True,
-        tb_log_name: str = "PREFINE",
+        tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         # SB3's own, without its environment: it asserts one, and resets it.
@@ -123,59 +383,3 @@ class OfflineAlgorithm(BaseAlgorithm):
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         # SB3's progress bar counts the training environment's steps; there is none here.
         return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
-
-
-def make_env(env: GymEnv | str | None, reference: Reference) -> GymEnv | None:
-    """
-    What SB3's constructor makes its vectorised environment of.
-
-    :param env: an id (then the reference's env wrappers are applied), an environment, or None
-    :raises ValueError: it normalises observations, which the model does itself
-    """
-    if isinstance(env, str):
-        importlib.import_module("sb3_prefine.envs")
-        return reference.wrap_env(gym.make(env, render_mode="rgb_array"))
-    if env is not None:
-        refuse_normalized(env)
-    return env
-
-
-def check_env(env: VecEnv, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """
-    Refuse an environment of other spaces than a policy's.
-
-    Bounds and dtype of a Box may differ: those of an environment change between its versions (float32 became float64),
-    while a policy's stay as they were saved.
-
-    :raises ValueError: the kind or the shape of a space differs
-    """
-    for name, own, found in (
-        ("observation_space", observation_space, env.observation_space),
-        ("action_space", action_space, env.action_space),
-    ):
-        same = (
-            own.shape == found.shape if isinstance(own, spaces.Box) and isinstance(found, spaces.Box) else own == found
-        )
-        if not same:
-            raise ValueError(
-                f"env: its {name} is {found}, the policy's is {own}. Give the environment that the policy was trained "
-                "on, behind the same wrappers."
-            )
-
-
-def check_actions(action_space: spaces.Space) -> None:
-    """
-    Refuse continuous actions without bounds, as SB3 does where there is an environment.
-
-    :raises ValueError: a bound is infinite
-    """
-    if isinstance(action_space, spaces.Box) and not np.isfinite([action_space.low, action_space.high]).all():
-        raise ValueError(f"policy: its action_space {action_space} has to have finite bounds. Give it a bounded one.")
-
-
-def refuse_normalized(env: GymEnv) -> None:
-    """:raises ValueError: the environment normalises observations, which the model does itself"""
-    if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
-        raise ValueError(
-            "env: it is wrapped in VecNormalize, and the model normalises observations itself. Give the env inside it."
-        )

@@ -146,19 +146,22 @@ class PreferenceBuffer:
         dispreferred = _draw_held_out("dispreferred", len(self.dispreferred), fraction, dispreferred_rng)
         return self._choose(~preferred, ~dispreferred), self._choose(preferred, dispreferred)
 
-    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    def check_spaces(
+        self, observation_space: spaces.Space, action_space: spaces.Space, takes_action_masks: bool = True
+    ) -> None:
         """
         Refuse data that do not fit a policy, before it trains on them.
 
         :param observation_space: the policy's own, behind all wrappers
         :param action_space: the policy's own
+        :param takes_action_masks: whether the policy would read the data's action masks
         :raises TypeError: for spaces other than Box, Discrete, MultiDiscrete and MultiBinary, and Dict of them for
             observations
-        :raises ValueError: if shapes differ, Box actions are out of bounds by more than 1e-6, discrete observations
-            or actions are not whole numbers of the space, or an action was taken that its mask forbids
+        :raises ValueError: if shapes differ, Box actions are out of bounds by more than 1e-6, integers are not of the
+            space, an action was taken that its mask forbids, or there are masks that the policy would not read
         """
         for name, episodes in self._sets():
-            check_fit(name, episodes, observation_space, action_space)
+            check_fit(name, episodes, observation_space, action_space, takes_action_masks)
 
     def per_transition(self, what: Literal["weights", "labels"]) -> np.ndarray | None:
         """
@@ -194,10 +197,15 @@ _PER_EPISODE = ("ids", "weights", "labels")
 
 def _one_for_each(name: str, values: Any, n_episodes: int) -> np.ndarray:
     """A read-only copy of ids, weights or labels."""
-    values = np.array(values)
+    try:
+        values = np.array(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: not one array ({error}). Give one for each episode.") from error
     if values.shape != (n_episodes,):
         raise ValueError(f"{name}: shape {values.shape} for {n_episodes} episodes. Give one for each.")
     if not name.endswith("_ids"):
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"{name}: the dtype is {values.dtype}. Give an array of numbers.")
         values = values.astype(np.float64)
         highest = 1.0 if name.endswith("_labels") else np.inf
         wrong = np.flatnonzero(~((values >= 0) & (values <= highest) & np.isfinite(values)))

@@ -1,35 +1,24 @@
 """PREFINE: a policy somebody already trained becomes safer, from preferred and dispreferred trajectories."""
 
-import io
-import math
-import zipfile
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import update_learning_rate
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_prefine.checks import Counterfactuals, check_hyperparameters
-from sb3_prefine.custom import check_shapes
-from sb3_prefine.files import with_zip_suffix, write_atomically
-from sb3_prefine.folder import find_checkpoint
+from sb3_prefine.custom import HasLikelihood, check_shapes
 from sb3_prefine.inputs import zeros_of
 from sb3_prefine.likelihood import example_inputs, likelihood_of, trainable_parameters
 from sb3_prefine.objective import LossType, prefine_loss
-from sb3_prefine.offline import OfflineAlgorithm, check_actions, check_env, make_env, refuse_normalized
+from sb3_prefine.offline import OfflineAlgorithm
 from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.reference import Reference, Source, load_reference, write_reference
-from sb3_prefine.saving import is_prefine_zip, plain_objects, print_versions
+from sb3_prefine.reference import Reference, Source, load_reference
 from sb3_prefine.sequences import build_sequence_tables
 from sb3_prefine.tables import Batch, Batches, build_tables
-from sb3_prefine.tracking import FiniteGuard, MetricMeans
 
 # States that a likelihood is tried on before it is trained.
 _N_EXAMPLES = 2
-# Updates between two questions to the device whether all was finite.
-_CHECK_INTERVAL = 100
 
 
 class PREFINE(OfflineAlgorithm):
@@ -102,25 +91,8 @@ class PREFINE(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        self.reference = load_reference(policy, env=env if isinstance(policy, torch.nn.Module) else None)
-        super().__init__(
-            type(self.reference.policy),
-            make_env(env, self.reference),
-            learning_rate,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
-            support_multi_env=True,
-            seed=seed,
-        )
-        check_actions(self.reference.action_space)
-        if self.env is None:
-            self.n_envs = 1
-        else:
-            check_env(self.env, self.reference.observation_space, self.reference.action_space)
-        self.observation_space = self.reference.observation_space
-        self.action_space = self.reference.action_space
+        reference = load_reference(policy, env=env if isinstance(policy, torch.nn.Module) else None)
+        super().__init__(reference, env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
         self.batch_size = batch_size
         self.beta = beta
         self.sft_coef = sft_coef
@@ -154,18 +126,16 @@ class PREFINE(OfflineAlgorithm):
             temperature=self.temperature,
             max_grad_norm=self.max_grad_norm,
         )
-        self._setup_lr_schedule()
-        self.set_random_seed(self.seed)
-        self.policy_class = type(self.reference.policy)
-        self.policy = self.reference.trainable_copy().to(self.device)
-        self._likelihood = likelihood_of(
-            self.policy, self.log_std_min, fixed_std=self.fixed_std, temperature=self.temperature
-        )
+        super()._setup_model()
+        options = {"fixed_std": self.fixed_std, "temperature": self.temperature}
+        self._likelihood = self._likelihood_ref = likelihood_of(self.policy, self.log_std_min, **options)
+        if isinstance(self.policy, HasLikelihood):
+            # Its log_prob may have weights of its own: those of the reference stay as they are.
+            frozen = self.reference.trainable_copy().requires_grad_(False).to(self.device)
+            self._likelihood_ref = likelihood_of(frozen, self.log_std_min)
         self._tables: tuple[PreferenceBuffer, Batches] | None = None
-        self._guard = FiniteGuard(self.device)
-        self._metrics = MetricMeans()
         if self.preferences is not None:
-            self.preferences.check_spaces(self.observation_space, self.action_space)
+            self._check_preferences(self.preferences)
         zeros = self.reference.normalize(zeros_of(self.observation_space, _N_EXAMPLES))
         inputs = example_inputs(self.policy, self._likelihood, self.policy.obs_to_tensor(zeros)[0])
         check_shapes(self._likelihood, self.policy, inputs, _N_EXAMPLES)
@@ -188,10 +158,12 @@ class PREFINE(OfflineAlgorithm):
         params = self._likelihood.params(self.policy, batch.inputs)
         with torch.no_grad():
             # The gradient stops at the sample, not at its log-prob: an undetached Gaussian sample has none.
-            source = params if self.counterfactuals == "policy" else batch.params_ref
-            drawn = [self._likelihood.sample(source, self._generator) for _ in range(self.n_counterfactuals)]
+            source, likelihood = params, self._likelihood
+            if self.counterfactuals == "reference":
+                source, likelihood = batch.params_ref, self._likelihood_ref
+            drawn = [likelihood.sample(source, self._generator) for _ in range(self.n_counterfactuals)]
             actions = torch.stack((batch.actions, *drawn))
-            logp_ref = self._likelihood.log_prob(batch.params_ref, actions)
+            logp_ref = self._likelihood_ref.log_prob(batch.params_ref, actions)
         logp = self._likelihood.log_prob(params, actions)
 
         loss, metrics = prefine_loss(
@@ -210,162 +182,20 @@ class PREFINE(OfflineAlgorithm):
             # A row's log-prob is a sum over the components of its action.
             lengths=batch.actions.shape[-1],
         )
-        self.optimizer.zero_grad()
-        loss.backward()
-        max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], max_norm)
-        self.optimizer.found_inf = self._guard.check(loss.detach() + grad_norm)  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self._metrics.add({**metrics, "train/grad_norm": grad_norm})
+        self._descend(loss, metrics)
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 100,
-        tb_log_name: str = "PREFINE",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """
-        Fine-tune the policy.
+    def _batches(self) -> Iterator[Batch]:
+        return self._current_tables().batches(self.batch_size, self._generator)
 
-        :param total_timesteps: the number of gradient steps
-        :param callback: called after every gradient step
-        :param log_interval: gradient steps between two logs, each the mean over them; None logs nothing
-        :param tb_log_name: the name of the run for TensorBoard
-        :param reset_num_timesteps: False goes on counting from where the last call ended
-        :param progress_bar: show one
-        :return: the model
-        :raises ValueError: there are no preferences, or they do not fit the policy
-        :raises FloatingPointError: a loss or gradient was not finite; the policy holds the last good weights
-        """
-        tables = self._current_tables()
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        # Evaluation mode throughout: batch statistics (CrossQ) or dropout would part π_θ from π_ref at equal weights.
-        self.policy.set_training_mode(False)
-        batches = tables.batches(self.batch_size, self._generator)
-
-        callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            update_learning_rate(self.optimizer, self.lr_schedule(self._current_progress_remaining))
-            self.train(next(batches))
-            self._n_updates += 1
-            self.num_timesteps += 1
-            if self._n_updates % _CHECK_INTERVAL == 0:
-                self._guard.raise_if_stopped()
-            callback.update_locals(locals())
-            if not callback.on_step():
-                break
-            if log_interval is not None and self._n_updates % log_interval == 0:
-                self.dump_logs()
-        self._guard.raise_if_stopped()
-        callback.on_training_end()
-        return self
-
-    def export(self, path: str | Path) -> Path:
-        """
-        Write a plain zip of the class the reference came from: ``PPO.load(path)`` opens it.
-
-        Only the actor's weights differ: critics and value head still value the old policy. A normaliser and env
-        wrappers are written beside it as RL Zoo does. If the reference was a policy without an algorithm, it is the
-        file that ``BasePolicy.load`` opens; if it was an ``nn.Module``, its state dict, as torch saves it.
-
-        :param path: with or without ``.zip``
-        :return: the path of the file
-        """
-        return self.reference.export(self.policy, path)
-
-    def to_reference(self) -> Reference:
-        """The fine-tuned policy as a reference, for another round."""
-        return self.reference.with_weights(self.policy)
-
-    def save(
-        self,
-        path: str | Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save policy, optimizer, hyperparameters and the reference, so that training can go on. No data are saved.
-
-        A file appears whole or not at all.
-
-        :param path: a path, with or without ``.zip``, or a file opened for writing
-        :param exclude: attributes to leave out beside the usual ones
-        :param include: attributes to save although they are usually left out
-        """
-        file = io.BytesIO()
-        super().save(file, exclude, include)
-        with zipfile.ZipFile(file, "a") as archive:
-            write_reference(self.reference, archive)
-        if isinstance(path, (str, Path)):
-            path = with_zip_suffix(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, file.getvalue())
-        else:
-            path.write(file.getvalue())
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: torch.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        trust: bool = False,
-        policy: Source | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        Open what ``save`` wrote; the zip of another algorithm (PPO, SAC, …) becomes the reference of a new model.
-
-        :param path: a path, or a file opened for reading
-        :param env: as in the constructor
-        :param device: of the computation
-        :param custom_objects: objects to use instead of those in a file that ``save`` wrote, by name
-        :param print_system_info: print the versions it was saved with and those here
-        :param force_reset: as in SB3
-        :param trust: unpickle what the file carries, as SB3 does: this runs its code
-        :param policy: a policy like the reference, where that is of a class of your own, which no file can rebuild: its
-            weights are not used
-        :param kwargs: attributes to change, such as ``preferences`` or ``learning_rate``
-        :return: the model
-        :raises ValueError: the file cannot be read without unpickling something; the message names it
-        """
-        if isinstance(path, (str, Path)):
-            path = find_checkpoint(path).zip_path
-        if not is_prefine_zip(path):
-            if not isinstance(path, Path):
-                raise ValueError("path: the file was not written by PREFINE.save. Give the path of the checkpoint.")
-            if custom_objects:
-                raise ValueError(
-                    f"custom_objects: {', '.join(custom_objects)} cannot be put into the zip of another algorithm. "
-                    "Pass env=<the environment or its id> for the spaces, or open it with load_reference."
-                )
-            if print_system_info:
-                print_versions(path)
-            return cls(load_reference(path, env=env, trust=trust), env=env, device=device, **kwargs)
-        known = plain_objects(path, {**kwargs, **(custom_objects or {})}, trust, policy)
-        if env is not None:
-            refuse_normalized(env)
-            env = cls._wrap_env(env)
-            check_env(env, known["observation_space"], known["action_space"])
-            # SB3 compares them to the last bit, and would refuse an environment that has become float64.
-            known |= {"observation_space": env.observation_space, "action_space": env.action_space}
-        return super().load(path, env, device, known, print_system_info, force_reset, **kwargs)
+    def _check_preferences(self, preferences: PreferenceBuffer) -> None:
+        preferences.check_spaces(self.observation_space, self.action_space, self._likelihood.needs == "masks")
 
     def _current_tables(self) -> Batches:
         """The tables of ``self.preferences``, made anew when other preferences were set."""
         if self.preferences is None:
             raise ValueError("preferences: there are none to learn from. Pass PREFINE(policy, preferences=…).")
         if self._tables is None or self._tables[0] is not self.preferences:
-            self.preferences.check_spaces(self.observation_space, self.action_space)
+            self._check_preferences(self.preferences)
             tables: Batches
             if self._likelihood.needs == "sequences":
                 tables = build_sequence_tables(self.preferences, self.reference, self._likelihood, self.policy)
@@ -375,8 +205,4 @@ class PREFINE(OfflineAlgorithm):
         return self._tables[1]
 
     def _excluded_save_params(self) -> list[str]:
-        own = ("preferences", "reference", "_generator", "_guard", "_likelihood", "_metrics", "_tables")
-        return [*super()._excluded_save_params(), *own]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "optimizer"], []
+        return [*super()._excluded_save_params(), "preferences", "_likelihood", "_likelihood_ref", "_tables"]

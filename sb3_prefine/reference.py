@@ -198,7 +198,7 @@ def load_reference(
 
 @runtime_checkable
 class HasReference(Protocol):
-    """A model that can be a reference itself: PREFINE."""
+    """A model that can be a reference itself: PREFINE, BC."""
 
     def to_reference(self) -> Reference: ...
 
@@ -280,7 +280,7 @@ def _of_module(module: nn.Module, env: gym.Env | VecEnv | str | None, given: "_N
         )
     own: Any = module
     observation_space, action_space = (
-        _spaces_of(env, ())
+        spaces_of(env, ())
         if env is not None
         else (getattr(own, "observation_space", None), getattr(own, "action_space", None))
     )
@@ -324,7 +324,7 @@ def _of_path(
     if env is None:
         recipe = checkpoint.recipe(trust=trust)
     else:
-        observation_space, action_space = _spaces_of(env, wrappers)
+        observation_space, action_space = spaces_of(env, wrappers)
         checkpoint.check_spaces(observation_space, action_space)
         recipe = checkpoint.recipe(observation_space, action_space, trust)
     return _open(checkpoint, recipe, normalizer, wrappers, folder.config)
@@ -378,7 +378,7 @@ def _model_kwargs(model: BaseAlgorithm) -> dict[str, Any]:
     return kwargs
 
 
-def _spaces_of(env: gym.Env | VecEnv | str, wrappers: tuple[EnvWrapper, ...]) -> tuple[spaces.Space, spaces.Space]:
+def spaces_of(env: gym.Env | VecEnv | str, wrappers: tuple[EnvWrapper, ...] = ()) -> tuple[spaces.Space, spaces.Space]:
     """The spaces of an environment behind the env wrappers (a ``VecEnv`` is taken as it is), images channel-first."""
     made = None
     if not isinstance(env, VecEnv):

@@ -1,4 +1,4 @@
-"""Reading the zip that ``PREFINE.save`` wrote: SB3's own layout, with the reference inside, and nothing unpickled."""
+"""Reading the zip that ``PREFINE.save`` or ``BC.save`` wrote: SB3's layout, the reference inside, nothing unpickled."""
 
 import io
 import json
@@ -11,13 +11,24 @@ from stable_baselines3.common.utils import get_system_info
 
 from sb3_prefine.reference import Source, holds_reference, read_reference
 
+# Where the zip says which algorithm it is of.
+_WRITER = "reference/writer.txt"
 
-def is_prefine_zip(file: Path | io.BufferedIOBase) -> bool:
-    """Whether ``PREFINE.save`` wrote the file."""
+
+def write_writer(algorithm: str, archive: zipfile.ZipFile) -> None:
+    """Note in a zip that is being written which algorithm it is of."""
+    archive.writestr(_WRITER, algorithm)
+
+
+def writer_of(file: Path | io.BufferedIOBase) -> str | None:
+    """Which algorithm of this package saved the file, ``"PREFINE"`` or ``"BC"``; None for any other file."""
     if not zipfile.is_zipfile(file):
-        return False
+        return None
     with zipfile.ZipFile(file) as archive:
-        return holds_reference(archive)
+        if not holds_reference(archive):
+            return None
+        # Files of before there was another algorithm do not say it.
+        return archive.read(_WRITER).decode() if _WRITER in archive.namelist() else "PREFINE"
 
 
 def plain_objects(
@@ -26,7 +37,7 @@ def plain_objects(
     """
     The ``custom_objects`` with which SB3's ``load`` unpickles nothing.
 
-    :param file: what ``PREFINE.save`` wrote
+    :param file: what ``save`` wrote
     :param given: objects to use instead of those in the file, by name
     :param trust: leave the pickled rest of the file to SB3
     :param like: a policy of the reference's class, where that cannot be rebuilt from the file
@@ -50,7 +61,7 @@ def plain_objects(
     unread = sorted(pickled - set(objects))
     if unread and not trust:
         raise ValueError(
-            f"{file}: {', '.join(unread)} cannot be read without unpickling. Pass it, as in PREFINE.load(path, "
+            f"{file}: {', '.join(unread)} cannot be read without unpickling. Pass it, as in .load(path, "
             f"{unread[0]}=...), or trust=True if you trust where the file comes from."
         )
     return objects

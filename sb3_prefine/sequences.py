@@ -17,6 +17,8 @@ from sb3_prefine.tables import BLOCK, Batch, normalized_observations, on_device
 
 # Steps that the gradient goes back through time.
 SEQUENCE_LENGTH = 32
+# Sequences of a forward pass over all of the data: 8192 states, as in tables.
+_CHUNK = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +91,12 @@ def build_sequence_tables(
     # Rows of the second set come after those of the first.
     all_rows = torch.as_tensor(np.concatenate([rows[0], rows[1] + sets[0].n_transitions]), device=policy.device)
     frozen = reference.trainable_copy().to(policy.device)
-    observations = map_arrays(lambda part: part[all_rows], normalized_observations(preferences, reference, frozen))
+    joined = normalized_observations("preferences", sets, reference, frozen)
+    observations = map_arrays(lambda part: part[all_rows], joined)
     starts = torch.as_tensor(np.concatenate(positions), device=policy.device)
     states = hidden_states(frozen, observations, starts)
-    params_ref = likelihood.params(frozen, sequences_at(observations, states, torch.arange(len(starts))))
+    chunks = torch.arange(len(starts), device=policy.device).split(_CHUNK)
+    params_ref = torch.cat([likelihood.params(frozen, sequences_at(observations, states, chunk)) for chunk in chunks])
     actions = likelihood.encode(torch.as_tensor(np.concatenate([s.actions for s in sets]), device=policy.device))
     weights = torch.as_tensor(np.concatenate(real), device=policy.device, dtype=torch.float32)
     given = on_device(preferences.per_transition("weights"), policy.device)
@@ -123,8 +127,9 @@ def hidden_states(policy: BasePolicy, observations: Observations, positions: Ten
     hidden, cell = torch.zeros(shape, device=policy.device), torch.zeros(shape, device=policy.device)
     for position in range(int(positions.max())):
         # One step along all episodes that are long enough.
-        after = torch.nonzero(positions == position + 1).flatten()
-        _, (hidden[:, after], cell[:, after]) = run_lstm(policy, sequences_at(observations, (hidden, cell), after - 1))
+        for after in torch.nonzero(positions == position + 1).flatten().split(_CHUNK):
+            before = sequences_at(observations, (hidden, cell), after - 1)
+            _, (hidden[:, after], cell[:, after]) = run_lstm(policy, before)
     return hidden, cell
 
 

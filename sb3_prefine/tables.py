@@ -1,6 +1,6 @@
 """What training reads: the states and actions of the data, and the reference's distribution at each state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from sb3_prefine.inputs import Inputs, Masked, Observations, map_arrays
 from sb3_prefine.likelihood_types import Likelihood
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.reference import Reference
+from sb3_prefine.trajectories import Trajectories
 
 # Rows of the reference's forward pass while its table is made, and updates whose rows are drawn at once.
 _CHUNK = 8192
@@ -103,7 +104,7 @@ def build_tables(
     """
     sets = (preferences.preferred, preferences.dispreferred)
     policy = reference.trainable_copy().to(device)
-    observations = normalized_observations(preferences, reference, policy)
+    observations = normalized_observations("preferences", sets, reference, policy)
     masks = None
     if likelihood.needs == "masks":
         if sets[0].action_masks is None or sets[1].action_masks is None:
@@ -126,24 +127,25 @@ def build_tables(
     )
 
 
-def normalized_observations(preferences: PreferenceBuffer, reference: Reference, policy: BasePolicy) -> Observations:
+def normalized_observations(
+    name: str, sets: Sequence[Trajectories], reference: Reference, policy: BasePolicy
+) -> Observations:
     """
-    The observations of both sets, as the network sees them, on the policy's device.
+    The observations of some sets, one after the other, as the network sees them, on the policy's device.
 
+    :param name: what to call them in errors
     :raises ValueError: one is not finite after normalisation
     """
-    first, second = preferences.preferred.observations, preferences.dispreferred.observations
-    both: Any
-    if isinstance(first, np.ndarray):
-        both = np.concatenate([first, second])
+    parts: list[Any] = [trajectories.observations for trajectories in sets]
+    joined: Any
+    if isinstance(parts[0], np.ndarray):
+        joined = np.concatenate(parts)
     else:
-        both = {key: np.concatenate([first[key], second[key]]) for key in first}
-    observations = policy.obs_to_tensor(reference.normalize(both))[0]
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    observations = policy.obs_to_tensor(reference.normalize(joined))[0]
     for part in observations.values() if isinstance(observations, dict) else [observations]:
         if part.is_floating_point() and not torch.isfinite(part).all():
-            raise ValueError(
-                "preferences: some observations are not finite once normalised. Is it the right normaliser?"
-            )
+            raise ValueError(f"{name}: some observations are not finite once normalised. Is it the right normaliser?")
     return observations
 
 

@@ -317,15 +317,14 @@ def _read_datasets(path: Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             found = [str(name) for name in file]  # a damaged name comes as bytes
-            datasets = {name: file[name] for name in COLUMNS + OPTIONAL_COLUMNS if name in file}
-            datasets |= flatten(
-                {name: dict(datasets[name]) for name in OBSERVATIONS if isinstance(datasets.get(name), h5py.Group)}
-            )
+            items = {name: file[name] for name in COLUMNS + OPTIONAL_COLUMNS if name in file}
+            for name in OBSERVATIONS:
+                if isinstance(items.get(name), h5py.Group):
+                    items |= {f"{name}/{key}": part for key, part in items.pop(name).items()}
             columns = {
-                name: read_only(np.asarray(dataset[()]))
-                for name, dataset in datasets.items()
-                if isinstance(dataset, h5py.Dataset)
+                name: read_only(np.asarray(item[()])) for name, item in items.items() if isinstance(item, h5py.Dataset)
             }
+            groups = [name for name in items if name not in columns]
     except (OSError, RuntimeError, ValueError) as error:  # h5py's words for bytes that make no sense
         if isinstance(error, OSError) and error.errno is not None:  # the operating system's refusal: not about bytes
             raise
@@ -335,5 +334,10 @@ def _read_datasets(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path}: lacks {', '.join(missing)}; at its root are {', '.join(found) or 'no datasets'}. "
             f"Trajectories need the datasets {', '.join(COLUMNS)} there."
+        )
+    if groups:
+        raise ValueError(
+            f"{path}: {', '.join(groups)} should be a dataset and is a group. Only observations may be a group, of the "
+            "datasets of their parts."
         )
     return columns

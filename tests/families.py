@@ -13,6 +13,8 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from examples import mixture_policy
+from sb3_prefine.policies import CVAEPolicy
 from tests.worlds import Anything, choosing
 
 SMALL = {"net_arch": [16, 16]}
@@ -55,39 +57,17 @@ def masked(action_space: spaces.Space) -> type[Anything]:
     return Masked
 
 
-class Mixture(nn.Module):
-    """A mixture of two Gaussians, which no SB3 policy is: shows the protocol."""
-
-    observation_space, action_space = Anything.observation_space, Anything.action_space
+class Mixture(mixture_policy.Mixture):
+    """The example's, untrained, in this world."""
 
     def __init__(self) -> None:
-        super().__init__()
         torch.manual_seed(0)
-        self.n_actions = self.action_space.shape[0]
-        self.net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 2 + 4 * self.n_actions))
+        super().__init__(Anything.observation_space, Anything.action_space)
 
-    def params(self, observations: torch.Tensor) -> torch.Tensor:
-        return self.net(observations)
 
-    def _parts(self, params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits, rest = params[..., :2], params[..., 2:]
-        mean, log_std = rest.unflatten(-1, (2, 2, self.n_actions)).unbind(-2)
-        return logits.log_softmax(-1), mean, log_std.clamp(-3, 1)
-
-    def log_prob(self, params: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        log_weight, mean, log_std = self._parts(params)
-        normal = torch.distributions.Normal(mean, log_std.exp())
-        return (log_weight + normal.log_prob(actions.unsqueeze(-2)).sum(-1)).logsumexp(-1)
-
-    def sample(self, params: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        log_weight, mean, log_std = self._parts(params)
-        which = torch.multinomial(log_weight.exp(), 1, generator=generator)[..., None].expand(-1, 1, self.n_actions)
-        noise = torch.randn(mean.shape[0], self.n_actions, generator=generator)
-        return mean.gather(1, which)[:, 0] + log_std.gather(1, which)[:, 0].exp() * noise
-
-    def mode(self, params: torch.Tensor) -> torch.Tensor:
-        log_weight, mean, _ = self._parts(params)
-        return mean[torch.arange(len(mean)), log_weight.argmax(-1)]
+def cvae() -> CVAEPolicy:
+    torch.manual_seed(0)
+    return CVAEPolicy(Anything.observation_space, Anything.action_space, net_arch=[16, 16])
 
 
 @dataclass(frozen=True)
@@ -172,5 +152,6 @@ FAMILIES = [
     _family("DDPG", DDPG, options={"fixed_std": 0.1}, **FEW),
     _family("DQN", DQN, choosing(DISCRETE["Discrete"]), options={"temperature": 0.1}, **FEW),
     _family("QR-DQN", QRDQN, choosing(DISCRETE["Discrete"]), options={"temperature": 0.1}, **FEW),
+    Family("CVAEPolicy", cvae, Anything),
     Family("your own nn.Module", Mixture, Anything),
 ]

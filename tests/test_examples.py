@@ -1,62 +1,201 @@
-"""The examples run, and reach what the README says."""
+"""The examples run, and reach what the README and docs/policies.md say."""
 
-import importlib.util
+import re
 from pathlib import Path
-from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from sb3_prefine import Trajectories, load_reference
+from examples import go_on_with_rl, make_demo_data, mixture_policy, retrofit_zoo_checkpoint
+from sb3_prefine import PREFINE, Trajectories, load_reference
+from tests.worlds import Anything, model_of, preferences
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+PAGE = (Path(__file__).parent.parent / "docs" / "policies.md").read_text()
+ACTOR = ("mlp_extractor.policy_net.", "action_net.", "log_std")
+CRITIC = ("mlp_extractor.value_net.", "value_net.")
 
 
 def test_the_sac_checkpoint_of_the_zoo_becomes_safe(zoo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    example = load("retrofit_zoo_checkpoint")
-    result = example.retrofit("sac", example.slower_gaits(episodes=10), seeds=(0,))
+    result = retrofit_zoo_checkpoint.retrofit("sac", retrofit_zoo_checkpoint.slower_gaits(episodes=10), seeds=(0,))
     assert result.before.mean_cost > 900
     [after] = result.after
-    assert after.mean_cost <= example.COST_LIMIT
+    assert after.mean_cost <= retrofit_zoo_checkpoint.COST_LIMIT
     assert after.mean_reward >= 0.95 * result.data.episode_returns.mean()
     assert result.reached == 1
     assert (tmp_path / "runs" / "sac-HalfCheetah-safe-0.zip").is_file()
-    table = example.markdown([result])
+    table = retrofit_zoo_checkpoint.markdown([result])
     assert f"| SAC | {result.before.mean_reward:,.0f} / {result.before.mean_cost:.0f} |" in table
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
 def test_the_other_checkpoints_go_the_same_way(zoo, tmp_path, monkeypatch, algo):
     monkeypatch.chdir(tmp_path)
-    example = load("retrofit_zoo_checkpoint")
-    result = example.retrofit(algo, example.slower_gaits(episodes=1), seeds=(7,), steps=3, episodes=1)
+    gaits = retrofit_zoo_checkpoint.slower_gaits(episodes=1)
+    result = retrofit_zoo_checkpoint.retrofit(algo, gaits, seeds=(7,), steps=3, episodes=1)
     assert len(result.data) == 2
     assert load_reference(tmp_path / "runs" / f"{algo}-HalfCheetah-safe-7.zip").algo == algo
 
 
 def test_the_demo_s_data_can_be_made_again(tmp_path, monkeypatch):
-    example = load("make_demo_data")
-    shipped = example.FOLDER
-    monkeypatch.setattr(example, "FOLDER", tmp_path)
-    monkeypatch.setattr(example, "TIMESTEPS", 2_048)
-    example.train()
+    shipped = make_demo_data.FOLDER
+    monkeypatch.setattr(make_demo_data, "FOLDER", tmp_path)
+    monkeypatch.setattr(make_demo_data, "TIMESTEPS", 2_048)
+    make_demo_data.train()
     assert load_reference(tmp_path / "reference.zip").normalizer is not None
 
     # The episodes are chosen with the policy that ships: a fresh one of 2,048 steps cannot run yet.
     (tmp_path / "reference" / "vecnormalize.pkl").write_bytes((shipped / "reference" / "vecnormalize.pkl").read_bytes())
     (tmp_path / "reference.zip").write_bytes((shipped / "reference.zip").read_bytes())
-    example.choose()
+    make_demo_data.choose()
     for name in ("preferred", "dispreferred"):
         made, ships = (Trajectories.from_hdf5(folder / f"{name}.hdf5") for folder in (tmp_path, shipped))
         assert len(made) == len(ships)
         assert made.episode_returns.mean() == pytest.approx(ships.episode_returns.mean(), rel=0.1)
         assert made.episode_costs.mean() == pytest.approx(ships.episode_costs.mean(), abs=100)
+
+
+def test_a_mixture_learns_both_ways_around_and_a_gaussian_cannot(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before, after = mixture_policy.retrofit(n_components=3)
+    assert before.episode_costs.mean() == pytest.approx(20 / 3, abs=1)  # every third pole
+    assert after.episode_costs.mean() < 1
+    assert after.episode_returns.mean() == pytest.approx(20 * (1 - 0.4), abs=0.5)  # as the preferred
+    assert re.fullmatch(r"return [\d.]+, cost 0\.\d, [345]\d% on the left", mixture_policy.numbers(after))
+    assert (tmp_path / "runs" / "slalom-3.zip").is_file()
+    _, after = mixture_policy.retrofit(n_components=1)
+    assert after.episode_costs.mean() > 5
+
+
+@pytest.fixture(scope="module")
+def mixture() -> tuple[mixture_policy.Mixture, torch.Tensor, MixtureSameFamily]:
+    """Three components over two actions, the parameters of four states, and torch's own mixtures of them."""
+    torch.manual_seed(0)
+    box = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    policy = mixture_policy.Mixture(box, box, n_components=3)
+    params = policy.params(3 * torch.randn(4, 2)).detach()
+    logits, means, log_stds = params[:, :3], params[:, 3:9].reshape(4, 3, 2), params[:, 9:].reshape(4, 3, 2)
+    normals = Independent(Normal(means, log_stds.clamp(-3, 1).exp()), 1)
+    return policy, params, MixtureSameFamily(Categorical(logits=logits), normals)
+
+
+def test_the_mixture_s_log_prob_is_torch_s(mixture):
+    policy, params, expected = mixture
+    actions = torch.randn(5, 4, 2)
+    torch.testing.assert_close(policy.log_prob(params, actions), expected.log_prob(actions))
+
+
+def test_the_mixture_s_samples_are_of_its_components_by_their_weights(mixture):
+    policy, params, expected = mixture
+    generator = torch.Generator().manual_seed(1)
+    n = 20_000
+    samples = policy.sample(params.repeat(n, 1), generator).reshape(n, 4, 2)
+    error = expected.stddev / n**0.5
+    assert ((samples.mean(dim=0) - expected.mean).abs() < 5 * error).all()
+    assert ((samples.var(dim=0) / expected.variance - 1).abs() < 0.1).all()
+    again = policy.sample(params.repeat(n, 1), torch.Generator().manual_seed(1)).reshape(n, 4, 2)
+    assert torch.equal(again, samples)
+    assert (policy.sample(params, None) != policy.sample(params, None)).all()
+
+
+def test_the_mixture_s_mode_is_the_mean_of_the_heaviest_component(mixture):
+    policy, params, expected = mixture
+    heaviest = expected.mixture_distribution.probs.argmax(dim=-1)
+    for row, action in enumerate(policy.mode(params)):
+        assert torch.equal(action, expected.component_distribution.mean[row, heaviest[row]])
+
+
+def exported(tmp_path: Path) -> tuple[PPO, Path]:
+    """A PPO behind a normaliser, trained for 80 steps, and what PREFINE exported of it."""
+    source = model_of(PPO, VecNormalize(make_vec_env(Anything, 2)), n_steps=20, batch_size=20, n_epochs=2).learn(80)
+    return source, PREFINE(source, preferences(), seed=0, device="cpu").learn(20).export(tmp_path / "safe")
+
+
+def parts_that_changed(before: dict[str, torch.Tensor], model: PPO) -> set[str]:
+    return {key for key, value in model.policy.state_dict().items() if not torch.equal(value, before[key])}
+
+
+def test_rl_goes_on_from_an_export_with_the_critic_of_before(tmp_path):
+    source, path = exported(tmp_path)
+    env = VecNormalize.load(str(tmp_path / "safe" / "vecnormalize.pkl"), make_vec_env(Anything, 3))
+    model = PPO.load(path, env=env, device="cpu")
+    with pytest.raises(IsADirectoryError):
+        PPO.load(tmp_path / "safe")  # the normaliser's folder
+    weights = source.policy.state_dict()
+    assert {key for key in weights if key.startswith(ACTOR)} | {
+        key for key in weights if key.startswith(CRITIC)
+    } == set(weights)
+    changed = parts_that_changed(weights, model)
+    assert changed == {key for key in weights if key.startswith(ACTOR)}  # not one bit of the critic
+
+    # As in a zip of PPO's own: the counters go on, and so does the optimizer.
+    assert (model.num_timesteps, model._n_updates) == (80, 4)
+    moments = model.policy.optimizer.state_dict()["state"], source.policy.optimizer.state_dict()["state"]
+    assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[1])
+    assert env.obs_rms.count == source.get_vec_normalize_env().obs_rms.count
+    statistics = env.obs_rms.mean.copy()
+    old_episodes = list(source.ep_info_buffer)
+    model.learn(60, reset_num_timesteps=False)
+    assert (model.num_timesteps, model._n_updates) == (140, 6)
+    assert list(model.ep_info_buffer)[: len(old_episodes)] == old_episodes
+    model.learn(60)
+    assert (model.num_timesteps, model._n_updates) == (60, 8)
+    assert not any(episode in old_episodes for episode in model.ep_info_buffer)
+    assert parts_that_changed(weights, model) == set(weights)
+
+    # The normaliser stays as it was exported until it is told otherwise.
+    assert np.array_equal(env.obs_rms.mean, statistics)
+    env.training = True
+    model.learn(60)
+    assert not np.array_equal(env.obs_rms.mean, statistics)
+
+
+def test_a_frozen_actor_keeps_every_bit_while_the_critic_learns(tmp_path):
+    _, path = exported(tmp_path)
+    env = VecNormalize.load(str(tmp_path / "safe" / "vecnormalize.pkl"), make_vec_env(Anything, 3))
+    model = PPO.load(path, env=env, device="cpu")
+    before = {key: value.clone() for key, value in model.policy.state_dict().items()}
+    go_on_with_rl.freeze_actor(model, True)
+    model.learn(60)
+    assert parts_that_changed(before, model) == {key for key in before if key.startswith(CRITIC)}
+    go_on_with_rl.freeze_actor(model, False)
+    model.learn(60)
+    assert parts_that_changed(before, model) == set(before)
+
+
+def test_the_demo_s_policy_goes_on_with_rl(tmp_path, monkeypatch):
+    monkeypatch.setattr(go_on_with_rl, "CRITIC_STEPS", 2_048)
+    path = go_on_with_rl.retrofit(tmp_path / "safe", steps=10)
+    way = go_on_with_rl.PENALTY, True
+    run = go_on_with_rl.go_on(path, *way, seed=0, steps=3 * 2_048)
+    assert len(run.rewards) == len(run.costs) == 3
+    assert run.critic.explained_variance <= 1
+    assert run.critic.value > run.critic.earned  # a step of cost earns less than the old critic knows
+    row = go_on_with_rl.markdown({way: [run]}).splitlines()[-1]
+    assert row.startswith(f"| reward - 5 cost | yes | {run.critic.explained_variance:.2f} |")
+    assert row.endswith(f"| {run.rewards[-1]:,.0f} / {run.costs[-1]:.0f} |")
+
+
+def test_the_cost_is_in_the_reward():
+    env = go_on_with_rl.CostInReward(Anything(), penalty=5.0)
+    env.reset(seed=0)
+    assert env.step(np.array([1.0, 0.5, 0.0]))[1] == 1.5 - 5.0
+    assert env.step(np.array([-1.0, 0.5, 0.0]))[1] == -0.5
+
+
+def test_the_table_in_the_docs_is_the_example_s():
+    assert go_on_with_rl.markdown({}) in PAGE
+    for penalty, critic_first in (
+        (0.0, False),
+        (0.0, True),
+        (go_on_with_rl.PENALTY, False),
+        (go_on_with_rl.PENALTY, True),
+    ):
+        start = f"| reward{f' - {penalty:g} cost' if penalty else ''} | {'yes' if critic_first else 'no'} |"
+        assert f"\n{start}" in PAGE

@@ -16,6 +16,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, load_reference
 from sb3_prefine.inputs import Masked, Sequences, map_arrays
@@ -65,7 +66,8 @@ def result_of(name: str) -> Result:
     batch = next(model._current_tables().batches(64, torch.Generator().manual_seed(0)))
     with torch.no_grad():
         params = model._likelihood.params(model.policy, batch.inputs)
-        logp, logp_ref = (model._likelihood.log_prob(p, batch.actions) for p in (params, batch.params_ref))
+        logp = model._likelihood.log_prob(params, batch.actions)
+        logp_ref = model._likelihood_ref.log_prob(batch.params_ref, batch.actions)
         expected = _log_prob_of_sb3(model, batch.inputs, batch.actions, family)
     real = torch.ones_like(logp, dtype=torch.bool) if batch.weights is None else batch.weights > 0
     log_ratio = float((logp - logp_ref)[real].abs().max())
@@ -83,7 +85,7 @@ def result_of(name: str) -> Result:
     actions, _ = model.predict(observations, deterministic=True, **extra)
     with TemporaryDirectory() as folder:
         model.save(f"{folder}/model")
-        own = {} if isinstance(source, BaseAlgorithm) else {"policy": source}
+        own = {} if isinstance(source, BaseAlgorithm | BasePolicy) else {"policy": source}
         loaded = PREFINE.load(f"{folder}/model", device="cpu", preferences=data, **own)
         saved = _difference(loaded.predict(observations, deterministic=True, **extra)[0], actions)
         path = model.export(f"{folder}/exported")
@@ -91,6 +93,9 @@ def result_of(name: str) -> Result:
         if isinstance(source, BaseAlgorithm):
             again = type(source).load(path, device="cpu")
             found = again.predict(observations, deterministic=True, **extra)[0]
+        elif isinstance(source, BasePolicy):
+            again = type(source).load(str(path), device="cpu")
+            found = again.predict(observations, deterministic=True)[0]
         else:
             again = type(source)()
             again.load_state_dict(torch.load(path, weights_only=True))

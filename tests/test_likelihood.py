@@ -5,10 +5,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from scipy.stats import norm
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 
 from sb3_prefine.likelihood import ACTION_MARGIN, likelihood_of, trainable_parameters
-from tests.worlds import ACTIONS, OBSERVATIONS, choosing, model_of
+from tests.worlds import ACTIONS, OBSERVATIONS, Anything, choosing, model_of
 
 DIAGONAL, SQUASHED = (PPO, A2C, TRPO), (SAC, TQC, CrossQ)
 
@@ -220,3 +221,81 @@ def test_a_policy_without_a_likelihood_is_refused_with_the_reason(model, reason)
 def test_a_plain_module_is_refused():
     with pytest.raises(TypeError, match="Linear has no likelihood"):
         likelihood_of(torch.nn.Linear(2, 2), log_std_min=-5.0)
+
+
+class Matrix(Anything):
+    """Actions are a matrix."""
+
+    action_space = spaces.Box(
+        np.array([[-1.5, -0.5], [0.0, 1.0]], np.float32), np.array([[1.5, 2.5], [3.0, 4.0]], np.float32)
+    )
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC, TD3])
+def test_actions_of_any_numbers_and_shape_are_encoded_as_rows(algorithm):
+    """Integers are actions too: the bounds must not be rounded to their kind."""
+    options = {} if algorithm is PPO else {"buffer_size": 10}
+    policy = model_of(algorithm, Matrix(), **options).policy.eval()
+    likelihood = likelihood_of(policy, -5.0, fixed_std=0.1 if algorithm is TD3 else None)
+    actions = np.array([[[1, 2], [1, 2]], [[-1, 0], [2, 3]]])
+    scaled = actions if algorithm is PPO else policy.scale_action(actions)
+    expected = (np.arctanh(scaled) if algorithm is SAC else scaled).reshape(2, 4)
+    for given in (actions, actions.astype(np.float32), actions.astype(np.int32)):
+        encoded = likelihood.encode(torch.as_tensor(given))
+        assert encoded.dtype == torch.float32
+        np.testing.assert_allclose(encoded.numpy(), expected, rtol=1e-5)
+    with torch.no_grad():
+        params = likelihood.params(policy, torch.randn(2, OBSERVATIONS))
+        sample = likelihood.sample(params, torch.Generator().manual_seed(0))
+    assert sample.shape == encoded.shape
+    assert likelihood.log_prob(params, torch.stack((encoded, sample))).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (
+            lambda: model_of(PPO),
+            {"fixed_std": 0.1},
+            "fixed_std: 0.1 was given for ActorCriticPolicy; it is for TD3 and",
+        ),
+        (
+            lambda: model_of(SAC),
+            {"temperature": 2.0},
+            "temperature: 2.0 was given for SACPolicy; it is for DQN and Q",
+        ),
+        (lambda: model_of(TD3), {"fixed_std": 0.1, "temperature": 2.0}, "temperature: 2.0 was given for TD3Policy"),
+        (
+            lambda: model_of(DQN, choosing(spaces.Discrete(4))()),
+            {"fixed_std": 0.1, "temperature": 2.0},
+            "fixed_std: 0.1 was given for DQNPolicy",
+        ),
+        (lambda: model_of(TD3), {"temperature": 2.0}, "temperature: 2.0 was given for TD3Policy"),
+    ],
+)
+def test_an_option_for_other_policies_is_refused(model, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        likelihood_of(model().policy, -5.0, **options)
+
+
+def test_the_option_that_a_policy_lacks_is_asked_for():
+    with pytest.raises(TypeError, match=r"TD3Policy \(TD3, DDPG\) is deterministic: .* Pass fixed_std=0\.1 to take it"):
+        likelihood_of(model_of(TD3).policy, -5.0)
+    with pytest.raises(
+        TypeError, match=r"DQNPolicy \(DQN, QR-DQN\) gives values of actions.* Pass temperature=1\.0 to"
+    ):
+        likelihood_of(model_of(DQN, choosing(spaces.Discrete(4))()).policy, -5.0)
+
+
+@pytest.mark.parametrize("algorithm", [TD3, DDPG])
+def test_a_deterministic_actor_is_scored_as_a_gaussian_around_its_action(algorithm, observations):
+    """In units of actions scaled to [-1, 1]; the density by scipy."""
+    policy = model_of(algorithm, buffer_size=10).policy.eval()
+    likelihood = likelihood_of(policy, -5.0, fixed_std=0.2)
+    with torch.no_grad():
+        params = likelihood.params(policy, observations)
+    actions = np.random.default_rng(0).uniform(policy.action_space.low, policy.action_space.high, (7, ACTIONS))
+    mean = policy.scale_action(policy.predict(observations.numpy(), deterministic=True)[0])
+    expected = norm.logpdf(policy.scale_action(actions), mean, 0.2).sum(axis=1)
+    found = likelihood.log_prob(params, likelihood.encode(torch.as_tensor(actions.astype(np.float32))))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3)

@@ -1,6 +1,7 @@
 """The two sets: chosen as the paper chooses them, refused where they do not fit the policy."""
 
 import pickle
+import re
 import warnings
 from typing import Any
 
@@ -78,6 +79,78 @@ def test_there_is_one_id_for_each_episode_and_it_stays() -> None:
             kept[0] = 1
     with pytest.raises(ValueError, match=r"dispreferred_ids: shape \(3,\) for 2 episodes"):
         PreferenceBuffer(t, t, None, np.arange(3))
+
+
+@pytest.mark.parametrize("which", ["preferred", "dispreferred"])
+@pytest.mark.parametrize(
+    ("what", "values", "message"),
+    [
+        ("weights", [1, np.nan], "nan for episode 1. Give a finite number of 0 or more for each."),
+        ("weights", [np.inf, 1], "inf for episode 0. Give a finite number of 0 or more for each."),
+        ("weights", [1, -0.5], "-0.5 for episode 1. Give a finite number of 0 or more for each."),
+        ("weights", [0, 0], "all are 0, so nothing of the set would count. Give at least one above 0."),
+        ("labels", [1, np.nan], "nan for episode 1. Give a probability in [0, 1] for each."),
+        ("labels", [1.5, 1], "1.5 for episode 0. Give a probability in [0, 1] for each."),
+        ("labels", [1, -0.1], "-0.1 for episode 1. Give a probability in [0, 1] for each."),
+        *(
+            (what, values, message)
+            for what in ("weights", "labels")
+            for values, message in (
+                ([1.0], "shape (1,) for 2 episodes. Give one for each."),
+                ([1.0] * 4, "shape (4,) for 2 episodes. Give one for each."),
+                ([[1.0], [1.0]], "shape (2, 1) for 2 episodes."),
+                (0.5, "shape () for 2 episodes."),
+                (["1.0", "0.5"], "the dtype is <U3. Give an array of numbers."),
+                ([None, 1.0], "the dtype is object. Give an array of numbers."),
+                ([1j, 1.0], "the dtype is complex128. Give an array of numbers."),
+                ([[1.0], [1.0, 2.0]], "not one array ("),
+            )
+        ),
+    ],
+)
+def test_weights_and_labels_that_are_none_are_refused(which: str, what: str, values: Any, message: str) -> None:
+    t = episodes([1, 2], [1, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="^" + re.escape(f"{which}_{what}: {message}")):
+            PreferenceBuffer(t, t, **{f"{which}_{what}": values})
+
+
+def test_weights_and_labels_stay_as_they_were_given() -> None:
+    t = episodes([1, 2], [1, 2])
+    weights, labels = np.array([2, 0]), np.array([True, False])
+    buffer = PreferenceBuffer(t, t, preferred_weights=weights, dispreferred_labels=labels)
+    weights[:], labels[:] = 9, True
+    for kept, expected in ((buffer.preferred_weights, [2.0, 0.0]), (buffer.dispreferred_labels, [1.0, 0.0])):
+        assert kept is not None
+        assert kept.dtype == np.float64
+        assert kept.tolist() == expected
+        with pytest.raises(ValueError, match="read-only"):
+            kept[0] = 1.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 1)), min_size=4, max_size=12), st.integers(0, 20))
+def test_weights_and_labels_go_with_their_episodes(given_values: list[tuple[float, float]], seed: int) -> None:
+    n = len(given_values)
+    t = episodes(range(n), range(n))
+    weights, labels = np.array(given_values).T
+    weights = weights + 0.5
+    buffer = PreferenceBuffer(t, t, preferred_weights=weights, dispreferred_labels=labels)
+    for part in buffer.split(0.5, seed):
+        for chosen, name, expected in (
+            (part.preferred, "preferred_weights", weights),
+            (part.dispreferred, "dispreferred_labels", labels),
+        ):
+            ids = [int(episode.observations[0, 0] / 6) for episode in chosen]
+            np.testing.assert_array_equal(getattr(part, name), expected[ids])
+        assert part.preferred_labels is None
+        assert part.dispreferred_weights is None
+        # Two steps an episode; what was not given is 1.
+        rows = np.concatenate([np.repeat(part.preferred_weights, 2), np.ones(2 * len(part.dispreferred))])
+        np.testing.assert_array_equal(part.per_transition("weights"), rows.astype(np.float32))
+        rows = np.concatenate([np.ones(2 * len(part.preferred)), np.repeat(part.dispreferred_labels, 2)])
+        np.testing.assert_array_equal(part.per_transition("labels"), rows.astype(np.float32))
+    assert PreferenceBuffer(t, t).per_transition("weights") is None
 
 
 def test_the_repr_shows_both_sets() -> None:

@@ -13,7 +13,6 @@ from gymnasium import spaces
 from sb3_contrib import TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,33 +21,22 @@ from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.columns import COLUMNS
 from sb3_prefine.likelihood import likelihood_of
 from sb3_prefine.objective import prefine_loss
-from tests.worlds import BAD, GOOD, OBSERVATIONS, Anything, choosing, model_of, preferences, trajectories
+from tests.worlds import (
+    BAD,
+    GOOD,
+    STATES,
+    Anything,
+    Recorder,
+    assert_same_weights,
+    choosing,
+    model_of,
+    preferences,
+    trajectories,
+    weights,
+)
 
 SMALL = {PPO: {"n_steps": 16, "batch_size": 16}, SAC: {"buffer_size": 10}}
 ALGORITHMS = (PPO, A2C, TRPO, SAC, TQC, CrossQ)
-STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np.float32)
-
-
-class Recorder(Logger):
-    """Keeps every value that was logged."""
-
-    def __init__(self) -> None:
-        super().__init__(folder=None, output_formats=[])
-        self.rows: list[dict] = []
-
-    def dump(self, step: int = 0) -> None:
-        self.rows.append(dict(self.name_to_value))
-        super().dump(step)
-
-
-def weights(policy: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-
-
-def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -1,33 +1,127 @@
-"""Every snippet and command of the README."""
+"""
+Every snippet and command of the README and of docs/.
 
+A block of ``python`` or ``sh`` is run as it stands, one after the other in one folder. Of a block of ``bash``, whose
+commands install things or run these tests, each command is looked at by itself. ``text`` is what something printed.
+"""
+
+import os
+import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_prefine import PREFINE, Trajectories
+from tests.worlds import Anything, model_of, preferences
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [line.partition("#")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
-# Commands in the text between backticks.
-COMMANDS += re.findall(r"`((?:make|python|sb3-prefine|pip) [^`]+)`", README)
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
-def test_the_python_runs_as_it_stands(zoo, tmp_path, monkeypatch, capsys):
+def blocks(document: Path, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def run_python(document: Path, names: dict[str, Any]) -> dict[str, Any]:
+    """Run the blocks of Python; ``names`` are those that its reader has. Returns them with those that were made."""
+    for block in blocks(document, "python"):
+        exec(compile(block, str(document), "exec"), names)
+    return names
+
+
+def run_shell(document: Path, folder: Path) -> str:
+    """Run the blocks of sh in bash, where the virtual environment is activated, and return what they printed."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "Agg",  # no windows
+    }
+    command = ["bash", "-euo", "pipefail", "-c", "".join(blocks(document, "sh"))]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def commands() -> list[str]:
+    """Those in blocks of bash, and in the text between backticks."""
+    found: set[str] = set()
+    for document in (README, *DOCS):
+        for block in blocks(document, "bash"):
+            found |= {line.partition("#")[0].strip() for line in block.splitlines()}
+        found |= set(re.findall(r"`((?:make|python|sb3-prefine|pip) [^`]+)`", document.read_text()))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("document", [README, *DOCS], ids=lambda path: path.name)
+def test_every_block_is_of_a_kind_that_is_looked_at(document):
+    fences = re.findall(r"^\s*(?:```|~~~)", document.read_text(), flags=re.MULTILINE)
+    assert len(fences) == 2 * sum(len(blocks(document, kind)) for kind in ("python", "sh", "bash", "text"))
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(zoo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    blocks = [block for kind, block in BLOCKS if kind == "python"]
-    assert len(blocks) == 1
-    exec(compile(blocks[0], "README.md", "exec"), names)
+    names: dict[str, Any] = {}
+    run_python(README, names)
     before, after = re.findall(r"cost ([\d.]+)", capsys.readouterr().out)
     assert float(before) > 900
     assert float(after) < 100
-    assert Path(str(names["path"])).is_file()
+    assert names["path"].is_file()
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_the_shell_of_the_readme_runs_as_it_stands(zoo, tmp_path):
+    """The command line, and RL Zoo with the data that it wrote."""
+    printed = run_shell(README, tmp_path)
+    (return_before, cost_before), (return_after, cost_after) = (
+        _return_and_cost(printed, name) for name in ("ppo/HalfCheetah-v3", "safe.zip")
+    )
+    shown = Trajectories.from_hdf5(tmp_path / "chosen" / "preferred.hdf5").episode_returns.mean()
+    assert cost_after <= 25 < 900 < cost_before
+    assert 0.8 * shown < return_after < return_before
+    assert (tmp_path / "plane.png").read_bytes().startswith(b"\x89PNG")
+
+    run = tmp_path / "logs" / "prefine" / "SpeedLimitHalfCheetah-v0_1"
+    evaluations = np.load(run / "evaluations.npz")
+    costs = evaluations["costs"].mean(axis=1)
+    assert evaluations["timesteps"].tolist() == [500, 1000]
+    assert costs.min() <= 25
+    assert (run / "best_model.zip").is_file()
+    [played] = re.findall(r"^Mean reward: ([\d.]+)", printed, flags=re.MULTILINE)
+    assert float(played) > 0.8 * shown
+    [plotted] = pickle.loads((tmp_path / "costs.pkl").read_bytes())["SpeedLimitHalfCheetah"].values()
+    np.testing.assert_allclose(plotted["mean"], costs)
+
+
+def _return_and_cost(printed: str, policy: str) -> tuple[float, float]:
+    """Of its row in the table of ``compare``."""
+    [row] = re.findall(rf"^ *({re.escape(policy)}  .*)$", printed, flags=re.MULTILINE)
+    _, mean_return, _, mean_cost, *_ = re.split(" {2,}", row.strip())
+    return float(mean_return.replace(",", "")), float(mean_cost.replace(",", ""))
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_the_blocks_of_the_docs_run_as_they_stand(document, tmp_path, monkeypatch):
+    """The pages speak of the reader's own model, data and environment: here they are small ones."""
+    monkeypatch.chdir(tmp_path)
+    source = model_of(PPO, VecNormalize(make_vec_env(Anything, 2)), n_steps=20, batch_size=20).learn(40)
+    model = PREFINE(source, preferences(), device="cpu").learn(5)
+    data = {"trajectories": preferences().preferred, "preferences": preferences()}
+    names = run_python(document, {"model": model, "MyEnv": Anything, "n_steps": 40, **data})
+    assert names["ppo"].num_timesteps >= 40
+    assert names["safe"].num_timesteps == 40
+    run_shell(document, tmp_path)
+
+
+@pytest.mark.parametrize("command", commands())
 def test_every_command_exists(command):
     program, *arguments = command.split()
     if program == "make":
@@ -50,14 +144,19 @@ def test_every_command_exists(command):
             assert f"\n{extra} = [" in declared
 
 
-def test_every_file_that_is_linked_is_there():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
+@pytest.mark.parametrize("document", [README, *DOCS], ids=lambda path: path.name)
+def test_every_file_that_is_linked_is_there(document):
+    for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         if not target.startswith("https://"):
-            assert (ROOT / target).is_file(), target
+            file, _, section = target.partition("#")
+            assert (document.parent / file).is_file(), target
+            if section:
+                headings = re.findall(r"^#+ (.+)$", (document.parent / file).read_text(), re.MULTILINE)
+                assert section in [heading.lower().replace(" ", "-") for heading in headings], target
 
 
 def test_the_table_is_of_the_settings_in_the_example():
-    rows = re.findall(r"^\| (PPO|SAC|A2C) .* \| ([\d,]+) steps, \d+ s \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| (PPO|SAC|A2C) .* \| ([\d,]+) steps, \d+ s \|$", README.read_text(), flags=re.MULTILINE)
     spec = (ROOT / "examples" / "retrofit_zoo_checkpoint.py").read_text()
     assert len(rows) == 3
     for algo, steps in rows:

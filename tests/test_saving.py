@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.save_util import data_to_json
 
 from sb3_prefine import PREFINE
-from sb3_prefine.saving import is_prefine_zip, plain_objects
+from sb3_prefine.saving import plain_objects, writer_of
 from tests.worlds import model_of, preferences
 
 
@@ -79,4 +79,4 @@ def test_only_prefine_s_own_zips_are_its_own(tmp_path):
     model_of(PPO).save(tmp_path / "ppo.zip")
     PREFINE(model_of(PPO), device="cpu").save(tmp_path / "prefine.zip")
     (tmp_path / "text.zip").write_text("no zip")
-    assert [is_prefine_zip(tmp_path / name) for name in ("ppo.zip", "prefine.zip", "text.zip")] == [False, True, False]
+    assert [writer_of(tmp_path / name) for name in ("ppo.zip", "prefine.zip", "text.zip")] == [None, "PREFINE", None]

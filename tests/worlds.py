@@ -4,12 +4,15 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
 
 from sb3_prefine import PreferenceBuffer, Trajectories
 
 OBSERVATIONS, ACTIONS = 5, 3
+STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np.float32)
 
 
 class Anything(gym.Env):
@@ -72,3 +75,27 @@ GOOD, BAD = [-1.0, 1.0, 0.5], [0.5, 2.5, -0.5]
 def preferences() -> PreferenceBuffer:
     """The action GOOD is preferred, BAD is not."""
     return PreferenceBuffer(preferred=trajectories(GOOD), dispreferred=trajectories(BAD, seed=1))
+
+
+class Recorder(Logger):
+    """Keeps every value that was logged."""
+
+    def __init__(self) -> None:
+        super().__init__(folder=None, output_formats=[])
+        self.rows: list[dict] = []
+
+    def dump(self, step: int = 0) -> None:
+        self.rows.append(dict(self.name_to_value))
+        super().dump(step)
+
+
+def weights(policy: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy, which training does not change."""
+    return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """To the bit."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name

@@ -37,13 +37,13 @@ def collect(
       sb3-prefine collect ppo/HalfCheetah-v3 SpeedLimitHalfCheetah-v0 --out own.hdf5
       sb3-prefine collect ppo/HalfCheetah-v3 SpeedLimitHalfCheetah-v0 --out slower.hdf5 --scales 0.64 0.66 0.68
 
-    :param policy: the checkpoint: a zip, an RL-Zoo folder, or such a path inside RL_TRAINED_AGENTS
-    :param env: the environment's id, "module:id" if importing a module of yours registers it
+    :param policy: a zip, an RL-Zoo folder, a name like ppo/HalfCheetah-v3 in the folder that the environment variable
+        RL_TRAINED_AGENTS names, or hf://OWNER/REPO on the Hugging Face Hub
+    :param env: an environment's id, or "module:id" to import a module of yours first; `sb3-prefine envs` lists some
     :param out: the HDF5 file to write
-    :param episodes: how many to record for each scale
-    :param scales: factors on the actions, before they are clipped to their bounds; every scale starts from the same
-        initial states
-    :param cost_limit: shows the share of episodes that cost more
+    :param episodes: how many episodes to record for each scale
+    :param scales: factors on the actions, which are clipped afterwards; all start from the same initial states
+    :param cost_limit: show the share of episodes that cost more
     :param seed: the same seed gives the same episodes
     :param n_envs: environments to step at once
     :param overwrite: replace the file if it is there

@@ -34,13 +34,14 @@ def compare(
     Before and after:
       sb3-prefine compare SpeedLimitHalfCheetah-v0 ppo/HalfCheetah-v3 safe.zip --episodes 20 --plot plane.png
 
-    :param env: the environment's id, "module:id" if importing a module of yours registers it
-    :param policies: checkpoints: zips, RL-Zoo folders, or such paths inside RL_TRAINED_AGENTS
-    :param episodes: how many to run of each policy
+    :param env: an environment's id, or "module:id" to import a module of yours first; `sb3-prefine envs` lists some
+    :param policies: zips, RL-Zoo folders, names like ppo/HalfCheetah-v3 in the folder that the environment variable
+        RL_TRAINED_AGENTS names, or hf://OWNER/REPO on the Hugging Face Hub
+    :param episodes: how many episodes to run of each policy
     :param cost_limit: the most that an episode may cost
     :param seed: the same seed gives the same episodes
     :param n_envs: environments to step at once
-    :param plot: a PNG for the picture, one point an episode
+    :param plot: draw the picture into this PNG, one point for each episode
     :param overwrite: replace the picture if it is there
     """
     if not policies:

@@ -36,13 +36,14 @@ def evaluate(
       sb3-prefine evaluate safe.zip SpeedLimitHalfCheetah-v0
       sb3-prefine evaluate safe.zip SpeedLimitHalfCheetah-v0 --episodes 20 --stochastic --json safe.json
 
-    :param policy: the checkpoint: a zip, an RL-Zoo folder, or such a path inside RL_TRAINED_AGENTS
-    :param env: the environment's id, "module:id" if importing a module of yours registers it
-    :param episodes: how many to run
+    :param policy: a zip, an RL-Zoo folder, a name like ppo/HalfCheetah-v3 in the folder that the environment variable
+        RL_TRAINED_AGENTS names, or hf://OWNER/REPO on the Hugging Face Hub
+    :param env: an environment's id, or "module:id" to import a module of yours first; `sb3-prefine envs` lists some
+    :param episodes: how many episodes to run
     :param cost_limit: the most that an episode may cost
     :param seed: the same seed gives the same episodes
     :param n_envs: environments to step at once
-    :param json_path: a file for these numbers and each episode's return, cost and length; unknown costs are null
+    :param json_path: a JSON file for these numbers and each episode's return, cost and length; unknown costs are null
     :param overwrite: replace the file if it is there
     """
     check_outputs(json_path, overwrite=overwrite)

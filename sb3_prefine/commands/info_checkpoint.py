@@ -10,7 +10,7 @@ from sb3_prefine.commands.options import Hyperparameters, Opening
 from sb3_prefine.likelihood import likelihood_of
 from sb3_prefine.normalizer import Moments, Normalizer
 from sb3_prefine.reference import Reference
-from sb3_prefine.saving import is_prefine_zip
+from sb3_prefine.saving import writer_of
 
 
 def describe_checkpoint(policy: str, opening: Opening) -> None:
@@ -44,8 +44,8 @@ def _facts(reference: Reference, plain: str) -> Iterator[tuple[str, str]]:
     file = Path(reference.checkpoint.name)
     if file.is_file():
         yield "file", str(file)
-        if is_prefine_zip(file):
-            yield "written by", "PREFINE.save: the policy fine-tuned there is described"
+        if writer := writer_of(file):
+            yield "written by", f"{writer}.save: the policy trained there is described"
     yield "algorithm", reference.algo or "unknown (a policy alone)"
     yield "policy", f"{type(policy).__module__}.{type(policy).__name__}"
     yield "observations", str(reference.observation_space)

@@ -19,9 +19,9 @@ _one_of_both = tyro.conf.create_mutex_group(required=False, title="how the polic
 @dataclass(frozen=True)
 class Opening:
     """
-    How a checkpoint is opened. POLICY is a zip, an RL-Zoo folder, or such a path inside RL_TRAINED_AGENTS.
+    How a checkpoint is opened. Most need none of these.
 
-    :param algo: RL Zoo's name of the algorithm (ppo, sac, ...): finds or checks what the checkpoint is
+    :param algo: RL Zoo's name of the algorithm that trained it: ppo, sac, ...
     :param normalizer: the pickled VecNormalize that the policy was trained behind, where it does not lie beside the
         checkpoint; "false" says that the policy saw raw observations
     :param spaces_env: an environment that gives the spaces, where the checkpoint does not tell them
@@ -53,8 +53,8 @@ class Acting:
     """
     How the policy acts.
 
-    :param deterministic: by the mode of its distribution
-    :param stochastic: by samples of its distribution
+    :param deterministic: act by the mode of its distribution
+    :param stochastic: act by samples of its distribution
     """
 
     deterministic: Annotated[bool, _one_of_both] = False
@@ -75,11 +75,11 @@ class Selection:
     How episodes are chosen by cost and return: the paper's way (section 5.1).
 
     :param n_preferred: preferred episodes, from the better half by return of those that cost less than the limit
-    :param n_dispreferred: dispreferred episodes, from the costliest of those at the limit or above it
-    :param n_strata: return quantiles that give the same number of preferred episodes each
+    :param n_dispreferred: dispreferred episodes, from the costliest of the unsafe ones
+    :param n_strata: return quantiles, each of which gives the same number of preferred episodes
     :param dispreferred_pool: how many of the costliest episodes the dispreferred ones are drawn from
-    :param unsafe: top_cost takes the costliest of all episodes that were not chosen as preferred, for data in which
-        none breaks the limit
+    :param unsafe: over_limit draws dispreferred episodes from those at the limit or above it; top_cost from all that
+        were not chosen as preferred, for data in which none breaks the limit
     """
 
     n_preferred: int = 100
@@ -98,21 +98,22 @@ class Selection:
 @dataclass(frozen=True)
 class Hyperparameters:
     """
-    PREFINE's, under the names and with the defaults of its constructor.
+    Of PREFINE, with the names and the defaults of its constructor.
 
-    :param learning_rate: of Adam
+    :param learning_rate: Adam's learning rate
     :param batch_size: transitions of each of the two sets in one gradient step
     :param beta: how strong the preference term is; 0 leaves supervised fine-tuning
     :param sft_coef: how strong the supervised term on the preferred data is; 0 leaves vanilla DPO
-    :param loss_type: of the preference term; sigmoid is the paper's
+    :param loss_type: loss of the preference term; sigmoid is the paper's
     :param label_smoothing: the fraction of labels taken to be wrong, from 0 to below 0.5
-    :param log_ratio_bound: bounds each log-ratio smoothly; not given, none is bounded
-    :param n_counterfactuals: counterfactual actions a state
-    :param counterfactuals: whether they are sampled from the current policy or from the reference
-    :param log_std_min: floor of the policy's log-std
-    :param fixed_std: takes a TD3 or DDPG actor for a Gaussian of this standard deviation, of actions in [-1, 1]
-    :param temperature: takes the Q-values of DQN or QR-DQN for the policy softmax(Q / temperature)
-    :param max_grad_norm: clips the gradient's norm at this value; not given, it is not clipped
+    :param log_ratio_bound: bound each log-ratio x smoothly, as bound * tanh(x / bound); not given, none is bounded
+    :param n_counterfactuals: counterfactual actions for each state, which the data's action is compared with
+    :param counterfactuals: what they are sampled from: the current policy, or the reference
+    :param log_std_min: the policy's log standard deviation is taken to be at least this
+    :param fixed_std: take a TD3 or DDPG actor for the mean of a Gaussian with this standard deviation, in units of
+        actions scaled to [-1, 1]
+    :param temperature: take the Q-values of DQN or QR-DQN for the policy softmax(Q / temperature)
+    :param max_grad_norm: clip the gradient's norm at this value; not given, it is not clipped
     """
 
     learning_rate: float = 3e-4

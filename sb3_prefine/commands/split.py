@@ -1,6 +1,7 @@
 """``sb3-prefine split``."""
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -8,7 +9,10 @@ from sb3_prefine.commands.options import Selection, check_outputs, read_trajecto
 
 
 def split(
-    data: tyro.conf.Positional[tuple[Path, ...]],
+    data: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="DATA [DATA ...]", help_behavior_hint="(required)"),
+    ],
     selection: Selection,
     *,
     cost_limit: float,
@@ -19,7 +23,7 @@ def split(
     """
     Choose preferred and dispreferred episodes by their cost and return.
 
-    Writes preferred.hdf5 and dispreferred.hdf5. If good and bad is a human judgement and not a number, write the two
+    Writes preferred.hdf5 and dispreferred.hdf5. If good and bad are a human judgement and not a number, write the two
     files yourself: `train` takes any two.
 
     From two recordings, and from a file of DSRL:
@@ -33,6 +37,8 @@ def split(
     :param overwrite: replace the two files if they are there
     """
     paths = {name: out / f"{name}.hdf5" for name in ("preferred", "dispreferred")}
+    if not data:
+        raise ValueError("split: there are no data. Name one or more HDF5 files.")
     check_outputs(*paths.values(), overwrite=overwrite)
     from sb3_prefine import __version__
     from sb3_prefine.results import data_table, print_table

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sb3_prefine.prefine import PREFINE
     from sb3_prefine.reference import Reference
 
+# Without tyro's "(default: )": what is left out is no file.
+_Files = Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="")]
+
 
 @dataclass(frozen=True)
 class Data:
@@ -24,12 +27,12 @@ class Data:
     :param dispreferred: HDF5 files of episodes to do less like
     :param data: HDF5 files of episodes to choose both sets from, by their cost and return
     :param cost_limit: episodes of --data that cost less are safe, the others unsafe
-    :param data_seed: of the choice from --data
+    :param data_seed: seed of the choice from --data
     """
 
-    preferred: tuple[Path, ...] = ()
-    dispreferred: tuple[Path, ...] = ()
-    data: tuple[Path, ...] = ()
+    preferred: _Files = ()
+    dispreferred: _Files = ()
+    data: _Files = ()
     cost_limit: float | None = None
     data_seed: int = 0
 
@@ -54,14 +57,14 @@ class Data:
 @dataclass(frozen=True)
 class Watching:
     """
-    Evaluation, which training itself does not need; deterministic.
+    Evaluation, by the policy's mode. Training itself needs no environment.
 
     :param eval_env: an environment's id: evaluate before and after training, and keep the best safe policy on the way
     :param eval_cost_limit: the most that an episode may cost; not given, it is --cost-limit
-    :param eval_episodes: of one evaluation
+    :param eval_episodes: episodes of one evaluation
     :param eval_freq: gradient steps between two evaluations on the way; 0 for none
     :param eval_n_envs: environments to step at once
-    :param eval_seed: of the episodes before and after; those on the way, which choose the best, have the next seed
+    :param eval_seed: seed of the episodes before and after; those on the way, which choose the best, have the next one
     """
 
     eval_env: str | None = None
@@ -113,14 +116,15 @@ def train(
       sb3-prefine train ppo/HalfCheetah-v3 --data own.hdf5 slower.hdf5 --cost-limit 25 --out safe.zip \\
         --learning-rate 1e-3 --steps 2000 --eval-env SpeedLimitHalfCheetah-v0
 
-    :param policy: the checkpoint: a zip, an RL-Zoo folder, or such a path inside RL_TRAINED_AGENTS
+    :param policy: a zip, an RL-Zoo folder, a name like ppo/HalfCheetah-v3 in the folder that the environment variable
+        RL_TRAINED_AGENTS names, or hf://OWNER/REPO on the Hugging Face Hub
     :param out: the zip to write
     :param steps: gradient steps
-    :param seed: of the batches and the counterfactuals
-    :param device: of the computation: auto, cpu, cuda, cuda:1, ...
+    :param seed: seed of the batches and of the counterfactual actions
+    :param device: where to compute: auto, cpu, cuda, cuda:1, ...
     :param save_model: also write a PREFINE zip, with the optimizer and the reference: PREFINE.load goes on training
-    :param tensorboard: the folder for TensorBoard's logs
-    :param overwrite: replace the files if they are there
+    :param tensorboard: write logs for TensorBoard into this folder
+    :param overwrite: replace the output files if they are there
     """
     out, save_model = with_zip_suffix(out), save_model and with_zip_suffix(save_model)
     best = out.with_name(f"{out.stem}_best.zip") if evaluation.eval_env is not None and evaluation.eval_freq else None

@@ -1,7 +1,7 @@
 """A policy that is too fast, and the command line to make it safe with."""
 
-import os
-import subprocess
+import contextlib
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,31 +39,29 @@ class Outcome:
 Call = Callable[..., Outcome]
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """The command line in this process: ``call("info", path)``."""
+@pytest.fixture(scope="session")
+def call() -> Call:
+    """The command line in this process: ``call("info", path)``. As processes, test_readme runs the commands."""
 
     def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["sb3-prefine", *map(str, arguments)])
+        out, err = io.StringIO(), io.StringIO()
         code: int | str | None = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        # The interpreter prints a message that sys.exit was given, and exits with 1.
-        return Outcome(1, out, err + code) if isinstance(code, str) else Outcome(code or 0, out, err)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.setattr(sys, "argv", ["sb3-prefine", *map(str, arguments)])
+            try:
+                main()
+            except SystemExit as stop:
+                code = stop.code
+        if isinstance(code, str):
+            # The interpreter prints a message that sys.exit was given, and exits with 1.
+            return Outcome(1, out.getvalue(), err.getvalue() + code)
+        return Outcome(code or 0, out.getvalue(), err.getvalue())
 
     return call
-
-
-def run(*arguments: object, cwd: Path | None = None) -> Outcome:
-    """The command line as a process of its own."""
-    # As many threads as the tests use: another number may round otherwise.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "sb3_prefine", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
-    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""Collect, split, train, evaluate, compare, info: each as a process, and each the same as in Python."""
+"""Collect, split, train, evaluate, compare, info, one after the other, and each the same as in Python."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -9,13 +10,13 @@ from stable_baselines3 import PPO
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, evaluate_policy, load_reference
 from sb3_prefine.trajectories import COLUMNS
-from tests.commands.conftest import ENV, Outcome, run
+from tests.commands.conftest import ENV, Outcome
 
 LIMIT, STEPS = 30, 200
 
 
 @pytest.fixture(scope="module")
-def folder(policy, tmp_path_factory):
+def folder(call, policy, tmp_path_factory):
     """Where the commands were run one after the other, and what they said."""
     folder = tmp_path_factory.mktemp("pipeline")
     said: dict[str, Outcome] = {}
@@ -28,7 +29,8 @@ def folder(policy, tmp_path_factory):
         f"compare {ENV} {policy} safe.zip --episodes 4 --cost-limit {LIMIT} --plot plane.png",
         "info safe.zip",
     ):
-        outcome = run(*command.split(), cwd=folder)
+        with contextlib.chdir(folder):
+            outcome = call(*command.split())
         assert outcome.code == 0, outcome.err
         said[command.split()[0]] = outcome
     return folder, said

@@ -78,7 +78,8 @@ def test_a_file_that_cannot_be_read_is_named(call, tmp_path, content):
 
 
 def test_no_file_is_an_error(call, tmp_path):
-    assert "nothing to concatenate" in call("split", "--cost-limit", 30, "--out", tmp_path).error
+    outcome = call("split", "--cost-limit", 30, "--out", tmp_path)
+    assert outcome.error == "split: there are no data. Name one or more HDF5 files."
 
 
 @pytest.mark.parametrize("name", ["preferred", "dispreferred"])

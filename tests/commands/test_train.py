@@ -1,28 +1,24 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO, TD3
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, TD3
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, evaluate_policy
 from sb3_prefine.callbacks import CostEvalCallback
 from sb3_prefine.commands.options import Hyperparameters
 from tests.commands.conftest import ENV
 from tests.commands.test_options import DEMO
-from tests.worlds import model_of
+from tests.worlds import BAD, GOOD, assert_same_weights, choosing, model_of, trajectories
 
 FAST_TRAINING = ("--learning-rate", 3e-3, "--batch-size", 64, "--device", "cpu")
 
 
-def weights(path):
+def weights_in(path):
     """The policy's weights in a plain zip."""
     return PPO.load(path, device="cpu").policy.state_dict()
-
-
-def assert_same_weights(found, expected):
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
 
 
 def sets_of(two_sets):
@@ -40,7 +36,7 @@ def test_data_that_are_split_by_cost_are_those_of_from_costs(call, policy, data,
     assert outcome.code == 0, outcome
     preferences = PreferenceBuffer.from_costs(Trajectories.from_hdf5(data), 30, 2, 3, seed=6)
     expected = PREFINE(policy, preferences, learning_rate=3e-3, batch_size=64, seed=1, device="cpu").learn(20)
-    assert_same_weights(weights(tmp_path / "safe.zip"), expected.policy.state_dict())
+    assert_same_weights(weights_in(tmp_path / "safe.zip"), expected.policy.state_dict())
     assert f"Wrote {tmp_path / 'safe.zip'}: a plain Stable-Baselines3 zip (ppo)." in outcome.out
     [row] = [line for line in outcome.out.splitlines() if line.strip().startswith("preferred data")]
     assert row.split()[2] == "2"
@@ -56,7 +52,7 @@ def test_several_files_make_one_set(call, policy, two_sets, tmp_path):
     bad = Trajectories.from_hdf5(fast)
     preferences = PreferenceBuffer(Trajectories.from_hdf5(slow), bad + bad)
     expected = PREFINE(policy, preferences, learning_rate=3e-3, batch_size=64, seed=1, device="cpu").learn(5)
-    assert_same_weights(weights(tmp_path / "safe.zip"), expected.policy.state_dict())
+    assert_same_weights(weights_in(tmp_path / "safe.zip"), expected.policy.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -109,33 +105,53 @@ def test_a_training_that_diverges_says_so_and_writes_nothing(call, policy, two_s
 
 
 def test_every_hyperparameter_reaches_the_model(call, policy, two_sets, tmp_path):
-    wanted = Hyperparameters(
-        learning_rate=1e-3,
-        batch_size=32,
-        beta=0.1,
-        sft_coef=0.7,
-        loss_type="robust",
-        label_smoothing=0.1,
-        log_ratio_bound=5.0,
-        n_counterfactuals=2,
-        counterfactuals="reference",
-        log_std_min=-4.0,
-        fixed_std=0.3,
-        temperature=2.0,
-        max_grad_norm=0.5,
-    )
-    assert not set(asdict(wanted).items()) & set(asdict(Hyperparameters()).items())
-    options = [text for name, value in asdict(wanted).items() for text in (f"--{name.replace('_', '-')}", value)]
+    wanted = {
+        "learning_rate": 1e-3,
+        "batch_size": 32,
+        "beta": 0.1,
+        "sft_coef": 0.7,
+        "loss_type": "robust",
+        "label_smoothing": 0.1,
+        "log_ratio_bound": 5.0,
+        "n_counterfactuals": 2,
+        "counterfactuals": "reference",
+        "log_std_min": -4.0,
+        "max_grad_norm": 0.5,
+    }
+    defaults = asdict(Hyperparameters())
+    assert set(wanted) == set(defaults) - {"fixed_std", "temperature"}
+    assert not set(wanted.items()) & set(defaults.items())
+    options = [text for name, value in wanted.items() for text in (f"--{name.replace('_', '-')}", value)]
     outcome = call(
         *("train", policy, *sets_of(two_sets), "--out", tmp_path / "safe.zip", "--save-model", tmp_path / "model"),
         *("--steps", 3, "--seed", 8, "--device", "cpu", *options),
     )
     assert outcome.code == 0, outcome
     model = PREFINE.load(tmp_path / "model.zip", device="cpu")
-    assert {name: getattr(model, name) for name in asdict(wanted)} == asdict(wanted)
+    assert {name: getattr(model, name) for name in wanted} == wanted
     assert model.seed == 8
     assert model.num_timesteps == 3
-    assert_same_weights(weights(tmp_path / "safe.zip"), model.policy.state_dict())
+    assert_same_weights(weights_in(tmp_path / "safe.zip"), model.policy.state_dict())
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [(TD3, "fixed_std"), (DQN, "temperature")])
+def test_what_makes_probabilities_of_a_deterministic_policy_reaches_the_model(call, tmp_path, algorithm, name):
+    env = choosing(spaces.Discrete(4))() if algorithm is DQN else None
+    model_of(algorithm, env, buffer_size=100).save(tmp_path / "source.zip")
+    for file, action, number in (("good.hdf5", GOOD, 2), ("bad.hdf5", BAD, 0)):
+        episodes = trajectories(action)
+        if algorithm is DQN:
+            episodes = replace(episodes, actions=np.full(len(episodes.rewards), number))
+        episodes.to_hdf5(tmp_path / file)
+    outcome = call(
+        *("train", tmp_path / "source.zip", *sets_of((tmp_path / "good.hdf5", tmp_path / "bad.hdf5"))),
+        *("--out", tmp_path / "safe.zip", "--save-model", tmp_path / "model", "--steps", 3),
+        *(f"--{name.replace('_', '-')}", 0.3, "--device", "cpu"),
+    )
+    assert outcome.code == 0, outcome
+    model = PREFINE.load(tmp_path / "model.zip", device="cpu")
+    assert getattr(model, name) == 0.3
+    assert_same_weights(algorithm.load(tmp_path / "safe.zip").policy.state_dict(), model.policy.state_dict())
 
 
 def test_the_fine_tuned_zip_may_be_trained_again(call, policy, two_sets, tmp_path):
@@ -146,8 +162,8 @@ def test_the_fine_tuned_zip_may_be_trained_again(call, policy, two_sets, tmp_pat
         )
         assert outcome.code == 0, outcome
     assert call("train", tmp_path / "one_model.zip", *arguments, "--out", tmp_path / "also_two").code == 0
-    assert_same_weights(weights(tmp_path / "two.zip"), weights(tmp_path / "also_two.zip"))
-    assert not torch.equal(weights(tmp_path / "one.zip")["log_std"], weights(tmp_path / "two.zip")["log_std"])
+    assert_same_weights(weights_in(tmp_path / "two.zip"), weights_in(tmp_path / "also_two.zip"))
+    assert not torch.equal(weights_in(tmp_path / "one.zip")["log_std"], weights_in(tmp_path / "two.zip")["log_std"])
 
 
 def test_the_normaliser_lies_beside_the_exported_zip(call, tmp_path):
@@ -217,8 +233,8 @@ def test_before_and_after_are_evaluated_and_the_best_safe_policy_is_kept(watched
     expected.learn(80, callback)
     best = PREFINE.load(tmp_path / "py" / "best_model.zip", device="cpu")
     assert 20 < best.num_timesteps < 80, "settings under which neither the first nor the last is the best"
-    assert_same_weights(weights(tmp_path / "safe.zip"), expected.policy.state_dict())
-    assert_same_weights(weights(tmp_path / "safe_best.zip"), best.policy.state_dict())
+    assert_same_weights(weights_in(tmp_path / "safe.zip"), expected.policy.state_dict())
+    assert_same_weights(weights_in(tmp_path / "safe_best.zip"), best.policy.state_dict())
 
     rows = {line[:22].strip(): line for line in outcome.out.splitlines()}
     for name, model in (

@@ -12,8 +12,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import DEVICES, prefine_of
-from tests.test_prefine import STATES, Recorder, assert_same_weights, weights
-from tests.worlds import model_of, preferences
+from tests.worlds import STATES, Recorder, assert_same_weights, model_of, preferences, weights
 
 # Parameters
 

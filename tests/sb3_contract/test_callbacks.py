@@ -20,8 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import prefine_of, vec_env
-from tests.test_prefine import STATES, Recorder
-from tests.worlds import model_of, preferences
+from tests.worlds import STATES, Recorder, model_of, preferences
 
 
 class Witness(BaseCallback):

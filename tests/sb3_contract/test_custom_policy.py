@@ -11,8 +11,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import prefine_of
-from tests.test_prefine import STATES, assert_same_weights, weights
-from tests.worlds import model_of, preferences
+from tests.worlds import STATES, assert_same_weights, model_of, preferences, weights
 
 ARCHITECTURES: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
     "no hidden layer": (PPO, {"net_arch": []}),

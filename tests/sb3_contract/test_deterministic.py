@@ -9,7 +9,7 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 
 from tests.sb3_contract.models import prefine_of, vec_env
-from tests.test_prefine import STATES, assert_same_weights, weights
+from tests.worlds import STATES, assert_same_weights, weights
 
 
 def learnt(**kwargs: Any) -> dict[str, torch.Tensor]:

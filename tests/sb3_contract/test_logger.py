@@ -12,8 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import prefine_of
-from tests.test_prefine import Recorder
-from tests.worlds import preferences
+from tests.worlds import Recorder, preferences
 
 KEYS = {
     "train/loss",

@@ -7,8 +7,7 @@ from stable_baselines3 import A2C, PPO, SAC
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import DEVICES, prefine_of, vec_env
-from tests.test_prefine import STATES
-from tests.worlds import ACTIONS, Anything, choosing, model_of
+from tests.worlds import ACTIONS, STATES, Anything, choosing, model_of
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -12,8 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import prefine_of, vec_env
-from tests.test_prefine import STATES, assert_same_weights, weights
-from tests.worlds import Anything, model_of, preferences
+from tests.worlds import STATES, Anything, assert_same_weights, model_of, preferences, weights
 
 
 def actions_of(model: BaseAlgorithm) -> np.ndarray:

@@ -5,8 +5,7 @@ import pytest
 from stable_baselines3 import A2C, PPO, SAC
 
 from sb3_prefine import PREFINE
-from tests.test_prefine import STATES, assert_same_weights, weights
-from tests.worlds import model_of, preferences
+from tests.worlds import STATES, assert_same_weights, model_of, preferences, weights
 
 OPTIONS = {
     "plain": {},

@@ -10,8 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_prefine import PREFINE
-from tests.test_prefine import STATES, assert_same_weights, weights
-from tests.worlds import model_of, preferences
+from tests.worlds import STATES, assert_same_weights, model_of, preferences, weights
 
 
 class DropoutAndBatchNorm(BaseFeaturesExtractor):

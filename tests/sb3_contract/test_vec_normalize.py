@@ -13,8 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_prefine import PREFINE, PreferenceBuffer, collect
 from tests.families import Parts
 from tests.sb3_contract.models import vec_env
-from tests.test_prefine import STATES
-from tests.worlds import Anything, model_of, preferences
+from tests.worlds import STATES, Anything, model_of, preferences
 
 SHORT: dict[type[BaseAlgorithm], dict[str, Any]] = {
     PPO: {"n_steps": 32, "batch_size": 32},

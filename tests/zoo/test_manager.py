@@ -5,12 +5,12 @@ import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
-import torch
 import yaml
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, evaluate_policy, load_reference
+from tests.worlds import assert_same_weights, weights
 from tests.zoo.conftest import ENV_ID
 
 SHORT = ("-n", "20", "--eval-freq", "-1")
@@ -22,11 +22,6 @@ def run_folder(tmp_path, number=1):
 
 def load_run(tmp_path, number=1):
     return PREFINE.load(run_folder(tmp_path, number) / f"{ENV_ID}.zip")
-
-
-def assert_same_weights(first, second):
-    for (name, a), b in zip(first.policy.state_dict().items(), second.policy.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
 
 
 class DoubleCost(gym.Wrapper):
@@ -56,7 +51,7 @@ def test_it_learns_what_prefine_learns(train, tmp_path, case):
     )
     # beta and sft_coef are the paper's for Bullet, from the file.
     model = PREFINE(case.folder, preferences, batch_size=32, beta=0.2, sft_coef=1.0, seed=3, device="cpu")
-    assert_same_weights(load_run(tmp_path), model.learn(20))
+    assert_same_weights(weights(load_run(tmp_path).policy), weights(model.learn(20).policy))
     assert not (run_folder(tmp_path) / "evaluations.npz").exists()
 
 
@@ -169,21 +164,32 @@ def test_a_wrapper_that_a_run_of_prefine_brings_along(train, tmp_path, timed_cas
             train(*SHORT, "-params", f"pretrained:'{run_folder(tmp_path)}'", *timed_case.two_sets, given)
 
 
-def test_walker2d_of_the_zoo(train, tmp_path, zoo):
-    """An old zip whose spaces and time feature are not those of today's environment."""
+def test_walker2d_of_the_zoo_and_going_on_with_it(train, tmp_path, zoo):
+    """An old zip: its spaces are float32 and it saw a time feature, today's environment is float64 and has none."""
     env_id = "SafetyWalker2dVelocity-v1"
     reference = load_reference(zoo / "ppo" / "Walker2d-v3_1")
+    assert reference.observation_space.dtype == np.float32
+    assert gym.make(env_id).observation_space.dtype == np.float64
+    sets = []
     for name, factor in (("preferred", 0.6), ("dispreferred", 1.0)):
         episodes = collect(
             reference, env_id, 1, seed=0, progress_bar=False, action_transform=lambda a, factor=factor: factor * a
         )
         episodes.to_hdf5(tmp_path / f"{name}.hdf5")
+        sets.append(episodes)
     two_sets = [f"{name}:'{tmp_path / name}.hdf5'" for name in ("preferred", "dispreferred")]
     options = ("--env", env_id, "-n", "2", "--eval-freq", "2", "--eval-episodes", "1")
+    first, second = (tmp_path / "logs" / "prefine" / f"{env_id}_{number}" for number in (1, 2))
     train(*options, "-params", "pretrained:'ppo/Walker2d-v3'", *two_sets)
-    run = tmp_path / "logs" / "prefine" / f"{env_id}_1"
-    assert np.load(run / "evaluations.npz")["costs"].min() > 100
-    assert PREFINE.load(run / f"{env_id}.zip").observation_space.shape == (18,)
+    train(*options, "-i", str(first / f"{env_id}.zip"), "-params", *two_sets)
+    for run in (first, second):
+        assert np.load(run / "evaluations.npz")["costs"].min() > 100
+
+    expected = PREFINE.load(first / f"{env_id}.zip", preferences=PreferenceBuffer(*sets), seed=3, device="cpu").learn(2)
+    again = PREFINE.load(second / f"{env_id}.zip", device="cpu")
+    assert again.observation_space.shape == (18,)
+    assert_same_weights(weights(again.policy), weights(expected.policy))
+    assert_same_weights(weights(again.reference.policy), weights(reference.policy))
 
 
 # Going on with -i
@@ -198,17 +204,16 @@ def test_going_on_with_a_run_of_prefine(train, tmp_path, case):
 
     preferences = PreferenceBuffer(Trajectories.from_hdf5(case.preferred), Trajectories.from_hdf5(case.dispreferred))
     expected = PREFINE.load(first, device="cpu", preferences=preferences, beta=0.4, seed=3).learn(20)
-    assert_same_weights(again, expected)
+    assert_same_weights(weights(again.policy), weights(expected.policy))
     # The reference is still the one it began with, not the one that it went on from.
-    for name, weight in load_reference(case.folder).policy.state_dict().items():
-        assert torch.equal(again.reference.policy.state_dict()[name], weight)
+    assert_same_weights(weights(again.reference.policy), weights(load_reference(case.folder).policy))
 
 
 def test_going_on_with_a_foreign_zip_is_starting_from_it(train, tmp_path, case):
     """Although there is a vecnormalize.pkl beside it, in which RL Zoo would wrap the environment."""
     train(*SHORT, "-i", str(case.zip_path), "-params", *case.two_sets)
     train(*SHORT, "-params", f"pretrained:'{case.folder}'", *case.two_sets)
-    assert_same_weights(load_run(tmp_path, 1), load_run(tmp_path, 2))
+    assert_same_weights(weights(load_run(tmp_path, 1).policy), weights(load_run(tmp_path, 2).policy))
     assert load_run(tmp_path).reference.normalizer is not None
 
 
@@ -253,7 +258,7 @@ def test_a_trial_is_what_prefine_would_do_with_a_seed_of_its_own(train, tmp_path
         assert trial.log_std_min == -1.5
         drawn = {name: getattr(trial, name) for name in ("learning_rate", "batch_size", "beta", "sft_coef")}
         model = PREFINE(case.folder, preferences, log_std_min=-1.5, seed=3 + number, device="cpu", **drawn)
-        assert_same_weights(trial, model.learn(10))
+        assert_same_weights(weights(trial.policy), weights(model.learn(10).policy))
 
 
 def test_a_trial_whose_loss_is_not_finite_is_pruned(train, tmp_path, case, monkeypatch):

@@ -1,6 +1,5 @@
 """What a user types, and what then lies in the folder."""
 
-import os
 import pickle
 import re
 import subprocess
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib import pyplot as plt
+from rl_zoo3.plots import all_plots
 
 from sb3_prefine import PREFINE, Trajectories, evaluate_policy, load_reference
 from tests.zoo.conftest import ENV_ID
@@ -26,19 +27,10 @@ def logs(case, tmp_path_factory):
         f"pretrained:'{case.folder}' dataset:'{case.dataset}' cost_limit:20 n_preferred:3 n_dispreferred:3 "
         f"learning_rate:0.02 batch_size:64 eval_cost_limit:{COST_LIMIT}"
     )
-    _python("sb3_prefine.zoo.train", f"--algo prefine --env {ENV_ID} -f {logs} {options} -params {hyperparams}")
-    return logs
-
-
-def _python(module: str, arguments: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", module, *arguments.split()],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "MPLBACKEND": "Agg"},
-    )
+    command = f"-m sb3_prefine.zoo.train --algo prefine --env {ENV_ID} -f {logs} {options} -params {hyperparams}"
+    result = subprocess.run([sys.executable, *command.split()], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return logs
 
 
 def test_the_folder_is_rl_zoo_s(logs):
@@ -90,9 +82,9 @@ def test_what_it_saved_opens_without_rl_zoo(logs, case):
     )
 
 
-def test_enjoy_plays_it(logs):
-    printed = _python("sb3_prefine.zoo.enjoy", f"--algo prefine --env {ENV_ID} -f {logs} --no-render -n 300")
-    returns = [float(number) for number in re.findall(r"Episode Reward: (-?[\d.]+)", printed)]
+def test_enjoy_plays_it(logs, enjoy, capsys):
+    enjoy("-f", str(logs), "-n", "300")
+    returns = [float(number) for number in re.findall(r"Episode Reward: (-?[\d.]+)", capsys.readouterr().out)]
     expected = evaluate_policy(logs / "prefine" / f"{ENV_ID}_1" / f"{ENV_ID}.zip", ENV_ID, 20)
     assert len(returns) == 3
     # Other episodes of the same policy: bad ones would earn 1,500 or nothing.
@@ -100,12 +92,13 @@ def test_enjoy_plays_it(logs):
     assert np.abs(np.array(returns) - expected.mean_reward).max() < spread
 
 
-def test_rl_zoo_plots_the_cost(logs):
+def test_rl_zoo_plots_the_cost(logs, monkeypatch):
     costs = logs / "costs"
-    _python(
-        "rl_zoo3.plots.all_plots",
-        f"-a prefine -e SafetyBallRun -f {logs} -k costs --no-million --no-display -o {costs}",
-    )
+    command = f"all_plots -a prefine -e SafetyBallRun -f {logs} -k costs --no-million --no-display -o {costs}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    plt.switch_backend("Agg")
+    all_plots()
+    plt.close("all")
     plotted = pickle.loads(Path(f"{costs}.pkl").read_bytes())["SafetyBallRun"][f"PREFINE-{logs}"]
     evaluations = np.load(logs / "prefine" / f"{ENV_ID}_1" / "evaluations.npz")
     np.testing.assert_array_equal(plotted["timesteps"], evaluations["timesteps"])

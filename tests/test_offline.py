@@ -1,0 +1,71 @@
+"""Acting with masks and with memory; SB3's promises about runs, logs and files: tests/sb3_contract."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import PPO
+
+from sb3_prefine import PREFINE
+from tests.families import masked
+from tests.worlds import STATES, Anything, choosing, model_of
+
+FOUR = spaces.Discrete(4)
+
+
+@pytest.mark.parametrize(
+    ("space", "sizes"),
+    [(FOUR, [4]), (spaces.MultiDiscrete([3, 2]), [3, 2]), (spaces.MultiBinary(2), [2, 2])],
+    ids=["Discrete", "MultiDiscrete", "MultiBinary"],
+)
+def test_a_masked_policy_keeps_to_what_is_allowed(space, sizes):
+    source = model_of(MaskablePPO, masked(space)())
+    model = PREFINE(source, device="cpu")
+    assert model.takes_action_masks
+    # One option of each choice: the last of the first choice's, the first of the others'.
+    only = np.concatenate([np.arange(size) == (size - 1 if i == 0 else 0) for i, size in enumerate(sizes)])
+    expected = np.array([sizes[0] - 1, *[0] * (len(sizes) - 1)]).reshape(space.shape)
+    for deterministic in (False, True):
+        actions, _ = model.predict(STATES, deterministic=deterministic, action_masks=np.tile(only, (len(STATES), 1)))
+        assert (actions == expected).all()
+        np.testing.assert_array_equal(model.predict(STATES[0], action_masks=only)[0], expected)
+    # Without masks everything is allowed, as in SB3.
+    np.testing.assert_array_equal(
+        model.predict(STATES, deterministic=True)[0], source.predict(STATES, deterministic=True)[0]
+    )
+
+
+@pytest.mark.parametrize("masks", [np.ones(3), np.ones((50, 5)), np.ones((50, 4, 1)), True])
+def test_masks_of_another_number_of_options_are_refused(masks):
+    model = PREFINE(model_of(MaskablePPO, masked(FOUR)()), device="cpu")
+    with pytest.raises(ValueError, match=r"^action_masks: the shape is \(.*\), the policy has 4 options\. Give a flag"):
+        model.predict(STATES, action_masks=masks)
+
+
+@pytest.mark.parametrize("env", [Anything, choosing(FOUR)])
+def test_masks_are_refused_by_a_policy_that_takes_none(env):
+    model = PREFINE(model_of(PPO, env()), device="cpu")
+    assert not model.takes_action_masks
+    with pytest.raises(ValueError, match=r"^action_masks: ActorCriticPolicy takes none\."):
+        model.predict(STATES, action_masks=np.ones((50, 4)))
+
+
+def test_a_recurrent_policy_remembers_and_forgets_at_the_start_of_an_episode():
+    source = RecurrentPPO("MlpLstmPolicy", Anything(), policy_kwargs={"lstm_hidden_size": 8}, seed=0, device="cpu")
+    model = PREFINE(source, device="cpu")
+    state: Any = None
+    other: Any = None
+    start = np.array([True])
+    actions = []
+    for row in range(6):
+        action, state = model.predict(STATES[row : row + 1], state, start, deterministic=True)
+        expected, other = source.predict(STATES[row : row + 1], other, start, deterministic=True)
+        np.testing.assert_array_equal(action, expected)
+        actions.append(action)
+        start = np.array([False])
+    again, _ = model.predict(STATES[:1], state, np.array([True]), deterministic=True)
+    np.testing.assert_array_equal(again, actions[0])
+    remembered, _ = model.predict(STATES[:1], state, np.array([False]), deterministic=True)
+    assert not np.array_equal(remembered, actions[0])
