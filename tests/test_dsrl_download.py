@@ -234,6 +234,15 @@ def test_a_download_that_was_given_up_goes_on_where_it_was(hub):
     assert hub.served == [(n_here, len(DATASET) - n_here)]
 
 
+@pytest.fixture
+def _ctrl_c_works() -> Iterator[None]:
+    """A shell starts what it runs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_works")
 def test_an_interrupted_download_goes_on_where_it_was(hub):
     given_up = threading.Event()
 

@@ -1,0 +1,50 @@
+"""How the behaviors of each of the paper's twelve tasks are trained."""
+
+from math import inf
+
+from goal_seeker import GoalSeeker
+from lagrangian import Recipe
+
+# Gaits are learned below the highest cost that DSRL's data have, for what is faster is thrown away.
+_SPEED_LIMITS = (150.0, 80.0, 40.0, 20.0, 8.0)
+_SPEED_STEPS = (800_000, 150_000, 150_000, 150_000, 150_000, 150_000)
+_BULLET_LIMITS = (inf, 40.0, 15.0, 5.0)
+_BULLET_STEPS = (300_000, 200_000, 200_000, 200_000)
+
+RECIPES = {
+    "AntVelocity": Recipe((250.0, *_SPEED_LIMITS), (2_500_000, *_SPEED_STEPS[1:]), reward_per_step=2.8),
+    "HalfCheetahVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 2.8, gamma=0.98, gae_lambda=0.92),
+    "HopperVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 1.7, gamma=0.995),
+    "SwimmerVelocity": Recipe((200.0, *_SPEED_LIMITS), _SPEED_STEPS, 0.2, gamma=0.9999, gae_lambda=0.98),
+    "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_200_000, *_SPEED_STEPS[1:]), 3.0),
+    "BallRun": Recipe(_BULLET_LIMITS, _BULLET_STEPS, 8.0),
+    "BallCircle": Recipe(_BULLET_LIMITS, _BULLET_STEPS, 4.0),
+    "CarRun": Recipe((inf, 30.0, 10.0, 2.0), _BULLET_STEPS, 2.8),
+    "CarCircle": Recipe((inf, 50.0, 20.0, 5.0), _BULLET_STEPS, 1.5),
+    "DroneRun": Recipe((inf, 60.0, 20.0, 5.0), _BULLET_STEPS, 2.5),
+}
+
+# From slow and careful to fast and blind: speed, margin and caution, and noise.
+_SEEKERS = [
+    (speed, margin, caution, noise)
+    for speed in (0.6, 1.0, 1.4, 1.8, 2.2)
+    for margin, caution in ((0.0, 0.0), (0.02, 0.7), (0.05, 1.5), (0.2, 3.0))
+    for noise in (0.05, 0.4)
+]
+SEEKERS = {f"{robot}Goal1": [GoalSeeker(robot, *seeker) for seeker in _SEEKERS] for robot in ("Point", "Car")}
+
+# Rolled out by `generate.py rollout`. DSRL has more of some: a dataset takes minutes.
+EPISODES = {
+    "AntVelocity": 900,
+    "HalfCheetahVelocity": 2400,
+    "HopperVelocity": 1500,
+    "SwimmerVelocity": 2000,
+    "Walker2dVelocity": 1400,
+    "PointGoal1": 480,
+    "CarGoal1": 480,
+    "BallRun": 1200,
+    "BallCircle": 1200,
+    "CarRun": 900,
+    "CarCircle": 1800,
+    "DroneRun": 2400,
+}
