@@ -40,6 +40,8 @@ class Recipe:
     :param gamma: discount factor
     :param gae_lambda: of the generalised advantages
     :param learning_rate: of PPO's Adam
+    :param healthy_reward: of each step in which a robot has not fallen, in an environment that has such a reward; None
+        leaves it as it is. With the environment's own of 1, the hopper and the walker learnt to stand still
     :param log_std: of the actions at the start and the end of the first stage; linear between, then constant, so that
         a behavior's cost is not decided by its noise
     """
@@ -50,6 +52,7 @@ class Recipe:
     gamma: float = 0.99
     gae_lambda: float = 0.95
     learning_rate: float = 3e-4
+    healthy_reward: float | None = None
     log_std: tuple[float, float] = (-0.5, -1.6)
 
     def progress(self, timesteps: int) -> tuple[int, int]:
@@ -75,7 +78,8 @@ def train(env_id: str, recipe: Recipe, folder: Path, seed: int, progress_bar: bo
     :return: the snapshots, in the order of training
     """
     folder.mkdir(parents=True, exist_ok=True)
-    env = make_vec_env(env_id, n_envs=N_ENVS, seed=seed)
+    env_kwargs = {} if recipe.healthy_reward is None else {"healthy_reward": recipe.healthy_reward}
+    env = make_vec_env(env_id, n_envs=N_ENVS, seed=seed, env_kwargs=env_kwargs)
     lagrangian = Lagrangian(env, recipe.reward_per_step)
     run = _Run.resume(folder, lagrangian, recipe) or _Run.start(folder, lagrangian, recipe, seed)
     left = sum(recipe.timesteps) - run.model.num_timesteps

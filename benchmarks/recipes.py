@@ -12,11 +12,11 @@ _BULLET_LIMITS = (inf, 40.0, 15.0, 5.0)
 _BULLET_STEPS = (300_000, 200_000, 200_000, 200_000)
 
 RECIPES = {
-    "AntVelocity": Recipe((250.0, *_SPEED_LIMITS), (2_500_000, *_SPEED_STEPS[1:]), reward_per_step=2.8),
+    "AntVelocity": Recipe((250.0, *_SPEED_LIMITS), (2_000_000, *_SPEED_STEPS[1:]), 2.0, healthy_reward=0.1),
     "HalfCheetahVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 2.8, gamma=0.98, gae_lambda=0.92),
-    "HopperVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 1.7, gamma=0.995),
+    "HopperVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 0.8, healthy_reward=0.1),
     "SwimmerVelocity": Recipe((200.0, *_SPEED_LIMITS), _SPEED_STEPS, 0.2, gamma=0.9999, gae_lambda=0.98),
-    "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_200_000, *_SPEED_STEPS[1:]), 3.0),
+    "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_200_000, *_SPEED_STEPS[1:]), 2.3, healthy_reward=0.1),
     "BallRun": Recipe(_BULLET_LIMITS, _BULLET_STEPS, 8.0),
     "BallCircle": Recipe(_BULLET_LIMITS, _BULLET_STEPS, 4.0),
     "CarRun": Recipe((inf, 30.0, 10.0, 2.0), _BULLET_STEPS, 2.8),

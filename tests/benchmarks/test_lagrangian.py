@@ -263,3 +263,14 @@ def test_it_runs_on_bullet(tmp_path):
     env = make_vec_env("SafetyBallRun-v0", n_envs=1)
     assert behaviors[-1].predict(env.reset())[0].shape == (1, 2)
     assert len(behaviors) == 2 * SNAPSHOTS_PER_STAGE
+
+
+def test_a_robot_is_trained_with_the_recipe_s_reward_for_not_falling(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        lagrangian, "make_vec_env", lambda *args, **kwargs: made.append(make_vec_env(*args, **kwargs)) or made[-1]
+    )
+    for reward in (0.1, None):
+        recipe = Recipe((inf,), (32,), reward_per_step=1.0, healthy_reward=reward)
+        train("SafetyHopperVelocity-v1", recipe, tmp_path / str(reward), 0, progress_bar=False)
+    assert [env.get_attr("_healthy_reward")[0] for env in made] == [0.1, 1.0]
