@@ -3,7 +3,7 @@
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,14 @@ class Behavior:
             noise = np.random.normal(size=actions.shape)  # noqa: NPY002
             actions = actions + np.exp(self.log_std.astype(np.float64)) * noise
         return actions.round(DECIMALS).astype(np.float32), None
+
+    def with_noise(self, factor: float) -> "Behavior":
+        """
+        The same agent, less skilled.
+
+        :param factor: of the actions' standard deviation
+        """
+        return replace(self, log_std=self.log_std + np.float32(np.log(factor)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import paper
 import records
 import tyro
 from data_picture import draw
-from generate import dsrl_episodes
+from generate import NOISE_FACTORS, dsrl_episodes
 
 from sb3_prefine import Evaluation, dsrl
 from sb3_prefine.dsrl_download import REPOSITORY
@@ -103,7 +103,9 @@ def _introduction(results: Results) -> str:
         "",
         "- **The agents.** Goal tasks: scripted controllers of several speeds, margins and noises "
         "([goal_seeker.py](goal_seeker.py)). All others: snapshots of one run of PPO with a Lagrange multiplier, under "
-        "one cost limit after the other ([lagrangian.py](lagrangian.py)). DSRL's come from many algorithms.",
+        "one cost limit after the other ([lagrangian.py](lagrangian.py)), each rolled out with its own noise and with "
+        f"{' and '.join(f'{factor:g}' for factor in NOISE_FACTORS[1:])} times as much. DSRL's come "
+        "from many algorithms.",
         f"- **The simulators.** MuJoCo {mujoco or 'of your own'}; DSRL recorded with 2.3.",
         "- **The counts.** Episodes that cost more than DSRL's highest are left out, and the fullest cells of the "
         "cost-return plane thinned until no more are left than DSRL has. Where rolling out so many would take long, "

@@ -34,6 +34,8 @@ RESULTS = HERE / "results"
 WEIGHTS = HERE / "behavior_weights"
 # Environments that are stepped together. It is not an option: the agents' noise is drawn for all of them at once.
 N_ENVS = 8
+# Trained agents are rolled out with so many times their noise: the plane has room beside the frontier, too.
+NOISE_FACTORS = (1.0, 2.0, 4.0)
 # The cost-return plane is thinned in so many cells each way.
 N_CELLS = 20
 
@@ -120,7 +122,7 @@ def rollout(
 
 def agents_of(task: dsrl.Task) -> Sequence[Agent]:
     """
-    The agents of a task.
+    The agents of a task: the scripted ones, or each trained one with several amounts of noise.
 
     :raises FileNotFoundError: they are not trained
     """
@@ -129,7 +131,7 @@ def agents_of(task: dsrl.Task) -> Sequence[Agent]:
     path = _weights(task)
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there. Run `python benchmarks/generate.py train {task.name}` first.")
-    return list(Behaviors.load(path))
+    return [agent.with_noise(factor) for agent in Behaviors.load(path) for factor in NOISE_FACTORS]
 
 
 def roll_out(task: dsrl.Task, n_episodes: int, seed: int, workers: int) -> Trajectories:

@@ -50,6 +50,7 @@ def made(tmp_path_factory, weights) -> dict[int, Path]:
     folders = {workers: tmp_path_factory.mktemp(f"workers{workers}") for workers in (1, 2)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate, "WEIGHTS", weights)
+        patch.setattr(generate, "NOISE_FACTORS", (1.0,))
         for workers, folder in folders.items():
             rollout(("BallRun",), folder / "data", folder / "results", EPISODES_IN_ALL, seed=4, workers=workers)
     return folders
@@ -214,6 +215,17 @@ def test_every_task_has_agents_and_a_number_of_episodes():
         assert generate.agents_of(dsrl.find_task(task)) == seekers
 
 
+def test_trained_agents_act_with_several_amounts_of_noise(weights, monkeypatch):
+    monkeypatch.setattr(generate, "WEIGHTS", weights)
+    found = generate.agents_of(TASK)[: len(generate.NOISE_FACTORS)]
+    own = Behaviors.load(weights / "BallRun.npz")[0]
+    observations = np.zeros((20_000, 7))
+    for agent, factor in zip(found, generate.NOISE_FACTORS, strict=True):
+        np.testing.assert_array_equal(*(a.predict(observations[:1], deterministic=True)[0] for a in (agent, own)))
+        actions, _ = agent.predict(observations)
+        np.testing.assert_allclose(actions.std(axis=0), factor * np.exp(own.log_std), rtol=0.03)
+
+
 def test_the_committed_agents_fit_their_tasks_and_are_small():
     paths = sorted(WEIGHTS.glob("*"))
     for path in paths:
@@ -270,7 +282,7 @@ def test_training_writes_weights_and_a_record(tmp_path, monkeypatch):
     train(("SafetyBallRun-v0",), seed=3)
     assert asked == [(TASK.env_id, RECIPES["BallRun"], 3)]
     assert (tmp_path / "runs" / "BallRun-3").is_dir()
-    assert len(generate.agents_of(TASK)) == len(agents.PUSHES)
+    assert len(generate.agents_of(TASK)) == len(agents.PUSHES) * len(generate.NOISE_FACTORS)
     found = records.load(tmp_path / "results" / "agents" / "BallRun.json")
     assert found["sha256"] == records.checksum(tmp_path / "weights" / "BallRun.npz")
     assert (found["agents"], found["cpu_seconds"], found["seed"]) == (4, 12.5, 3)
