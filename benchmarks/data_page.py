@@ -101,11 +101,11 @@ def _introduction(results: Results) -> str:
         "**These are generated data, not DSRL's own.** They are for whoever cannot download "
         f"[DSRL's files](https://huggingface.co/datasets/{REPOSITORY}), and for our own tables. What differs:",
         "",
-        "- **The agents.** Goal tasks: scripted controllers of several speeds, margins and noises "
-        "([goal_seeker.py](goal_seeker.py)). All others: snapshots of one run of PPO with a Lagrange multiplier, under "
-        "one cost limit after the other ([lagrangian.py](lagrangian.py)), each rolled out with its own noise and with "
-        f"{' and '.join(f'{factor:g}' for factor in NOISE_FACTORS[1:])} times as much. DSRL's come "
-        "from many algorithms.",
+        "- **The agents.** Snapshots of one run of PPO with a Lagrange multiplier, under one cost limit after the "
+        "other ([lagrangian.py](lagrangian.py)), each rolled out with its own noise and with "
+        f"{' and '.join(f'{factor:g}' for factor in NOISE_FACTORS[1:])} times as much. In the Goal tasks also scripted "
+        "controllers of several speeds, margins and noises ([goal_seeker.py](goal_seeker.py)). DSRL's come from many "
+        "algorithms.",
         f"- **The simulators.** MuJoCo {mujoco or 'of your own'}; DSRL recorded with 2.3.",
         "- **The counts.** Episodes that cost more than DSRL's highest are left out, and the fullest cells of the "
         "cost-return plane thinned until no more are left than DSRL has. Where rolling out so many would take long, "
@@ -273,11 +273,10 @@ def _files(results: Results) -> str:
             rows.append([name, "missing", *[""] * 5])
             continue
         record = results.data[name]
-        scripted = record["agents_from"] == "goal_seeker.py"
         rows.append(
             [
                 name,
-                "scripted" if scripted else _minutes(results.agents.get(name, {}).get("cpu_seconds")),
+                _minutes(results.agents.get(name, {}).get("cpu_seconds")),
                 f"{record['agents']}",
                 f"{record['rolled_out']:,}",
                 _minutes(record["cpu_seconds"]),

@@ -8,6 +8,8 @@ from lagrangian import Recipe
 # Gaits are learned below the highest cost that DSRL's data have, for what is faster is thrown away.
 _SPEED_LIMITS = (150.0, 80.0, 40.0, 20.0, 8.0)
 _SPEED_STEPS = (800_000, 150_000, 150_000, 150_000, 150_000, 150_000)
+# Not many: the simulator steps 250 times a second. The rest of the plane is the scripted agents'.
+_GOAL_STEPS = (500_000, 150_000, 150_000, 150_000)
 _BULLET_LIMITS = (inf, 40.0, 15.0, 5.0)
 _BULLET_STEPS = (300_000, 200_000, 200_000, 200_000)
 
@@ -17,6 +19,8 @@ RECIPES = {
     "HopperVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 0.8, healthy_reward=0.1),
     "SwimmerVelocity": Recipe((200.0, *_SPEED_LIMITS), _SPEED_STEPS, 0.2, gamma=0.9999, gae_lambda=0.98),
     "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_200_000, *_SPEED_STEPS[1:]), 2.3, healthy_reward=0.1),
+    "PointGoal1": Recipe((inf, 40.0, 20.0, 8.0), _GOAL_STEPS, 0.02),
+    "CarGoal1": Recipe((inf, 40.0, 20.0, 8.0), _GOAL_STEPS, 0.02),
     "BallRun": Recipe(_BULLET_LIMITS, _BULLET_STEPS, 8.0),
     "BallCircle": Recipe(_BULLET_LIMITS, _BULLET_STEPS, 4.0),
     "CarRun": Recipe((inf, 30.0, 10.0, 2.0), _BULLET_STEPS, 2.8),
@@ -24,7 +28,7 @@ RECIPES = {
     "DroneRun": Recipe((inf, 60.0, 20.0, 5.0), _BULLET_STEPS, 2.5),
 }
 
-# From slow and careful to fast and blind: speed, margin and caution, and noise.
+# Agents beside the trained ones, from slow and careful to fast and blind: speed, margin and caution, and noise.
 _SEEKERS = [
     (speed, margin, caution, noise)
     for speed in (0.6, 1.0, 1.4, 1.8, 2.2)
