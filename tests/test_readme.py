@@ -19,9 +19,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_prefine import PREFINE, Trajectories
+from sb3_prefine import PREFINE, Trajectories, dsrl
 from tests.worlds import Anything, model_of, preferences
 
+BALL_CIRCLE = dsrl.find_task("BallCircle")
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -112,13 +113,31 @@ def _return_and_cost(printed: str, policy: str) -> tuple[float, float]:
 def test_the_blocks_of_the_docs_run_as_they_stand(document, tmp_path, monkeypatch):
     """The pages speak of the reader's own model, data and environment: here they are small ones."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
+    good, bad = (trajectories_of(BALL_CIRCLE, cost) for cost in (0.0, 1.0))
+    (good + bad).to_hdf5(dsrl.dataset_path(BALL_CIRCLE))
     source = model_of(PPO, VecNormalize(make_vec_env(Anything, 2)), n_steps=20, batch_size=20).learn(40)
     model = PREFINE(source, preferences(), device="cpu").learn(5)
     data = {"trajectories": preferences().preferred, "preferences": preferences()}
     names = run_python(document, {"model": model, "MyEnv": Anything, "n_steps": 40, **data})
-    assert names["ppo"].num_timesteps >= 40
-    assert names["safe"].num_timesteps == 40
+    if document.name == "policies.md":
+        assert names["ppo"].num_timesteps >= 40
+        assert names["safe"].num_timesteps == 40
+    if document.name == "dsrl.md":
+        assert names["model"].num_timesteps == 40
+        assert np.isfinite([names["reward"], names["cost"]]).all()
     run_shell(document, tmp_path)
+
+
+def trajectories_of(task: dsrl.Task, cost: float, n_episodes: int = 10, length: int = 50) -> Trajectories:
+    """Noise in the sizes of a task, every step of the same cost."""
+    rng = np.random.default_rng(0)
+    n = n_episodes * length
+    observations, actions = (rng.uniform(-1, 1, (n, size)) for size in (task.observation_size, task.action_size))
+    timeouts = np.arange(1, n + 1) % length == 0
+    return Trajectories(
+        observations, observations, actions, rng.normal(size=n), np.full(n, cost), np.zeros(n, bool), timeouts
+    )
 
 
 @pytest.mark.parametrize("command", commands())
