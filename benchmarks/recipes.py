@@ -10,7 +10,9 @@ _SPEED_LIMITS = (150.0, 80.0, 40.0, 20.0, 8.0)
 _SPEED_STEPS = (800_000, 150_000, 150_000, 150_000, 150_000, 150_000)
 # Not many: the simulator steps 250 times a second. The rest of the plane is the scripted agents'.
 _GOAL_STEPS = (500_000, 150_000, 150_000, 150_000)
-_BULLET_LIMITS = (inf, 40.0, 15.0, 5.0)
+_CIRCLE_LIMITS = (inf, 40.0, 15.0, 5.0)
+# The other way round: an agent that has learnt to drive at full throttle does not try to drive slowly any more.
+_RUN_LIMITS = (5.0, 15.0, 40.0, inf)
 _BULLET_STEPS = (300_000, 200_000, 200_000, 200_000)
 
 RECIPES = {
@@ -21,11 +23,11 @@ RECIPES = {
     "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_200_000, *_SPEED_STEPS[1:]), 2.3, healthy_reward=0.1),
     "PointGoal1": Recipe((inf, 40.0, 20.0, 8.0), _GOAL_STEPS, 0.02),
     "CarGoal1": Recipe((inf, 40.0, 20.0, 8.0), _GOAL_STEPS, 0.02),
-    "BallRun": Recipe(_BULLET_LIMITS, _BULLET_STEPS, 8.0),
-    "BallCircle": Recipe(_BULLET_LIMITS, _BULLET_STEPS, 4.0),
-    "CarRun": Recipe((inf, 30.0, 10.0, 2.0), _BULLET_STEPS, 2.8),
+    "BallRun": Recipe(_RUN_LIMITS, _BULLET_STEPS, 8.0),
+    "BallCircle": Recipe(_CIRCLE_LIMITS, _BULLET_STEPS, 4.0),
+    "CarRun": Recipe((2.0, 10.0, 25.0, inf), _BULLET_STEPS, 2.8),
     "CarCircle": Recipe((inf, 50.0, 20.0, 5.0), _BULLET_STEPS, 1.5),
-    "DroneRun": Recipe((inf, 60.0, 20.0, 5.0), _BULLET_STEPS, 2.5),
+    "DroneRun": Recipe((5.0, 20.0, 60.0, inf), _BULLET_STEPS, 2.5),
 }
 
 # Agents beside the trained ones, from slow and careful to fast and blind: speed, margin and caution, and noise.
