@@ -2,8 +2,8 @@
 PPO with a Lagrange multiplier on the episode cost: one run gives a population of behaviors along the frontier.
 
 Ray, Achiam and Amodei, *Benchmarking Safe Exploration in Deep Reinforcement Learning*, 2019 (PPO-Lagrangian), with the
-constraint on the undiscounted episode cost, and one cost limit after the other, so that each stage starts from the policy
-of the one before.
+constraint on the undiscounted episode cost, and one cost limit after the other, so that each stage starts from the
+policy of the one before.
 """
 
 import json
