@@ -27,6 +27,8 @@ N_ENVS, N_STEPS = 8, 256
 MULTIPLIER_STEP = 0.1
 MAX_MULTIPLIER = 20.0
 SNAPSHOTS_PER_STAGE = 5
+# Where gymnasium's robots keep it.
+HEALTHY_REWARD = "_healthy_reward"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Recipe:
     :param gamma: discount factor
     :param gae_lambda: of the generalised advantages
     :param learning_rate: of PPO's Adam
-    :param healthy_reward: of each step in which a robot has not fallen, in an environment that has such a reward; None
-        leaves it as it is. With the environment's own of 1, the hopper and the walker learnt to stand still
+    :param healthy_reward: in the first stage, of each step in which a robot has not fallen; None leaves it as it is. With
+        the environment's own of 1, the hopper and the walker learnt to stand still; with so little under a strict
+        limit, the hopper learnt to fall before it costs
     :param log_std: of the actions at the start and the end of the first stage; linear between, then constant, so that
         a behavior's cost is not decided by its noise
     """
@@ -78,8 +81,7 @@ def train(env_id: str, recipe: Recipe, folder: Path, seed: int, progress_bar: bo
     :return: the snapshots, in the order of training
     """
     folder.mkdir(parents=True, exist_ok=True)
-    env_kwargs = {} if recipe.healthy_reward is None else {"healthy_reward": recipe.healthy_reward}
-    env = make_vec_env(env_id, n_envs=N_ENVS, seed=seed, env_kwargs=env_kwargs)
+    env = make_vec_env(env_id, n_envs=N_ENVS, seed=seed)
     lagrangian = Lagrangian(env, recipe.reward_per_step)
     run = _Run.resume(folder, lagrangian, recipe) or _Run.start(folder, lagrangian, recipe, seed)
     left = sum(recipe.timesteps) - run.model.num_timesteps
@@ -212,6 +214,8 @@ class _Stages(BaseCallback):
         super().__init__()
         self.run = run
         self._recent: list[tuple[float, float]] = []
+        if run.recipe.healthy_reward is not None:
+            [self._healthy_reward, *_] = run.lagrangian.env_method("get_wrapper_attr", HEALTHY_REWARD)
 
     def _on_step(self) -> bool:
         return True
@@ -228,6 +232,9 @@ class _Stages(BaseCallback):
         start, end = self.run.recipe.log_std
         stage, steps = self._progress()
         done = steps / self.run.recipe.timesteps[stage]
+        if (healthy_reward := self.run.recipe.healthy_reward) is not None:
+            reward = healthy_reward if stage == 0 else self._healthy_reward
+            self.run.lagrangian.env_method("set_wrapper_attr", HEALTHY_REWARD, reward)
         parameter = self.run.model.policy.log_std
         parameter.requires_grad_(False)
         with torch.no_grad():

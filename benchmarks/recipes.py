@@ -16,11 +16,11 @@ _RUN_LIMITS = (5.0, 15.0, 40.0, inf)
 _BULLET_STEPS = (300_000, 200_000, 200_000, 200_000)
 
 RECIPES = {
-    "AntVelocity": Recipe((250.0, *_SPEED_LIMITS), (2_000_000, *_SPEED_STEPS[1:]), 2.0, healthy_reward=0.1),
+    "AntVelocity": Recipe((250.0, *_SPEED_LIMITS), (2_000_000, *_SPEED_STEPS[1:]), 2.8, healthy_reward=0.1),
     "HalfCheetahVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 2.8, gamma=0.98, gae_lambda=0.92),
-    "HopperVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 0.8, healthy_reward=0.1),
+    "HopperVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 1.7, healthy_reward=0.1),
     "SwimmerVelocity": Recipe((200.0, *_SPEED_LIMITS), _SPEED_STEPS, 0.2, gamma=0.9999, gae_lambda=0.98),
-    "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_200_000, *_SPEED_STEPS[1:]), 2.3, healthy_reward=0.1),
+    "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_200_000, *_SPEED_STEPS[1:]), 3.0, healthy_reward=0.1),
     "PointGoal1": Recipe((inf, 40.0, 20.0, 8.0), _GOAL_STEPS, 0.02),
     "CarGoal1": Recipe((inf, 40.0, 20.0, 8.0), _GOAL_STEPS, 0.02),
     "BallRun": Recipe(_RUN_LIMITS, _BULLET_STEPS, 8.0),

@@ -266,12 +266,16 @@ def test_it_runs_on_bullet(tmp_path):
     assert len(behaviors) == 2 * SNAPSHOTS_PER_STAGE
 
 
-def test_a_robot_is_trained_with_the_recipe_s_reward_for_not_falling(tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        lagrangian, "make_vec_env", lambda *args, **kwargs: made.append(make_vec_env(*args, **kwargs)) or made[-1]
-    )
-    for reward in (0.1, None):
-        recipe = Recipe((inf,), (32,), reward_per_step=1.0, healthy_reward=reward)
-        train("SafetyHopperVelocity-v1", recipe, tmp_path / str(reward), 0, progress_bar=False)
-    assert [env.get_attr("_healthy_reward")[0] for env in made] == [0.1, 1.0]
+def test_a_robot_learns_with_another_reward_for_not_falling_in_the_first_stage_only(tmp_path, monkeypatch):
+    seen: list[float] = []
+
+    class Watched(Lagrangian):
+        def step_wait(self):
+            seen.append(self.env_method("get_wrapper_attr", "_healthy_reward")[0])
+            return super().step_wait()
+
+    monkeypatch.setattr(lagrangian, "Lagrangian", Watched)
+    recipe = Recipe((inf, 5.0), (64, 64), reward_per_step=1.0, healthy_reward=0.1)
+    train("SafetyHopperVelocity-v1", recipe, tmp_path, 0, progress_bar=False)
+    # Two environments: 32 steps of both make a stage.
+    assert seen == [0.1] * 32 + [1.0] * 32
