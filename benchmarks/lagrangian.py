@@ -42,8 +42,8 @@ class Recipe:
     :param gamma: discount factor
     :param gae_lambda: of the generalised advantages
     :param learning_rate: of PPO's Adam
-    :param healthy_reward: in the first stage, of each step in which a robot has not fallen; None leaves it as it is. With
-        the environment's own of 1, the hopper and the walker learnt to stand still; with so little under a strict
+    :param healthy_reward: in the first stage, of each step in which a robot has not fallen; None leaves it as it is.
+        With the environment's own of 1, the hopper and the walker learnt to stand still; with so little under a strict
         limit, the hopper learnt to fall before it costs
     :param log_std: of the actions at the start and the end of the first stage; linear between, then constant, so that
         a behavior's cost is not decided by its noise
