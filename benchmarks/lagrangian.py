@@ -14,6 +14,8 @@ import numpy as np
 import records
 import torch
 from behaviors import Behavior, Behaviors
+from cloning import clone
+from goal_seeker import GoalSeeker
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -42,9 +44,9 @@ class Recipe:
     :param gamma: discount factor
     :param gae_lambda: of the generalised advantages
     :param learning_rate: of PPO's Adam
-    :param healthy_reward: in the first stage, of each step in which a robot has not fallen; None leaves it as it is.
-        With the environment's own of 1, the hopper and the walker learnt to stand still; with so little under a strict
-        limit, the hopper learnt to fall before it costs
+    :param healthy_reward: in the first stage, of each step in which a robot that can fall has not; None is for those
+        that cannot. With the environment's own of 1, the hopper and the walker learnt to stand still
+    :param expert: the agent that the policy is a clone of when training begins; None begins from nothing
     :param log_std: of the actions at the start and the end of the first stage; linear between, then constant, so that
         a behavior's cost is not decided by its noise
     """
@@ -56,6 +58,7 @@ class Recipe:
     gae_lambda: float = 0.95
     learning_rate: float = 3e-4
     healthy_reward: float | None = None
+    expert: GoalSeeker | None = None
     log_std: tuple[float, float] = (-0.5, -1.6)
 
     def progress(self, timesteps: int) -> tuple[int, int]:
@@ -82,8 +85,8 @@ def train(env_id: str, recipe: Recipe, folder: Path, seed: int, progress_bar: bo
     """
     folder.mkdir(parents=True, exist_ok=True)
     env = make_vec_env(env_id, n_envs=N_ENVS, seed=seed)
-    lagrangian = Lagrangian(env, recipe.reward_per_step)
-    run = _Run.resume(folder, lagrangian, recipe) or _Run.start(folder, lagrangian, recipe, seed)
+    lagrangian = Lagrangian(env, recipe.reward_per_step, can_fall=recipe.healthy_reward is not None)
+    run = _Run.resume(folder, lagrangian, recipe) or _Run.start(folder, lagrangian, recipe, env_id, seed)
     left = sum(recipe.timesteps) - run.model.num_timesteps
     if left > 0:
         run.model.learn(left, callback=_Stages(run), reset_num_timesteps=False, progress_bar=progress_bar)
@@ -102,18 +105,23 @@ class Lagrangian(VecEnvWrapper):
 
     The multiplier follows the undiscounted cost of whole episodes: see :meth:`update`.
 
+    Where an episode can end early, a step without a cost earns what one with a cost is charged elsewhere. The two
+    differ by as much, but a step is never worse than the end: the hopper learnt to fall before it costs.
+
     :param venv: environments with ``info["cost"]``
     :param reward_per_step: the unit of the multiplier
+    :param can_fall: whether an episode can end early
 
     ``finished`` has return and cost, both without the multiplier, of each episode that ended; whoever reads it, empties
     it.
     """
 
-    def __init__(self, venv: VecEnv, reward_per_step: float):
+    def __init__(self, venv: VecEnv, reward_per_step: float, can_fall: bool):
         super().__init__(venv)
         self.multiplier = 0.0
         self.finished: list[tuple[float, float]] = []
         self._unit = reward_per_step
+        self._free_cost = 1.0 if can_fall else 0.0
         self._totals = np.zeros((self.num_envs, 2))
 
     def reset(self) -> VecEnvObs:
@@ -127,7 +135,8 @@ class Lagrangian(VecEnvWrapper):
         for i in np.flatnonzero(dones):
             self.finished.append((float(self._totals[i, 0]), float(self._totals[i, 1])))
         self._totals[dones] = 0.0
-        penalised = (rewards - self.multiplier * self._unit * costs) / (1 + self.multiplier)
+        penalty = self.multiplier * self._unit * (costs - self._free_cost)
+        penalised = (rewards - penalty) / (1 + self.multiplier)
         return observations, penalised.astype(np.float32), dones, infos
 
     def update(self, episode_costs: np.ndarray, limit: float) -> None:
@@ -158,7 +167,7 @@ class _Run:
     started: float  # what this process had taken when it came to this run
 
     @classmethod
-    def start(cls, folder: Path, lagrangian: Lagrangian, recipe: Recipe, seed: int) -> "_Run":
+    def start(cls, folder: Path, lagrangian: Lagrangian, recipe: Recipe, env_id: str, seed: int) -> "_Run":
         normalize = VecNormalize(lagrangian, gamma=recipe.gamma)
         model = PPO(
             "MlpPolicy",
@@ -173,7 +182,10 @@ class _Run:
             seed=seed,
             device="cpu",
         )
-        return cls(folder, recipe, model, normalize, lagrangian, [], 0.0, records.cpu_seconds())
+        started = records.cpu_seconds()
+        if recipe.expert is not None:
+            clone(model, normalize, recipe.expert, env_id, seed)
+        return cls(folder, recipe, model, normalize, lagrangian, [], 0.0, started)
 
     @classmethod
     def resume(cls, folder: Path, lagrangian: Lagrangian, recipe: Recipe) -> "_Run | None":

@@ -8,21 +8,27 @@ from lagrangian import Recipe
 # Gaits are learned below the highest cost that DSRL's data have, for what is faster is thrown away.
 _SPEED_LIMITS = (150.0, 80.0, 40.0, 20.0, 8.0)
 _SPEED_STEPS = (800_000, 150_000, 150_000, 150_000, 150_000, 150_000)
-# Not many: the simulator steps 250 times a second. The rest of the plane is the scripted agents'.
-_GOAL_STEPS = (500_000, 150_000, 150_000, 150_000)
+# A goal is too far away to be found by chance in minutes: learning begins with a clone of a scripted agent.
+_GOAL_LIMITS = (inf, 40.0, 20.0, 8.0)
+_GOAL_STEPS = (200_000, 130_000, 130_000, 130_000)
 _CIRCLE_LIMITS = (inf, 40.0, 15.0, 5.0)
 # The other way round: an agent that has learnt to drive at full throttle does not try to drive slowly any more.
 _RUN_LIMITS = (5.0, 15.0, 40.0, inf)
 _BULLET_STEPS = (300_000, 200_000, 200_000, 200_000)
 
+
+def _expert(robot: str) -> GoalSeeker:
+    return GoalSeeker(robot, speed=1.8, margin=0.02, caution=0.7, noise=0.2)
+
+
 RECIPES = {
-    "AntVelocity": Recipe((250.0, *_SPEED_LIMITS), (2_000_000, *_SPEED_STEPS[1:]), 2.8, healthy_reward=0.1),
+    "AntVelocity": Recipe((250.0, *_SPEED_LIMITS), (1_500_000, *_SPEED_STEPS[1:]), 2.8, healthy_reward=0.1),
     "HalfCheetahVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 2.8, gamma=0.98, gae_lambda=0.92),
     "HopperVelocity": Recipe((250.0, *_SPEED_LIMITS), _SPEED_STEPS, 1.7, healthy_reward=0.1),
     "SwimmerVelocity": Recipe((200.0, *_SPEED_LIMITS), _SPEED_STEPS, 0.2, gamma=0.9999, gae_lambda=0.98),
     "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_200_000, *_SPEED_STEPS[1:]), 3.0, healthy_reward=0.1),
-    "PointGoal1": Recipe((inf, 40.0, 20.0, 8.0), _GOAL_STEPS, 0.02),
-    "CarGoal1": Recipe((inf, 40.0, 20.0, 8.0), _GOAL_STEPS, 0.02),
+    "PointGoal1": Recipe(_GOAL_LIMITS, _GOAL_STEPS, 0.02, expert=_expert("Point"), log_std=(-1.2, -1.6)),
+    "CarGoal1": Recipe(_GOAL_LIMITS, _GOAL_STEPS, 0.02, expert=_expert("Car"), log_std=(-1.2, -1.6)),
     "BallRun": Recipe(_RUN_LIMITS, _BULLET_STEPS, 8.0),
     "BallCircle": Recipe(_CIRCLE_LIMITS, _BULLET_STEPS, 4.0),
     "CarRun": Recipe((2.0, 10.0, 25.0, inf), _BULLET_STEPS, 2.8),

@@ -52,7 +52,7 @@ class Scripted(gym.Env):
 
 
 def test_the_penalised_reward_by_hand():
-    env = Lagrangian(DummyVecEnv([Scripted, Scripted]), reward_per_step=5.0)
+    env = Lagrangian(DummyVecEnv([Scripted, Scripted]), reward_per_step=5.0, can_fall=False)
     env.reset()
     env.multiplier = 3.0
     # (r - 3 * 5 * c) / (1 + 3)
@@ -67,8 +67,19 @@ def test_the_penalised_reward_by_hand():
     assert env.finished == [(-1.0, 2.0)] * 4
 
 
+def test_where_an_episode_can_end_early_no_step_is_worse_than_the_end_but_for_its_reward():
+    env = Lagrangian(DummyVecEnv([Scripted]), reward_per_step=5.0, can_fall=True)
+    env.reset()
+    env.multiplier = 3.0
+    # (r + 3 * 5 * (1 - c)) / (1 + 3)
+    for expected in (4.0, 0.5, -1.0):
+        _, rewards, _, _ = env.step(np.zeros((1, 1)))
+        np.testing.assert_array_equal(rewards, [expected])
+    assert env.finished == [(-1.0, 2.0)]
+
+
 def test_an_episode_that_a_reset_cuts_is_not_counted():
-    env = Lagrangian(DummyVecEnv([Scripted]), 1.0)
+    env = Lagrangian(DummyVecEnv([Scripted]), 1.0, can_fall=False)
     env.reset()
     env.step(np.zeros((1, 1)))
     env.reset()
@@ -78,7 +89,7 @@ def test_an_episode_that_a_reset_cuts_is_not_counted():
 
 
 def test_the_multiplier_rises_above_the_limit_and_falls_below_it():
-    env = Lagrangian(DummyVecEnv([Scripted]), 1.0)
+    env = Lagrangian(DummyVecEnv([Scripted]), 1.0, can_fall=False)
     env.update(np.array([30.0, 26.0]), limit=25.0)
     assert env.multiplier == pytest.approx(MULTIPLIER_STEP * 3 / 25)
     env.update(np.array([1000.0]), limit=25.0)  # a step is bounded
