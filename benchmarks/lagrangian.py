@@ -29,8 +29,11 @@ N_ENVS, N_STEPS = 8, 256
 MULTIPLIER_STEP = 0.1
 MAX_MULTIPLIER = 20.0
 SNAPSHOTS_PER_STAGE = 5
-# Where gymnasium's robots keep it.
+# Where the robots of gymnasium and Safety-Gymnasium keep them.
 HEALTHY_REWARD = "_healthy_reward"
+SPEED_LIMIT = "_velocity_threshold"
+# Of the speed limit: up to where a speed is free of charge, for it sways with every step, and where the charge is 1.
+FREE_SPEED, FULL_SPEED = 0.8, 2.8
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ def train(env_id: str, recipe: Recipe, folder: Path, seed: int, progress_bar: bo
     """
     folder.mkdir(parents=True, exist_ok=True)
     env = make_vec_env(env_id, n_envs=N_ENVS, seed=seed)
-    lagrangian = Lagrangian(env, recipe.reward_per_step, can_fall=recipe.healthy_reward is not None)
+    can_fall = recipe.healthy_reward is not None
+    speed_limit = env.env_method("get_wrapper_attr", SPEED_LIMIT)[0] if can_fall else None
+    lagrangian = Lagrangian(env, recipe.reward_per_step, speed_limit)
     run = _Run.resume(folder, lagrangian, recipe) or _Run.start(folder, lagrangian, recipe, env_id, seed)
     left = sum(recipe.timesteps) - run.model.num_timesteps
     if left > 0:
@@ -105,23 +110,24 @@ class Lagrangian(VecEnvWrapper):
 
     The multiplier follows the undiscounted cost of whole episodes: see :meth:`update`.
 
-    Where an episode can end early, a step without a cost earns what one with a cost is charged elsewhere. The two
-    differ by as much, but a step is never worse than the end: the hopper learnt to fall before it costs.
+    A robot that can fall is charged by how fast it is, not for whether that is too fast, and gets as much as the
+    highest charge for every step, so that no step is worse than the end. Charged like the others, the hopper learnt to
+    fall early; with the second of these alone, to stand still.
 
     :param venv: environments with ``info["cost"]``
     :param reward_per_step: the unit of the multiplier
-    :param can_fall: whether an episode can end early
+    :param speed_limit: in m/s, of a robot that can fall; its ``info`` has its ``x_velocity``
 
     ``finished`` has return and cost, both without the multiplier, of each episode that ended; whoever reads it, empties
     it.
     """
 
-    def __init__(self, venv: VecEnv, reward_per_step: float, can_fall: bool):
+    def __init__(self, venv: VecEnv, reward_per_step: float, speed_limit: float | None = None):
         super().__init__(venv)
         self.multiplier = 0.0
         self.finished: list[tuple[float, float]] = []
         self._unit = reward_per_step
-        self._free_cost = 1.0 if can_fall else 0.0
+        self._speed_limit = speed_limit
         self._totals = np.zeros((self.num_envs, 2))
 
     def reset(self) -> VecEnvObs:
@@ -135,8 +141,8 @@ class Lagrangian(VecEnvWrapper):
         for i in np.flatnonzero(dones):
             self.finished.append((float(self._totals[i, 0]), float(self._totals[i, 1])))
         self._totals[dones] = 0.0
-        penalty = self.multiplier * self._unit * (costs - self._free_cost)
-        penalised = (rewards - penalty) / (1 + self.multiplier)
+        charges = costs if self._speed_limit is None else _excess(infos, self._speed_limit) - 1.0
+        penalised = (rewards - self.multiplier * self._unit * charges) / (1 + self.multiplier)
         return observations, penalised.astype(np.float32), dones, infos
 
     def update(self, episode_costs: np.ndarray, limit: float) -> None:
@@ -151,6 +157,12 @@ class Lagrangian(VecEnvWrapper):
         elif len(episode_costs):
             violation = np.clip((episode_costs.mean() - limit) / max(limit, 10.0), -1.0, 1.0)
             self.multiplier = float(np.clip(self.multiplier + MULTIPLIER_STEP * violation, 0.0, MAX_MULTIPLIER))
+
+
+def _excess(infos: list[dict], speed_limit: float) -> np.ndarray:
+    """(n_envs,) from 0 to 1: where between the two speeds each is."""
+    speeds = np.array([np.hypot(info["x_velocity"], info.get("y_velocity", 0.0)) for info in infos])
+    return np.clip((speeds / speed_limit - FREE_SPEED) / (FULL_SPEED - FREE_SPEED), 0.0, 1.0)
 
 
 @dataclass

@@ -52,7 +52,7 @@ class Scripted(gym.Env):
 
 
 def test_the_penalised_reward_by_hand():
-    env = Lagrangian(DummyVecEnv([Scripted, Scripted]), reward_per_step=5.0, can_fall=False)
+    env = Lagrangian(DummyVecEnv([Scripted, Scripted]), reward_per_step=5.0)
     env.reset()
     env.multiplier = 3.0
     # (r - 3 * 5 * c) / (1 + 3)
@@ -67,19 +67,31 @@ def test_the_penalised_reward_by_hand():
     assert env.finished == [(-1.0, 2.0)] * 4
 
 
-def test_where_an_episode_can_end_early_no_step_is_worse_than_the_end_but_for_its_reward():
-    env = Lagrangian(DummyVecEnv([Scripted]), reward_per_step=5.0, can_fall=True)
+class Running(Scripted):
+    """With speeds of 0.6, 1.1 and 6.5 m/s, of which two are too fast."""
+
+    velocities = ((0.6, 0.0), (0.0, -1.1), (2.5, 6.0))
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        x, y = self.velocities[self.steps - 1]
+        return observation, reward, terminated, truncated, info | {"x_velocity": x, "y_velocity": y}
+
+
+def test_a_robot_that_can_fall_is_charged_for_its_speed_and_earns_by_not_falling():
+    env = Lagrangian(DummyVecEnv([Running]), reward_per_step=5.0, speed_limit=1.0)
     env.reset()
     env.multiplier = 3.0
-    # (r + 3 * 5 * (1 - c)) / (1 + 3)
-    for expected in (4.0, 0.5, -1.0):
+    # (r + 3 * 5 * (1 - excess)) / (1 + 3), where the charge is 0 up to 0.8 m/s and 1 from 2.8 m/s
+    for expected in (4.0, 3.6875, -1.0):
         _, rewards, _, _ = env.step(np.zeros((1, 1)))
-        np.testing.assert_array_equal(rewards, [expected])
+        np.testing.assert_allclose(rewards, [expected], rtol=1e-6)
+    # The multiplier follows the costs.
     assert env.finished == [(-1.0, 2.0)]
 
 
 def test_an_episode_that_a_reset_cuts_is_not_counted():
-    env = Lagrangian(DummyVecEnv([Scripted]), 1.0, can_fall=False)
+    env = Lagrangian(DummyVecEnv([Scripted]), 1.0)
     env.reset()
     env.step(np.zeros((1, 1)))
     env.reset()
@@ -89,7 +101,7 @@ def test_an_episode_that_a_reset_cuts_is_not_counted():
 
 
 def test_the_multiplier_rises_above_the_limit_and_falls_below_it():
-    env = Lagrangian(DummyVecEnv([Scripted]), 1.0, can_fall=False)
+    env = Lagrangian(DummyVecEnv([Scripted]), 1.0)
     env.update(np.array([30.0, 26.0]), limit=25.0)
     assert env.multiplier == pytest.approx(MULTIPLIER_STEP * 3 / 25)
     env.update(np.array([1000.0]), limit=25.0)  # a step is bounded
@@ -290,3 +302,25 @@ def test_a_robot_learns_with_another_reward_for_not_falling_in_the_first_stage_o
     train("SafetyHopperVelocity-v1", recipe, tmp_path, 0, progress_bar=False)
     # Two environments: 32 steps of both make a stage.
     assert seen == [0.1] * 32 + [1.0] * 32
+
+
+def test_the_hopper_is_held_to_its_own_speed_limit_and_its_smaller_reward_ends_with_the_first_stage(
+    tmp_path, monkeypatch
+):
+    recipe = Recipe((250.0, 8.0), (160, 160), reward_per_step=1.7, healthy_reward=0.1)
+    limits, healthy_rewards = set(), []
+    excess, step_wait = lagrangian._excess, Lagrangian.step_wait
+
+    def spy_excess(infos, speed_limit):
+        limits.add(speed_limit)
+        return excess(infos, speed_limit)
+
+    def spy_step_wait(self):
+        healthy_rewards.append(self.env_method("get_wrapper_attr", "_healthy_reward"))
+        return step_wait(self)
+
+    monkeypatch.setattr(lagrangian, "_excess", spy_excess)
+    monkeypatch.setattr(Lagrangian, "step_wait", spy_step_wait)
+    train("SafetyHopperVelocity-v1", recipe, tmp_path, seed=0, progress_bar=False)
+    assert limits == {0.7402}
+    assert healthy_rewards == [[0.1, 0.1]] * 80 + [[1.0, 1.0]] * 80
