@@ -32,8 +32,10 @@ SNAPSHOTS_PER_STAGE = 5
 # Where the robots of gymnasium and Safety-Gymnasium keep them.
 HEALTHY_REWARD = "_healthy_reward"
 SPEED_LIMIT = "_velocity_threshold"
-# Of the speed limit: up to where a speed is free of charge, for it sways with every step, and where the charge is 1.
-FREE_SPEED, FULL_SPEED = 0.8, 2.8
+# In units of the speed limit: up to where a speed is free of charge, for it sways with every step, and from where on
+# it is charged no more. A multiplier above 1 makes slower better; up to this one, no step at any speed is worth less
+# than 0.
+FREE_SPEED, FULL_SPEED, MAX_SPEED_MULTIPLIER = 0.8, 2.8, 1.4
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Recipe:
 
     :param cost_limits: of the episode, one a stage; infinite is none
     :param timesteps: of each stage
-    :param reward_per_step: of a good policy: a step that breaks the limit costs the multiplier times this
+    :param reward_per_step: of a good policy: a step that breaks the limit costs the multiplier times this. Of a robot
+        that can fall: what it earns by a m/s
     :param gamma: discount factor
     :param gae_lambda: of the generalised advantages
     :param learning_rate: of PPO's Adam
@@ -110,9 +113,9 @@ class Lagrangian(VecEnvWrapper):
 
     The multiplier follows the undiscounted cost of whole episodes: see :meth:`update`.
 
-    A robot that can fall is charged by how fast it is, not for whether that is too fast, and gets as much as the
-    highest charge for every step, so that no step is worse than the end. Charged like the others, the hopper learnt to
-    fall early; with the second of these alone, to stand still.
+    A robot that can fall is charged for its speed, by the m/s, not for whether that is too fast, and never so much that
+    a step is worth less than none. Charged like the others, the hopper learnt to fall early; with a bonus for each
+    step, to stand still.
 
     :param venv: environments with ``info["cost"]``
     :param reward_per_step: the unit of the multiplier
@@ -141,7 +144,7 @@ class Lagrangian(VecEnvWrapper):
         for i in np.flatnonzero(dones):
             self.finished.append((float(self._totals[i, 0]), float(self._totals[i, 1])))
         self._totals[dones] = 0.0
-        charges = costs if self._speed_limit is None else _excess(infos, self._speed_limit) - 1.0
+        charges = costs if self._speed_limit is None else _excess(infos, self._speed_limit)
         penalised = (rewards - self.multiplier * self._unit * charges) / (1 + self.multiplier)
         return observations, penalised.astype(np.float32), dones, infos
 
@@ -156,13 +159,14 @@ class Lagrangian(VecEnvWrapper):
             self.multiplier = 0.0
         elif len(episode_costs):
             violation = np.clip((episode_costs.mean() - limit) / max(limit, 10.0), -1.0, 1.0)
-            self.multiplier = float(np.clip(self.multiplier + MULTIPLIER_STEP * violation, 0.0, MAX_MULTIPLIER))
+            highest = MAX_MULTIPLIER if self._speed_limit is None else MAX_SPEED_MULTIPLIER
+            self.multiplier = float(np.clip(self.multiplier + MULTIPLIER_STEP * violation, 0.0, highest))
 
 
 def _excess(infos: list[dict], speed_limit: float) -> np.ndarray:
-    """(n_envs,) from 0 to 1: where between the two speeds each is."""
+    """(n_envs,) by how many m/s each is faster than what is free."""
     speeds = np.array([np.hypot(info["x_velocity"], info.get("y_velocity", 0.0)) for info in infos])
-    return np.clip((speeds / speed_limit - FREE_SPEED) / (FULL_SPEED - FREE_SPEED), 0.0, 1.0)
+    return np.clip(speeds, FREE_SPEED * speed_limit, FULL_SPEED * speed_limit) - FREE_SPEED * speed_limit
 
 
 @dataclass

@@ -22,11 +22,11 @@ def _expert(robot: str) -> GoalSeeker:
 
 
 RECIPES = {
-    "AntVelocity": Recipe((250.0, *_SPEED_LIMITS), (1_500_000, *_SPEED_STEPS), 2.8, healthy_reward=0.1),
+    "AntVelocity": Recipe((250.0, *_SPEED_LIMITS), (1_500_000, *_SPEED_STEPS), 1.0, healthy_reward=0.1),
     "HalfCheetahVelocity": Recipe((250.0, *_SPEED_LIMITS), (800_000, *[150_000] * 5), 2.8, gamma=0.98, gae_lambda=0.92),
-    "HopperVelocity": Recipe((250.0, *_SPEED_LIMITS), (800_000, *_SPEED_STEPS), 1.7, healthy_reward=0.1),
+    "HopperVelocity": Recipe((250.0, *_SPEED_LIMITS), (800_000, *_SPEED_STEPS), 1.0, healthy_reward=0.1),
     "SwimmerVelocity": Recipe((200.0, *_SPEED_LIMITS), (500_000, *_SPEED_STEPS), 0.2, gamma=0.9999, gae_lambda=0.98),
-    "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_000_000, *_SPEED_STEPS), 3.0, healthy_reward=0.1),
+    "Walker2dVelocity": Recipe((300.0, *_SPEED_LIMITS), (1_000_000, *_SPEED_STEPS), 1.0, healthy_reward=0.1),
     "PointGoal1": Recipe(_GOAL_LIMITS, _GOAL_STEPS, 0.02, expert=_expert("Point"), log_std=(-1.2, -1.6)),
     "CarGoal1": Recipe(_GOAL_LIMITS, _GOAL_STEPS, 0.02, expert=_expert("Car"), log_std=(-1.2, -1.6)),
     "BallRun": Recipe(_RUN_LIMITS, _BULLET_STEPS, 8.0),

@@ -78,16 +78,28 @@ class Running(Scripted):
         return observation, reward, terminated, truncated, info | {"x_velocity": x, "y_velocity": y}
 
 
-def test_a_robot_that_can_fall_is_charged_for_its_speed_and_earns_by_not_falling():
+def test_a_robot_that_can_fall_is_charged_for_its_speed():
     env = Lagrangian(DummyVecEnv([Running]), reward_per_step=5.0, speed_limit=1.0)
     env.reset()
-    env.multiplier = 3.0
-    # (r + 3 * 5 * (1 - excess)) / (1 + 3), where the charge is 0 up to 0.8 m/s and 1 from 2.8 m/s
-    for expected in (4.0, 3.6875, -1.0):
+    env.multiplier = 1.0
+    # (r - 1 * 5 * charge) / (1 + 1), where the charge is 0 up to 0.8 m/s, and 2 from 2.8 m/s on
+    for expected in (0.5, 0.25, -7.0):
         _, rewards, _, _ = env.step(np.zeros((1, 1)))
         np.testing.assert_allclose(rewards, [expected], rtol=1e-6)
     # The multiplier follows the costs.
     assert env.finished == [(-1.0, 2.0)]
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.5, 1.0, 1.5, 3.0, 30.0])
+def test_a_robot_that_earns_its_speed_never_earns_less_than_nothing(speed):
+    env = Lagrangian(DummyVecEnv([Running]), reward_per_step=1.0, speed_limit=1.0)
+    for _ in range(100):
+        env.update(np.array([1000.0]), limit=10.0)
+    infos = [{"x_velocity": speed}]
+    assert speed - env.multiplier * lagrangian._excess(infos, 1.0)[0] >= 0.0
+    # And at the highest multiplier slower is better, where it is charged.
+    slower, faster = (v - env.multiplier * lagrangian._excess([{"x_velocity": v}], 1.0)[0] for v in (0.9, 2.7))
+    assert slower > faster
 
 
 def test_an_episode_that_a_reset_cuts_is_not_counted():
@@ -307,7 +319,7 @@ def test_a_robot_learns_with_another_reward_for_not_falling_in_the_first_stage_o
 def test_the_hopper_is_held_to_its_own_speed_limit_and_its_smaller_reward_ends_with_the_first_stage(
     tmp_path, monkeypatch
 ):
-    recipe = Recipe((250.0, 8.0), (160, 160), reward_per_step=1.7, healthy_reward=0.1)
+    recipe = Recipe((250.0, 8.0), (160, 160), reward_per_step=1.0, healthy_reward=0.1)
     limits, healthy_rewards = set(), []
     excess, step_wait = lagrangian._excess, Lagrangian.step_wait
 
