@@ -1,14 +1,14 @@
-"""Where PPO begins when chance would take too long to find a reward: at a scripted agent's policy and value."""
+"""Where PPO begins when chance would take too long to find a reward: at another agent's policy and value."""
 
 import numpy as np
 import torch
-from goal_seeker import GoalSeeker
 from scipy.signal import lfilter
 from stable_baselines3 import PPO
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_prefine import Trajectories, collect
+from sb3_prefine import Trajectories, collect, load_reference
 
 EPISODES = 64
 UPDATES = 6_000
@@ -16,7 +16,7 @@ BATCH_SIZE = 256
 LEARNING_RATE = 1e-3
 
 
-def clone(model: PPO, normalize: VecNormalize, expert: GoalSeeker, env_id: str, seed: int) -> None:
+def clone(model: PPO, normalize: VecNormalize, expert: PolicyPredictor | str, env_id: str, seed: int) -> None:
     """
     Fit an untrained PPO to an agent: its actor to the agent's actions, its critic to the agent's discounted returns.
 
@@ -24,10 +24,13 @@ def clone(model: PPO, normalize: VecNormalize, expert: GoalSeeker, env_id: str, 
 
     :param model: whose policy is SB3's default for vectors
     :param normalize: its environment, whose statistics become those of the agent's episodes
-    :param expert: rolled out with its noise; what it would have done without is what is learnt
+    :param expert: rolled out with its noise; what it would have done without is what is learnt. A name, such as
+        ppo/Hopper-v3, is one of RL Zoo's agents
     :param env_id: the environment
     :param seed: of the episodes and the batches
     """
+    if isinstance(expert, str):
+        expert = load_reference(expert)
     episodes = collect(expert, env_id, EPISODES, n_envs=model.n_envs, seed=seed, progress_bar=False)
     raw, statistics = episodes.observations, normalize.obs_rms
     assert isinstance(raw, np.ndarray)  # a Dict observation space has more than one

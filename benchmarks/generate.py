@@ -4,7 +4,9 @@ Makes a file in DSRL's layout for each of the paper's twelve tasks, from nothing
     python benchmarks/generate.py train BallCircle     # the agents; they are committed, so nobody has to
     python benchmarks/generate.py rollout BallCircle   # benchmarks/generated/BallCircle.hdf5, from the agents
 
-What comes out is generated data: other agents than DSRL's, on the simulators that are installed. data.md shows it.
+Some agents begin as clones of RL Zoo's: to train them anew, the environment variable RL_TRAINED_AGENTS names the folder
+of rl-trained-agents. What comes out is generated data: other agents than DSRL's, on the simulators that are installed.
+data.md shows it.
 """
 
 import bisect

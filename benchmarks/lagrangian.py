@@ -35,7 +35,7 @@ SPEED_LIMIT = "_velocity_threshold"
 # In units of the speed limit: up to where a speed is free of charge, for it sways with every step, and from where on
 # it is charged no more. A multiplier above 1 makes slower better; up to this one, no step at any speed is worth less
 # than 0.
-FREE_SPEED, FULL_SPEED, MAX_SPEED_MULTIPLIER = 0.8, 2.8, 1.4
+FREE_SPEED, FULL_SPEED, MAX_SPEED_MULTIPLIER = 0.8, 4.8, 1.2
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ class Recipe:
     :param gamma: discount factor
     :param gae_lambda: of the generalised advantages
     :param learning_rate: of PPO's Adam
-    :param healthy_reward: in the first stage, of each step in which a robot that can fall has not; None is for those
-        that cannot. With the environment's own of 1, the hopper and the walker learnt to stand still
-    :param expert: the agent that the policy is a clone of when training begins; None begins from nothing
+    :param can_fall: whether it is a robot that can: see :class:`Lagrangian`
+    :param healthy_reward: in the first stage, of each step in which it has not fallen; None is the environment's own
+        of 1, with which a robot that begins from nothing learns to stand still
+    :param expert: the agent that the policy is a clone of when training begins, or its name in RL Zoo; None begins from
+        nothing
     :param log_std: of the actions at the start and the end of the first stage; linear between, then constant, so that
         a behavior's cost is not decided by its noise
     """
@@ -63,8 +65,9 @@ class Recipe:
     gamma: float = 0.99
     gae_lambda: float = 0.95
     learning_rate: float = 3e-4
+    can_fall: bool = False
     healthy_reward: float | None = None
-    expert: GoalSeeker | None = None
+    expert: GoalSeeker | str | None = None
     log_std: tuple[float, float] = (-0.5, -1.6)
 
     def progress(self, timesteps: int) -> tuple[int, int]:
@@ -91,8 +94,7 @@ def train(env_id: str, recipe: Recipe, folder: Path, seed: int, progress_bar: bo
     """
     folder.mkdir(parents=True, exist_ok=True)
     env = make_vec_env(env_id, n_envs=N_ENVS, seed=seed)
-    can_fall = recipe.healthy_reward is not None
-    speed_limit = env.env_method("get_wrapper_attr", SPEED_LIMIT)[0] if can_fall else None
+    speed_limit = env.env_method("get_wrapper_attr", SPEED_LIMIT)[0] if recipe.can_fall else None
     lagrangian = Lagrangian(env, recipe.reward_per_step, speed_limit)
     run = _Run.resume(folder, lagrangian, recipe) or _Run.start(folder, lagrangian, recipe, env_id, seed)
     left = sum(recipe.timesteps) - run.model.num_timesteps

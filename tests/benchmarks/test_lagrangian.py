@@ -82,8 +82,8 @@ def test_a_robot_that_can_fall_is_charged_for_its_speed():
     env = Lagrangian(DummyVecEnv([Running]), reward_per_step=5.0, speed_limit=1.0)
     env.reset()
     env.multiplier = 1.0
-    # (r - 1 * 5 * charge) / (1 + 1), where the charge is 0 up to 0.8 m/s, and 2 from 2.8 m/s on
-    for expected in (0.5, 0.25, -7.0):
+    # (r - 1 * 5 * charge) / (1 + 1), where the charge is 0 up to 0.8 m/s, and 4 from 4.8 m/s on
+    for expected in (0.5, 0.25, -12.0):
         _, rewards, _, _ = env.step(np.zeros((1, 1)))
         np.testing.assert_allclose(rewards, [expected], rtol=1e-6)
     # The multiplier follows the costs.
@@ -98,7 +98,7 @@ def test_a_robot_that_earns_its_speed_never_earns_less_than_nothing(speed):
     infos = [{"x_velocity": speed}]
     assert speed - env.multiplier * lagrangian._excess(infos, 1.0)[0] >= 0.0
     # And at the highest multiplier slower is better, where it is charged.
-    slower, faster = (v - env.multiplier * lagrangian._excess([{"x_velocity": v}], 1.0)[0] for v in (0.9, 2.7))
+    slower, faster = (v - env.multiplier * lagrangian._excess([{"x_velocity": v}], 1.0)[0] for v in (0.9, 4.7))
     assert slower > faster
 
 
@@ -310,7 +310,7 @@ def test_a_robot_learns_with_another_reward_for_not_falling_in_the_first_stage_o
             return super().step_wait()
 
     monkeypatch.setattr(lagrangian, "Lagrangian", Watched)
-    recipe = Recipe((inf, 5.0), (64, 64), reward_per_step=1.0, healthy_reward=0.1)
+    recipe = Recipe((inf, 5.0), (64, 64), reward_per_step=1.0, can_fall=True, healthy_reward=0.1)
     train("SafetyHopperVelocity-v1", recipe, tmp_path, 0, progress_bar=False)
     # Two environments: 32 steps of both make a stage.
     assert seen == [0.1] * 32 + [1.0] * 32
@@ -319,7 +319,7 @@ def test_a_robot_learns_with_another_reward_for_not_falling_in_the_first_stage_o
 def test_the_hopper_is_held_to_its_own_speed_limit_and_its_smaller_reward_ends_with_the_first_stage(
     tmp_path, monkeypatch
 ):
-    recipe = Recipe((250.0, 8.0), (160, 160), reward_per_step=1.0, healthy_reward=0.1)
+    recipe = Recipe((250.0, 8.0), (160, 160), reward_per_step=1.0, can_fall=True, healthy_reward=0.1)
     limits, healthy_rewards = set(), []
     excess, step_wait = lagrangian._excess, Lagrangian.step_wait
 
