@@ -32,10 +32,10 @@ SNAPSHOTS_PER_STAGE = 5
 # Where the robots of gymnasium and Safety-Gymnasium keep them.
 HEALTHY_REWARD = "_healthy_reward"
 SPEED_LIMIT = "_velocity_threshold"
-# In units of the speed limit: up to where a speed is free of charge, for it sways with every step, and from where on
-# it is charged no more. A multiplier above 1 makes slower better; up to this one, no step at any speed is worth less
-# than 0.
-FREE_SPEED, FULL_SPEED, MAX_SPEED_MULTIPLIER = 0.8, 4.8, 1.2
+# Of the speed limit: slower is free of charge, for a speed sways with every step.
+FREE_SPEED = 0.8
+# The multiplier of a charge by the m/s, which moves as slowly as a gait.
+SPEED_MULTIPLIER_STEP, MAX_SPEED_MULTIPLIER = 0.04, 2.5
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,7 @@ class Lagrangian(VecEnvWrapper):
     The multiplier follows the undiscounted cost of whole episodes: see :meth:`update`.
 
     A robot that can fall is charged for its speed, by the m/s, not for whether that is too fast, and never so much that
-    a step is worth less than none. Charged like the others, the hopper learnt to fall early; with a bonus for each
-    step, to stand still.
+    a step is worth less than nothing, which falling earns. Charged like the others, the hopper learnt to fall early.
 
     :param venv: environments with ``info["cost"]``
     :param reward_per_step: the unit of the multiplier
@@ -133,6 +132,9 @@ class Lagrangian(VecEnvWrapper):
         self.finished: list[tuple[float, float]] = []
         self._unit = reward_per_step
         self._speed_limit = speed_limit
+        self._pace = MULTIPLIER_STEP, MAX_MULTIPLIER
+        if speed_limit is not None:
+            self._pace = SPEED_MULTIPLIER_STEP, MAX_SPEED_MULTIPLIER
         self._totals = np.zeros((self.num_envs, 2))
 
     def reset(self) -> VecEnvObs:
@@ -146,8 +148,12 @@ class Lagrangian(VecEnvWrapper):
         for i in np.flatnonzero(dones):
             self.finished.append((float(self._totals[i, 0]), float(self._totals[i, 1])))
         self._totals[dones] = 0.0
-        charges = costs if self._speed_limit is None else _excess(infos, self._speed_limit)
-        penalised = (rewards - self.multiplier * self._unit * charges) / (1 + self.multiplier)
+        if self._speed_limit is None:
+            penalised = rewards - self.multiplier * self._unit * costs
+        else:
+            charged = rewards - self.multiplier * self._unit * _excess(infos, self._speed_limit)
+            penalised = np.maximum(charged, np.minimum(rewards, 0.0))
+        penalised = penalised / (1 + self.multiplier)
         return observations, penalised.astype(np.float32), dones, infos
 
     def update(self, episode_costs: np.ndarray, limit: float) -> None:
@@ -161,14 +167,14 @@ class Lagrangian(VecEnvWrapper):
             self.multiplier = 0.0
         elif len(episode_costs):
             violation = np.clip((episode_costs.mean() - limit) / max(limit, 10.0), -1.0, 1.0)
-            highest = MAX_MULTIPLIER if self._speed_limit is None else MAX_SPEED_MULTIPLIER
-            self.multiplier = float(np.clip(self.multiplier + MULTIPLIER_STEP * violation, 0.0, highest))
+            step, highest = self._pace
+            self.multiplier = float(np.clip(self.multiplier + step * violation, 0.0, highest))
 
 
 def _excess(infos: list[dict], speed_limit: float) -> np.ndarray:
     """(n_envs,) by how many m/s each is faster than what is free."""
     speeds = np.array([np.hypot(info["x_velocity"], info.get("y_velocity", 0.0)) for info in infos])
-    return np.clip(speeds, FREE_SPEED * speed_limit, FULL_SPEED * speed_limit) - FREE_SPEED * speed_limit
+    return np.maximum(speeds - FREE_SPEED * speed_limit, 0.0)
 
 
 @dataclass

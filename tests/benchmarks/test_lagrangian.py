@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 from behaviors import Behaviors
 from gymnasium import spaces
-from lagrangian import MAX_MULTIPLIER, MULTIPLIER_STEP, SNAPSHOTS_PER_STAGE, Lagrangian, Recipe, cpu_seconds_of, train
+from lagrangian import (
+    MAX_MULTIPLIER,
+    MAX_SPEED_MULTIPLIER,
+    MULTIPLIER_STEP,
+    SNAPSHOTS_PER_STAGE,
+    SPEED_MULTIPLIER_STEP,
+    Lagrangian,
+    Recipe,
+    cpu_seconds_of,
+    train,
+)
 from recipes import RECIPES
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -78,28 +88,29 @@ class Running(Scripted):
         return observation, reward, terminated, truncated, info | {"x_velocity": x, "y_velocity": y}
 
 
-def test_a_robot_that_can_fall_is_charged_for_its_speed():
-    env = Lagrangian(DummyVecEnv([Running]), reward_per_step=5.0, speed_limit=1.0)
+def test_a_robot_that_can_fall_is_charged_for_its_speed_but_no_step_is_worth_less_than_nothing():
+    env = Lagrangian(DummyVecEnv([Running]), reward_per_step=0.5, speed_limit=1.0)
     env.reset()
     env.multiplier = 1.0
-    # (r - 1 * 5 * charge) / (1 + 1), where the charge is 0 up to 0.8 m/s, and 4 from 4.8 m/s on
-    for expected in (0.5, 0.25, -12.0):
+    # (r - 1 * 0.5 * charge) / (1 + 1), where the charge is the speed above 0.8 m/s; the last reward is negative itself
+    for expected in (0.5, (2.0 - 0.5 * 0.3) / 2, -2.0):
         _, rewards, _, _ = env.step(np.zeros((1, 1)))
         np.testing.assert_allclose(rewards, [expected], rtol=1e-6)
     # The multiplier follows the costs.
     assert env.finished == [(-1.0, 2.0)]
+    env = Lagrangian(DummyVecEnv([Running]), reward_per_step=50.0, speed_limit=1.0)
+    env.reset()
+    env.multiplier = 1.0
+    assert [env.step(np.zeros((1, 1)))[1][0] for _ in range(3)] == [0.5, 0.0, -2.0]
 
 
-@pytest.mark.parametrize("speed", [0.0, 0.5, 1.0, 1.5, 3.0, 30.0])
-def test_a_robot_that_earns_its_speed_never_earns_less_than_nothing(speed):
-    env = Lagrangian(DummyVecEnv([Running]), reward_per_step=1.0, speed_limit=1.0)
-    for _ in range(100):
-        env.update(np.array([1000.0]), limit=10.0)
-    infos = [{"x_velocity": speed}]
-    assert speed - env.multiplier * lagrangian._excess(infos, 1.0)[0] >= 0.0
-    # And at the highest multiplier slower is better, where it is charged.
-    slower, faster = (v - env.multiplier * lagrangian._excess([{"x_velocity": v}], 1.0)[0] for v in (0.9, 4.7))
-    assert slower > faster
+def test_the_multiplier_of_a_charge_by_the_speed_moves_slowly():
+    env = Lagrangian(DummyVecEnv([Running]), 1.0, speed_limit=1.0)
+    env.update(np.array([1000.0]), limit=25.0)
+    assert env.multiplier == SPEED_MULTIPLIER_STEP
+    for _ in range(round(MAX_SPEED_MULTIPLIER / SPEED_MULTIPLIER_STEP) + 10):
+        env.update(np.array([1000.0]), limit=25.0)
+    assert env.multiplier == MAX_SPEED_MULTIPLIER
 
 
 def test_an_episode_that_a_reset_cuts_is_not_counted():
