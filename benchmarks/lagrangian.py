@@ -16,6 +16,7 @@ import torch
 from behaviors import Behavior, Behaviors
 from cloning import clone
 from goal_seeker import GoalSeeker
+from pacemaker import Pacemaker
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -29,13 +30,8 @@ N_ENVS, N_STEPS = 8, 256
 MULTIPLIER_STEP = 0.1
 MAX_MULTIPLIER = 20.0
 SNAPSHOTS_PER_STAGE = 5
-# Where the robots of gymnasium and Safety-Gymnasium keep them.
+# Where gymnasium's robots keep it.
 HEALTHY_REWARD = "_healthy_reward"
-SPEED_LIMIT = "_velocity_threshold"
-# Of the speed limit: slower is free of charge, for a speed sways with every step.
-FREE_SPEED = 0.8
-# The multiplier of a charge by the m/s, which moves as slowly as a gait.
-SPEED_MULTIPLIER_STEP, MAX_SPEED_MULTIPLIER = 0.04, 2.5
 
 
 @dataclass(frozen=True)
@@ -45,14 +41,13 @@ class Recipe:
 
     :param cost_limits: of the episode, one a stage; infinite is none
     :param timesteps: of each stage
-    :param reward_per_step: of a good policy: a step that breaks the limit costs the multiplier times this. Of a robot
-        that can fall: what it earns by a m/s
+    :param reward_per_step: of a good policy: a step that breaks the limit costs the multiplier times this
     :param gamma: discount factor
     :param gae_lambda: of the generalised advantages
     :param learning_rate: of PPO's Adam
-    :param can_fall: whether it is a robot that can: see :class:`Lagrangian`
-    :param healthy_reward: in the first stage, of each step in which it has not fallen; None is the environment's own
-        of 1, with which a robot that begins from nothing learns to stand still
+    :param healthy_reward: in the first stage, of each step in which a robot has not fallen; None is the environment's
+        own of 1, with which one that begins from nothing learns to stand still
+    :param paces: one a stage, for :class:`~pacemaker.Pacemaker`; none is without it
     :param expert: the agent that the policy is a clone of when training begins, or its name in RL Zoo; None begins from
         nothing
     :param log_std: of the actions at the start and the end of the first stage; linear between, then constant, so that
@@ -65,8 +60,8 @@ class Recipe:
     gamma: float = 0.99
     gae_lambda: float = 0.95
     learning_rate: float = 3e-4
-    can_fall: bool = False
     healthy_reward: float | None = None
+    paces: tuple[float, ...] = ()
     expert: GoalSeeker | str | None = None
     log_std: tuple[float, float] = (-0.5, -1.6)
 
@@ -94,8 +89,7 @@ def train(env_id: str, recipe: Recipe, folder: Path, seed: int, progress_bar: bo
     """
     folder.mkdir(parents=True, exist_ok=True)
     env = make_vec_env(env_id, n_envs=N_ENVS, seed=seed)
-    speed_limit = env.env_method("get_wrapper_attr", SPEED_LIMIT)[0] if recipe.can_fall else None
-    lagrangian = Lagrangian(env, recipe.reward_per_step, speed_limit)
+    lagrangian = Lagrangian(env, recipe.reward_per_step)
     run = _Run.resume(folder, lagrangian, recipe) or _Run.start(folder, lagrangian, recipe, env_id, seed)
     left = sum(recipe.timesteps) - run.model.num_timesteps
     if left > 0:
@@ -115,26 +109,18 @@ class Lagrangian(VecEnvWrapper):
 
     The multiplier follows the undiscounted cost of whole episodes: see :meth:`update`.
 
-    A robot that can fall is charged for its speed, by the m/s, not for whether that is too fast, and never so much that
-    a step is worth less than nothing, which falling earns. Charged like the others, the hopper learnt to fall early.
-
     :param venv: environments with ``info["cost"]``
     :param reward_per_step: the unit of the multiplier
-    :param speed_limit: in m/s, of a robot that can fall; its ``info`` has its ``x_velocity``
 
     ``finished`` has return and cost, both without the multiplier, of each episode that ended; whoever reads it, empties
     it.
     """
 
-    def __init__(self, venv: VecEnv, reward_per_step: float, speed_limit: float | None = None):
+    def __init__(self, venv: VecEnv, reward_per_step: float):
         super().__init__(venv)
         self.multiplier = 0.0
         self.finished: list[tuple[float, float]] = []
         self._unit = reward_per_step
-        self._speed_limit = speed_limit
-        self._pace = MULTIPLIER_STEP, MAX_MULTIPLIER
-        if speed_limit is not None:
-            self._pace = SPEED_MULTIPLIER_STEP, MAX_SPEED_MULTIPLIER
         self._totals = np.zeros((self.num_envs, 2))
 
     def reset(self) -> VecEnvObs:
@@ -148,12 +134,7 @@ class Lagrangian(VecEnvWrapper):
         for i in np.flatnonzero(dones):
             self.finished.append((float(self._totals[i, 0]), float(self._totals[i, 1])))
         self._totals[dones] = 0.0
-        if self._speed_limit is None:
-            penalised = rewards - self.multiplier * self._unit * costs
-        else:
-            charged = rewards - self.multiplier * self._unit * _excess(infos, self._speed_limit)
-            penalised = np.maximum(charged, np.minimum(rewards, 0.0))
-        penalised = penalised / (1 + self.multiplier)
+        penalised = (rewards - self.multiplier * self._unit * costs) / (1 + self.multiplier)
         return observations, penalised.astype(np.float32), dones, infos
 
     def update(self, episode_costs: np.ndarray, limit: float) -> None:
@@ -167,14 +148,7 @@ class Lagrangian(VecEnvWrapper):
             self.multiplier = 0.0
         elif len(episode_costs):
             violation = np.clip((episode_costs.mean() - limit) / max(limit, 10.0), -1.0, 1.0)
-            step, highest = self._pace
-            self.multiplier = float(np.clip(self.multiplier + step * violation, 0.0, highest))
-
-
-def _excess(infos: list[dict], speed_limit: float) -> np.ndarray:
-    """(n_envs,) by how many m/s each is faster than what is free."""
-    speeds = np.array([np.hypot(info["x_velocity"], info.get("y_velocity", 0.0)) for info in infos])
-    return np.maximum(speeds - FREE_SPEED * speed_limit, 0.0)
+            self.multiplier = float(np.clip(self.multiplier + MULTIPLIER_STEP * violation, 0.0, MAX_MULTIPLIER))
 
 
 @dataclass
@@ -192,7 +166,7 @@ class _Run:
 
     @classmethod
     def start(cls, folder: Path, lagrangian: Lagrangian, recipe: Recipe, env_id: str, seed: int) -> "_Run":
-        normalize = VecNormalize(lagrangian, gamma=recipe.gamma)
+        normalize = VecNormalize(_paced(lagrangian, recipe), gamma=recipe.gamma)
         model = PPO(
             "MlpPolicy",
             normalize,
@@ -216,7 +190,9 @@ class _Run:
         if not (folder / "state.json").exists():
             return None
         state = json.loads((folder / "state.json").read_text())
-        normalize = VecNormalize.load(str(folder / f"normalize-{state['num_timesteps']}.pkl"), lagrangian)
+        normalize = VecNormalize.load(
+            str(folder / f"normalize-{state['num_timesteps']}.pkl"), _paced(lagrangian, recipe)
+        )
         model = PPO.load(folder / f"model-{state['num_timesteps']}.zip", env=normalize, device="cpu")
         lagrangian.multiplier = state["multiplier"]
         behaviors = Behaviors.load(folder / f"behaviors-{state['num_timesteps']}.npz")
@@ -236,6 +212,10 @@ class _Run:
         for old in self.folder.glob("*-*"):
             if old.stem.partition("-")[2] != str(step):
                 old.unlink()
+
+
+def _paced(lagrangian: Lagrangian, recipe: Recipe) -> VecEnv:
+    return Pacemaker(lagrangian) if recipe.paces else lagrangian
 
 
 class _Stages(BaseCallback):
@@ -271,6 +251,8 @@ class _Stages(BaseCallback):
         if (healthy_reward := self.run.recipe.healthy_reward) is not None:
             reward = healthy_reward if stage == 0 else self._healthy_reward
             self.run.lagrangian.env_method("set_wrapper_attr", HEALTHY_REWARD, reward)
+        if isinstance(pacemaker := self.run.normalize.venv, Pacemaker):
+            pacemaker.pace = self.run.recipe.paces[stage]
         parameter = self.run.model.policy.log_std
         parameter.requires_grad_(False)
         with torch.no_grad():
@@ -287,10 +269,11 @@ class _Stages(BaseCallback):
         self.run.behaviors.append(Behavior.of_ppo(self.run.model, self.run.normalize))
         self.run.save()
         mean_return, mean_cost = np.mean(self._recent, axis=0) if self._recent else (np.nan, np.nan)
-        limit = self.run.recipe.cost_limits[n // SNAPSHOTS_PER_STAGE]
+        stage, recipe = n // SNAPSHOTS_PER_STAGE, self.run.recipe
         print(
-            f"{self.num_timesteps:>9,} steps, limit {limit:>5}: return {mean_return:8.1f}, "
-            f"cost {mean_cost:6.1f}, multiplier {self.run.lagrangian.multiplier:5.2f}",
+            f"{self.num_timesteps:>9,} steps, limit {recipe.cost_limits[stage]:>5}: return {mean_return:8.1f}, "
+            f"cost {mean_cost:6.1f}, multiplier {self.run.lagrangian.multiplier:5.2f}"
+            + (f", pace {recipe.paces[stage]}" if recipe.paces else ""),
             flush=True,
         )
 

@@ -13,17 +13,8 @@ import numpy as np
 import pytest
 from behaviors import Behaviors
 from gymnasium import spaces
-from lagrangian import (
-    MAX_MULTIPLIER,
-    MAX_SPEED_MULTIPLIER,
-    MULTIPLIER_STEP,
-    SNAPSHOTS_PER_STAGE,
-    SPEED_MULTIPLIER_STEP,
-    Lagrangian,
-    Recipe,
-    cpu_seconds_of,
-    train,
-)
+from lagrangian import MAX_MULTIPLIER, MULTIPLIER_STEP, SNAPSHOTS_PER_STAGE, Lagrangian, Recipe, cpu_seconds_of, train
+from pacemaker import Pacemaker
 from recipes import RECIPES
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -77,42 +68,6 @@ def test_the_penalised_reward_by_hand():
     assert env.finished == [(-1.0, 2.0)] * 4
 
 
-class Running(Scripted):
-    """With speeds of 0.6, 1.1 and 6.5 m/s, of which two are too fast."""
-
-    velocities = ((0.6, 0.0), (0.0, -1.1), (2.5, 6.0))
-
-    def step(self, action):
-        observation, reward, terminated, truncated, info = super().step(action)
-        x, y = self.velocities[self.steps - 1]
-        return observation, reward, terminated, truncated, info | {"x_velocity": x, "y_velocity": y}
-
-
-def test_a_robot_that_can_fall_is_charged_for_its_speed_but_no_step_is_worth_less_than_nothing():
-    env = Lagrangian(DummyVecEnv([Running]), reward_per_step=0.5, speed_limit=1.0)
-    env.reset()
-    env.multiplier = 1.0
-    # (r - 1 * 0.5 * charge) / (1 + 1), where the charge is the speed above 0.8 m/s; the last reward is negative itself
-    for expected in (0.5, (2.0 - 0.5 * 0.3) / 2, -2.0):
-        _, rewards, _, _ = env.step(np.zeros((1, 1)))
-        np.testing.assert_allclose(rewards, [expected], rtol=1e-6)
-    # The multiplier follows the costs.
-    assert env.finished == [(-1.0, 2.0)]
-    env = Lagrangian(DummyVecEnv([Running]), reward_per_step=50.0, speed_limit=1.0)
-    env.reset()
-    env.multiplier = 1.0
-    assert [env.step(np.zeros((1, 1)))[1][0] for _ in range(3)] == [0.5, 0.0, -2.0]
-
-
-def test_the_multiplier_of_a_charge_by_the_speed_moves_slowly():
-    env = Lagrangian(DummyVecEnv([Running]), 1.0, speed_limit=1.0)
-    env.update(np.array([1000.0]), limit=25.0)
-    assert env.multiplier == SPEED_MULTIPLIER_STEP
-    for _ in range(round(MAX_SPEED_MULTIPLIER / SPEED_MULTIPLIER_STEP) + 10):
-        env.update(np.array([1000.0]), limit=25.0)
-    assert env.multiplier == MAX_SPEED_MULTIPLIER
-
-
 def test_an_episode_that_a_reset_cuts_is_not_counted():
     env = Lagrangian(DummyVecEnv([Scripted]), 1.0)
     env.reset()
@@ -164,8 +119,10 @@ def test_every_recipe_has_a_limit_for_each_stage_and_they_go_one_way(task):
     recipe = RECIPES[task]
     assert task in dsrl.PAPER_TASKS
     assert len(recipe.cost_limits) == len(recipe.timesteps)
-    falls = [one > other for one, other in itertools.pairwise(recipe.cost_limits)]
-    assert all(falls) or not any(falls)
+    assert len(recipe.paces) in (0, len(recipe.timesteps))
+    for limits in (recipe.paces, recipe.cost_limits):
+        falls = [one > other for one, other in itertools.pairwise(limits)]
+        assert all(falls) or not any(falls)
 
 
 def snapshots(printed: str) -> list[tuple[int, float]]:
@@ -321,29 +278,39 @@ def test_a_robot_learns_with_another_reward_for_not_falling_in_the_first_stage_o
             return super().step_wait()
 
     monkeypatch.setattr(lagrangian, "Lagrangian", Watched)
-    recipe = Recipe((inf, 5.0), (64, 64), reward_per_step=1.0, can_fall=True, healthy_reward=0.1)
+    recipe = Recipe((inf, 5.0), (64, 64), reward_per_step=1.0, healthy_reward=0.1)
     train("SafetyHopperVelocity-v1", recipe, tmp_path, 0, progress_bar=False)
     # Two environments: 32 steps of both make a stage.
     assert seen == [0.1] * 32 + [1.0] * 32
 
 
-def test_the_hopper_is_held_to_its_own_speed_limit_and_its_smaller_reward_ends_with_the_first_stage(
-    tmp_path, monkeypatch
-):
-    recipe = Recipe((250.0, 8.0), (160, 160), reward_per_step=1.0, can_fall=True, healthy_reward=0.1)
-    limits, healthy_rewards = set(), []
-    excess, step_wait = lagrangian._excess, Lagrangian.step_wait
+def test_the_hopper_keeps_the_pace_of_each_stage_and_its_smaller_reward_ends_with_the_first(tmp_path, monkeypatch):
+    recipe = Recipe((inf, inf), (160, 160), reward_per_step=1.0, healthy_reward=0.1, paces=(0.8, 1.4))
+    seen: list[tuple[float, list[float]]] = []
+    step_wait = Pacemaker.step_wait
 
-    def spy_excess(infos, speed_limit):
-        limits.add(speed_limit)
-        return excess(infos, speed_limit)
-
-    def spy_step_wait(self):
-        healthy_rewards.append(self.env_method("get_wrapper_attr", "_healthy_reward"))
+    def spy(self):
+        seen.append((self.pace, self.env_method("get_wrapper_attr", "_healthy_reward")))
         return step_wait(self)
 
-    monkeypatch.setattr(lagrangian, "_excess", spy_excess)
-    monkeypatch.setattr(Lagrangian, "step_wait", spy_step_wait)
+    monkeypatch.setattr(Pacemaker, "step_wait", spy)
+    monkeypatch.setattr("builtins.print", killing_at(stage=1))
+    with pytest.raises(KeyboardInterrupt):
+        train("SafetyHopperVelocity-v1", recipe, tmp_path, seed=0, progress_bar=False)
+    # Interrupted in the second stage: what goes on from there goes on at its pace.
+    assert seen == [(0.8, [0.1, 0.1])] * 80 + [(1.4, [1.0, 1.0])] * 16
+    seen.clear()
+    monkeypatch.setattr("builtins.print", lambda line, flush: None)
     train("SafetyHopperVelocity-v1", recipe, tmp_path, seed=0, progress_bar=False)
-    assert limits == {0.7402}
-    assert healthy_rewards == [[0.1, 0.1]] * 80 + [[1.0, 1.0]] * 80
+    assert seen == [(1.4, [1.0, 1.0])] * 64
+
+
+def killing_at(stage: int) -> Callable[..., None]:
+    """In place of print: raises at the first snapshot of a stage."""
+    left = itertools.count(stage * SNAPSHOTS_PER_STAGE, -1)
+
+    def kill(line: str, flush: bool) -> None:
+        if not next(left):
+            raise KeyboardInterrupt
+
+    return kill
