@@ -10,9 +10,9 @@ _SPEED_LIMITS = (150.0, 80.0, 40.0, 20.0, 8.0)
 _SPEED_STEPS = (100_000,) * len(_SPEED_LIMITS)
 # In units of the speed limit. From nothing it is easier to become faster, from a runner's clone to become slower.
 _FASTER = (0.8, 0.9, 1.0, 1.1, 1.2, 1.4)
-_SLOWER = _FASTER[::-1]
-_NO_LIMITS = (inf,) * len(_FASTER)
-_PACE_STEPS = (80_000,) * (len(_FASTER) - 1)
+_SLOWER = (*_FASTER[::-1], 0.7, 0.6, 0.5)
+# A clone would forget under the noise of a beginner.
+_LOG_STD_OF_CLONES = (-1.2, -1.6)
 # A goal is too far away to be found by chance in minutes: learning begins with a clone of a scripted agent.
 _GOAL_LIMITS = (inf, 40.0, 20.0, 8.0)
 _GOAL_STEPS = (200_000, 130_000, 130_000, 130_000)
@@ -22,20 +22,30 @@ _RUN_LIMITS = (5.0, 15.0, 40.0, inf)
 _BULLET_STEPS = (300_000, 200_000, 200_000, 200_000)
 
 
+def _paced(paces: tuple[float, ...], first_steps: int, healthy_reward: float | None, expert: str | None) -> Recipe:
+    return Recipe(
+        cost_limits=(inf,) * len(paces),
+        timesteps=(first_steps, *[80_000] * (len(paces) - 1)),
+        reward_per_step=1.0,
+        healthy_reward=healthy_reward,
+        paces=paces,
+        expert=expert,
+        log_std=Recipe.log_std if expert is None else _LOG_STD_OF_CLONES,
+    )
+
+
 def _expert(robot: str) -> GoalSeeker:
     return GoalSeeker(robot, speed=1.8, margin=0.02, caution=0.7, noise=0.2)
 
 
 RECIPES = {
-    "AntVelocity": Recipe(_NO_LIMITS, (1_400_000, *_PACE_STEPS), 1.0, healthy_reward=0.1, paces=_FASTER),
+    "AntVelocity": _paced(_FASTER, 1_400_000, healthy_reward=0.1, expert=None),
     "HalfCheetahVelocity": Recipe((250.0, *_SPEED_LIMITS), (800_000, *[150_000] * 5), 2.8, gamma=0.98, gae_lambda=0.92),
-    "HopperVelocity": Recipe(_NO_LIMITS, (700_000, *_PACE_STEPS), 1.0, healthy_reward=0.1, paces=_FASTER),
+    "HopperVelocity": _paced(_FASTER, 700_000, healthy_reward=0.1, expert=None),
     "SwimmerVelocity": Recipe((200.0, *_SPEED_LIMITS), (500_000, *_SPEED_STEPS), 0.2, gamma=0.9999, gae_lambda=0.98),
-    "Walker2dVelocity": Recipe(
-        _NO_LIMITS, (200_000, *_PACE_STEPS), 1.0, paces=_SLOWER, expert="sac/Walker2d-v3", log_std=(-1.2, -1.6)
-    ),
-    "PointGoal1": Recipe(_GOAL_LIMITS, _GOAL_STEPS, 0.02, expert=_expert("Point"), log_std=(-1.2, -1.6)),
-    "CarGoal1": Recipe(_GOAL_LIMITS, _GOAL_STEPS, 0.02, expert=_expert("Car"), log_std=(-1.2, -1.6)),
+    "Walker2dVelocity": _paced(_SLOWER, 200_000, healthy_reward=None, expert="sac/Walker2d-v3"),
+    "PointGoal1": Recipe(_GOAL_LIMITS, _GOAL_STEPS, 0.02, expert=_expert("Point"), log_std=_LOG_STD_OF_CLONES),
+    "CarGoal1": Recipe(_GOAL_LIMITS, _GOAL_STEPS, 0.02, expert=_expert("Car"), log_std=_LOG_STD_OF_CLONES),
     "BallRun": Recipe(_RUN_LIMITS, _BULLET_STEPS, 8.0),
     "BallCircle": Recipe(_CIRCLE_LIMITS, _BULLET_STEPS, 4.0),
     "CarRun": Recipe((2.0, 10.0, 25.0, inf), _BULLET_STEPS, 2.8),
