@@ -35,13 +35,12 @@ class Stack:
         self.metrics = MetricMeans()
         self._batched = batched
         weights = [_trained_weights(model) for model in models]
-        sizes = [weight.numel() for weight in weights[0]]
-        # A row a run, so that all gradients are cleared, measured and clipped at once. Those of a weight are a part.
-        self._gradients = torch.zeros((len(models), sum(sizes)), dtype=weights[0][0].dtype, device=models[0].device)
-        parts = self._gradients.split(sizes, dim=1)
-        gradients = [part.unflatten(1, weight.shape) for part, weight in zip(parts, weights[0], strict=True)]
+        # (R, …) of every weight, so that they are measured and clipped for all runs at once.
+        self._gradients = [
+            torch.stack([torch.zeros_like(weight) for weight in row]) for row in zip(*weights, strict=True)
+        ]
         for run, row in enumerate(weights):
-            for weight, gradient in zip(row, gradients, strict=True):
+            for weight, gradient in zip(row, self._gradients, strict=True):
                 weight.grad = gradient[run]
         self._policies = _Networks([m.policy for m in models], [m._likelihood for m in models])
         self._references = self._policies
@@ -49,9 +48,9 @@ class Stack:
         if frozen:
             self._references = _Networks(frozen, [m._likelihood_ref for m in models])
         if batched:
-            self._policies.batch(weights, gradients)
+            self._policies.batch(weights[0], self._gradients)
             if frozen:
-                self._references.batch([[] for _ in frozen], [])
+                self._references.batch([], [])
         self._columns: dict[str, tuple[list[float], Tensor]] = {}
 
     def train(self, batch: Batch) -> None:
@@ -60,7 +59,8 @@ class Stack:
 
         :param batch: (R, B, …) of everything but ``is_preferred``, which is (B,)
         """
-        self._gradients.zero_()
+        for gradient in self._gradients:
+            gradient.zero_()
         self._policies.take_weights()
         params = self._policies.params(batch.inputs)
         rows = zip(self.models, batch.actions, params, batch.params_ref, strict=True)
@@ -118,12 +118,14 @@ class Stack:
 
     def _descend(self, losses: Tensor, metrics: dict[str, Tensor]) -> None:
         """One step of every run's optimizer; none ever after a loss or gradient of that run that is not finite."""
-        norms = torch.linalg.vector_norm(self._gradients, dim=1)
+        norms_of_weights = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in self._gradients]
+        norms = torch.linalg.vector_norm(torch.stack(norms_of_weights), dim=0)
         bounds = [torch.inf if model.max_grad_norm is None else model.max_grad_norm for model in self.models]
         if min(bounds) < torch.inf:
             # What torch.nn.utils.clip_grad_norm_ does to the gradients of one.
             factors = (self._column("max_grad_norm", bounds) / (norms + 1e-6)).clamp(max=1.0)
-            self._gradients *= factors.unsqueeze(1)
+            for gradient in self._gradients:
+                gradient.mul_(factors.view(-1, *(1,) * (gradient.dim() - 1)))
         for model, found_inf in zip(self.models, self.guard.check(losses + norms), strict=True):
             model.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
             model.optimizer.step()
@@ -132,7 +134,7 @@ class Stack:
     def _column(self, name: str, values: list[float]) -> Tensor:
         """A hyperparameter of every run on the device, (R,): sent there anew when a callback has changed it."""
         if name not in self._columns or self._columns[name][0] != values:
-            self._columns[name] = (values, torch.tensor(values, dtype=torch.float32, device=self._gradients.device))
+            self._columns[name] = (values, torch.tensor(values, dtype=torch.float32, device=self._gradients[0].device))
         return self._columns[name][1]
 
 
@@ -163,15 +165,15 @@ class _Networks:
         self._weights: dict[str, Tensor] | None = None
         self._trained: list[tuple[Tensor, list[Tensor]]] = []
 
-    def batch(self, trained: Sequence[Sequence[nn.Parameter]], gradients: Sequence[Tensor]) -> None:
+    def batch(self, trained: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
         """
         Make them one network, whose weights have a leading dimension.
 
-        :param trained: the weights of each run that are trained
+        :param trained: the weights of the first that are trained
         :param gradients: where to add up theirs, (R, …) each
         """
         tensors = [{**dict(scorer.named_parameters()), **dict(scorer.named_buffers())} for scorer in self._scorers]
-        positions = {id(weight): position for position, weight in enumerate(trained[0])}
+        positions = {id(weight): position for position, weight in enumerate(trained)}
         self._weights = {}
         for name, tensor in tensors[0].items():
             rows = [of_run[name].detach() for of_run in tensors]
@@ -216,7 +218,9 @@ class _Networks:
             )
 
         def score(weights: dict[str, Tensor], *inputs: Any) -> Tensor:
-            return torch.func.functional_call(self._scorers[0], weights, (method, *inputs))
+            # SB3's policies hold one features extractor under three names. With tie_weights torch would swap its
+            # weights once for each name, and not get back to those that it had.
+            return torch.func.functional_call(self._scorers[0], weights, (method, *inputs), tie_weights=False)
 
         return torch.vmap(score)(self._weights, *inputs)
 
