@@ -24,7 +24,7 @@ class Stack:
     and the networks too where ``batched`` says so. Each run's own generator draws its counterfactuals, and its own Adam
     steps its weights.
 
-    :param models: (R,), alike as :func:`~sb3_prefine.population.check_alike` demands
+    :param models: (R,), as :func:`~sb3_prefine.alike.check_alike` demands them
     :param guard: of these runs
     :param batched: whether the networks are one batched network, see :func:`batches_well`
     """
