@@ -38,7 +38,8 @@ class Population(Sequence[PREFINE]):
     in callbacks too. Runs of the same preferences (the same object) and reference share their tables in memory.
 
     On the CPU the networks run one after the other inside an update, which is fastest there. On CUDA they are one
-    batched network (``torch.vmap``), but for a module of your own.
+    batched network (``torch.vmap``), but for a module of your own. The noise of a ``CVAEPolicy`` depends on every bit
+    of the samples: batched, it is as good, but soon another than that of the run alone.
 
     :param models: of one architecture, on one device, alike in what :data:`~sb3_prefine.alike.SAME` names. Preferences,
         seed, ``beta``, ``sft_coef``, ``log_ratio_bound``, ``learning_rate``, ``max_grad_norm``, ``optimizer_kwargs``
