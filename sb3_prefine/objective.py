@@ -17,11 +17,11 @@ def prefine_loss(
     logp_cf_ref: Tensor,
     is_preferred: Tensor,
     *,
-    beta: float,
-    sft_coef: float,
+    beta: float | Tensor,
+    sft_coef: float | Tensor,
     loss_type: LossType = "sigmoid",
     label_smoothing: float = 0.0,
-    log_ratio_bound: float | None = None,
+    log_ratio_bound: float | Tensor | None = None,
     weights: Tensor | None = None,
     labels: Tensor | None = None,
     lengths: Tensor | float = 1.0,
@@ -52,7 +52,7 @@ def prefine_loss(
     :param logp_cf: log π_θ(a'|s) of the counterfactual actions a' ~ π_θ(·|s), shape (n,) or (K, n)
     :param logp_cf_ref: log π_ref(a'|s) of the same actions, of the same shape
     :param is_preferred: bool, shape (n,): whether the row comes from D_p
-    :param beta: temperature β of the log-ratios; 0 leaves supervised fine-tuning (SFT) alone
+    :param beta: temperature β of the log-ratios, a number or a scalar; 0 leaves supervised fine-tuning (SFT) alone
     :param sft_coef: weight λ of the SFT term; 0 leaves the preference term (vanilla DPO) alone
     :param loss_type: ℓ, one of the above
     :param label_smoothing: the fraction ε of labels taken to be wrong, in [0, 0.5)
@@ -112,19 +112,19 @@ def prefine_loss(
     return loss, metrics
 
 
-def _sigmoid(delta: Tensor, beta: float) -> Tensor:
+def _sigmoid(delta: Tensor, beta: float | Tensor) -> Tensor:
     return -logsigmoid(beta * delta)
 
 
-def _hinge(delta: Tensor, beta: float) -> Tensor:
+def _hinge(delta: Tensor, beta: float | Tensor) -> Tensor:
     return torch.relu(1.0 - beta * delta)
 
 
-def _ipo(delta: Tensor, beta: float) -> Tensor:
+def _ipo(delta: Tensor, beta: float | Tensor) -> Tensor:
     return (delta - 1.0 / (2.0 * beta)) ** 2
 
 
-_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
+_LOSSES: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
     "sigmoid": _sigmoid,
     "sigmoid_norm": _sigmoid,
     "robust": _sigmoid,
@@ -136,7 +136,7 @@ _LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
 def _pair_loss(
     delta: Tensor,
     loss_type: LossType,
-    beta: float,
+    beta: float | Tensor,
     label_smoothing: float,
     labels: Tensor | None,
     lengths: Tensor | float,

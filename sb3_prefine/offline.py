@@ -28,7 +28,7 @@ from sb3_prefine.saving import plain_objects, print_versions, write_writer, writ
 from sb3_prefine.tracking import FiniteGuard, MetricMeans
 
 # Updates between two questions to the device whether all was finite.
-_CHECK_INTERVAL = 100
+CHECK_INTERVAL = 100
 
 
 class OfflineAlgorithm(BaseAlgorithm):
@@ -138,12 +138,11 @@ class OfflineAlgorithm(BaseAlgorithm):
 
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            update_learning_rate(self.optimizer, self.lr_schedule(self._current_progress_remaining))
+            self._set_learning_rate(total_timesteps)
             self.train(next(batches))
             self._n_updates += 1
             self.num_timesteps += 1
-            if self._n_updates % _CHECK_INTERVAL == 0:
+            if self._n_updates % CHECK_INTERVAL == 0:
                 self._guard.raise_if_stopped()
             callback.update_locals(locals())
             if not callback.on_step():
@@ -153,6 +152,11 @@ class OfflineAlgorithm(BaseAlgorithm):
         self._guard.raise_if_stopped()
         callback.on_training_end()
         return self
+
+    def _set_learning_rate(self, total_timesteps: int) -> None:
+        """Ask the schedule for the learning rate of the next update."""
+        self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+        update_learning_rate(self.optimizer, self.lr_schedule(self._current_progress_remaining))
 
     def _descend(self, loss: torch.Tensor, metrics: dict[str, torch.Tensor]) -> None:
         """

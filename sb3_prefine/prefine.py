@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor
 
 from sb3_prefine.checks import Counterfactuals, check_hyperparameters
 from sb3_prefine.custom import HasLikelihood, check_shapes
@@ -129,10 +130,11 @@ class PREFINE(OfflineAlgorithm):
         super()._setup_model()
         options = {"fixed_std": self.fixed_std, "temperature": self.temperature}
         self._likelihood = self._likelihood_ref = likelihood_of(self.policy, self.log_std_min, **options)
+        self._policy_ref = None
         if isinstance(self.policy, HasLikelihood):
             # Its log_prob may have weights of its own: those of the reference stay as they are.
-            frozen = self.reference.trainable_copy().requires_grad_(False).to(self.device)
-            self._likelihood_ref = likelihood_of(frozen, self.log_std_min)
+            self._policy_ref = self.reference.trainable_copy().requires_grad_(False).to(self.device)
+            self._likelihood_ref = likelihood_of(self._policy_ref, self.log_std_min)
         self._tables: tuple[PreferenceBuffer, Batches] | None = None
         if self.preferences is not None:
             self._check_preferences(self.preferences)
@@ -156,13 +158,8 @@ class PREFINE(OfflineAlgorithm):
         """
         # One forward pass a state: the data's action and the counterfactuals are scored under it.
         params = self._likelihood.params(self.policy, batch.inputs)
+        actions = self._with_counterfactuals(batch.actions, params, batch.params_ref)
         with torch.no_grad():
-            # The gradient stops at the sample, not at its log-prob: an undetached Gaussian sample has none.
-            source, likelihood = params, self._likelihood
-            if self.counterfactuals == "reference":
-                source, likelihood = batch.params_ref, self._likelihood_ref
-            drawn = [likelihood.sample(source, self._generator) for _ in range(self.n_counterfactuals)]
-            actions = torch.stack((batch.actions, *drawn))
             logp_ref = self._likelihood_ref.log_prob(batch.params_ref, actions)
         logp = self._likelihood.log_prob(params, actions)
 
@@ -183,6 +180,25 @@ class PREFINE(OfflineAlgorithm):
             lengths=batch.actions.shape[-1],
         )
         self._descend(loss, metrics)
+
+    @torch.no_grad()
+    def _with_counterfactuals(self, actions: Tensor, params: Tensor, params_ref: Tensor) -> Tensor:
+        """
+        Draw counterfactual actions.
+
+        The gradient stops at the sample, not at its log-prob: an undetached Gaussian sample has none.
+
+        :param actions: of the data, encoded, (B, A)
+        :param params: parameters of the policy's distribution, (B, P)
+        :param params_ref: of the reference's, (B, P)
+        :return: (1 + K, B, A): the data's actions, then K counterfactuals
+        """
+        source, likelihood = params, self._likelihood
+        if self.counterfactuals == "reference":
+            source, likelihood = params_ref, self._likelihood_ref
+        return torch.stack(
+            (actions, *(likelihood.sample(source, self._generator) for _ in range(self.n_counterfactuals)))
+        )
 
     def _batches(self) -> Iterator[Batch]:
         return self._current_tables().batches(self.batch_size, self._generator)
@@ -205,4 +221,11 @@ class PREFINE(OfflineAlgorithm):
         return self._tables[1]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "preferences", "_likelihood", "_likelihood_ref", "_tables"]
+        return [
+            *super()._excluded_save_params(),
+            "preferences",
+            "_likelihood",
+            "_likelihood_ref",
+            "_policy_ref",
+            "_tables",
+        ]

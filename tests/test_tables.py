@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_prefine import PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.likelihood import likelihood_of
-from sb3_prefine.tables import build_tables
+from sb3_prefine.tables import build_tables, join
 from tests.worlds import BAD, GOOD, Anything, model_of, preferences, trajectories
 
 CPU = torch.device("cpu")
@@ -77,6 +77,30 @@ def test_weights_and_labels_of_an_episode_reach_its_transitions():
     rows = (batch.inputs[:, None] == tables.observations[None]).all(-1).int().argmax(1)
     torch.testing.assert_close(batch.weights, tables.weights[rows])
     torch.testing.assert_close(batch.labels, tables.labels[rows])
+
+
+def test_joined_tables_are_one_after_the_other_and_parts_of_one_memory():
+    reference = load_reference(model_of(PPO))
+    plain = PreferenceBuffer(trajectories(GOOD, n_episodes=2), trajectories(BAD, n_episodes=1, seed=1))
+    weighted = PreferenceBuffer(trajectories(GOOD, seed=2), trajectories(BAD, seed=3), preferred_weights=[0.5, 1, 2, 3])
+    tables = [build_tables(data, reference, likelihood_of(reference.policy, -5.0), CPU) for data in (plain, weighted)]
+    whole, parts = join(tables)
+    assert whole.weights.tolist() == [1.0] * 30 + tables[1].weights.tolist()
+    assert (whole.labels, parts[0].weights) == (None, None)
+    for start, table, part in zip((0, 30), tables, parts, strict=True):
+        assert part.n_preferred == table.n_preferred
+        for name in ("observations", "actions", "params_ref"):
+            torch.testing.assert_close(getattr(part, name), getattr(table, name), rtol=0, atol=0)
+            assert getattr(part, name).untyped_storage().data_ptr() == getattr(whole, name).untyped_storage().data_ptr()
+        # What each draws is found in the whole.
+        draws = [each.draw(8, torch.Generator().manual_seed(0)) for each in (table, part)]
+        assert torch.equal(*draws)
+        found, expected = (each.at(draws[0] + offset, None) for each, offset in ((whole, start), (table, 0)))
+        assert found.inputs.shape == (100, 16, 5)
+        torch.testing.assert_close(found.inputs, expected.inputs, rtol=0, atol=0)
+        torch.testing.assert_close(found.params_ref, expected.params_ref, rtol=0, atol=0)
+    alone, [same] = join(tables[:1])
+    assert alone is same is tables[0]
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")

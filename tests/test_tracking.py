@@ -28,6 +28,30 @@ def test_the_guard_stops_at_the_first_value_that_is_not_finite_and_stays_so(bad)
         guard.raise_if_stopped()
 
 
+def test_means_of_many_runs_are_handed_out_and_added_to_what_each_has():
+    together, own = MetricMeans(), [MetricMeans(), MetricMeans()]
+    together.hand_out(own)
+    assert own[0].take() == {}
+    own[1].add({"loss": torch.tensor(10.0), "one": torch.tensor(1.0)})
+    for losses in ([1.0, 2.0], [3.0, 6.0]):
+        together.add({"loss": torch.tensor(losses), "one": torch.ones(2)})
+    together.hand_out(own)
+    together.hand_out(own)
+    assert own[0].take() == {"loss": 2.0, "one": 1.0}
+    assert own[1].take() == {"loss": 6.0, "one": 1.0}
+    assert together.take() == {}
+
+
+def test_the_guard_of_many_runs_stops_each_by_itself_and_can_be_kept_for_some():
+    guard = FiniteGuard(torch.device("cpu"), (3,))
+    assert guard.check(torch.tensor([1.0, math.nan, 2.0])).tolist() == [0.0, 1.0, 0.0]
+    guard.keep([1, 2])
+    assert guard.check(torch.tensor([1.0, 2.0])).tolist() == [1.0, 0.0]
+    assert guard.check(torch.tensor([1.0, math.inf])).tolist() == [1.0, 1.0]
+    errors = [str(error) for error in guard.errors()]
+    assert ["in update 1 of" in errors[0], "in update 3 of" in errors[1]] == [True, True]
+
+
 def test_the_guard_is_silent_while_all_is_well():
     guard = FiniteGuard(torch.device("cpu"))
     guard.check(torch.tensor(1e30))
