@@ -102,11 +102,12 @@ def _introduction(results: Results) -> str:
         f"[DSRL's files](https://huggingface.co/datasets/{REPOSITORY}), and for our own tables. What differs:",
         "",
         "- **The agents.** Snapshots of one run of PPO with a Lagrange multiplier, under one cost limit after the "
-        "other ([lagrangian.py](lagrangian.py)); of the robots that can fall (Ant, Hopper, Walker2d), at one pace after "
-        "the other ([pacemaker.py](pacemaker.py)). Each is rolled out with its own noise and with "
-        f"{' and '.join(f'{factor:g}' for factor in NOISE_FACTORS[1:])} times as much. In the Goal tasks there are also "
-        "scripted controllers of several speeds, margins and noises ([goal_seeker.py](goal_seeker.py)), and PPO begins "
-        "as a clone of one, Walker2d's as a clone of RL Zoo's SAC agent. DSRL's data come from many algorithms.",
+        "other ([lagrangian.py](lagrangian.py)); of the robots that can fall (Ant, Hopper, Walker2d), at one pace "
+        "after the other ([pacemaker.py](pacemaker.py)). Each is rolled out with its own noise and with "
+        f"{' and '.join(f'{factor:g}' for factor in NOISE_FACTORS[1:])} times as much. In the Goal tasks there are "
+        "also scripted controllers of several speeds, margins and noises ([goal_seeker.py](goal_seeker.py)), and PPO "
+        "begins as a clone of one, Walker2d's as a clone of RL Zoo's SAC agent. DSRL's data come from many "
+        "algorithms.",
         f"- **The simulators.** MuJoCo {mujoco or 'of your own'}; DSRL recorded with 2.3.",
         "- **The counts.** Episodes that cost more than DSRL's highest are left out, and the fullest cells of the "
         "cost-return plane thinned until no more are left than DSRL has. Where rolling out so many would take long, "
