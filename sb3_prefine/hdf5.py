@@ -108,6 +108,8 @@ class _Column:
 
     def map(self) -> np.ndarray | None:
         """The column where it lies; None if it does not lie there as it is kept."""
+        if 0 in self.shape:  # no system maps nothing
+            return read_only(np.empty(self.shape, self.kept))
         offset = self._dataset.id.get_offset()
         if offset is None or self.dtype != self.kept:
             return None

@@ -99,7 +99,7 @@ class Stream:
 
     def _renew(self, tables: Tables, places: range, blocks: Iterator[np.ndarray], batch_size: int) -> Iterator[None]:
         """
-        Fill a set's part of the tables, then renew it: every further step is an update.
+        Fill a set's part of the tables, then renew it: every step after the first is an update.
 
         :param places: the first row of each block in the tables
         :param blocks: the rows of each, without end
@@ -115,12 +115,11 @@ class Stream:
 
         for place in places:
             replace(place)
-        yield
         n_drawn = 0
         for place in cycle(places):
             while n_drawn < DRAWS * places.step:
-                n_drawn += batch_size
                 yield
+                n_drawn += batch_size
             n_drawn -= DRAWS * places.step
             replace(place)
 

@@ -1,7 +1,9 @@
 """Files read into memory and mapped from disk: the same values, whatever form they lie in."""
 
+import copy
 import errno
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -147,6 +149,14 @@ def test_a_set_of_episodes_behaves_as_one_in_memory(tmp_path):
     assert (tmp_path / "copy.hdf5").read_bytes() == (tmp_path / "expected.hdf5").read_bytes()
 
 
+def test_a_pickle_of_mapped_episodes_holds_their_values(tmp_path):
+    c = columns([2, 3])
+    found = Trajectories.from_hdf5(write(tmp_path / "t.hdf5", c), mmap=True)
+    for again in (pickle.loads(pickle.dumps(found[1])), copy.deepcopy(found)[1]):
+        assert not again.is_mapped
+        assert_same(again, Trajectories(**c)[1])
+
+
 def test_large_copies_of_mapped_episodes_lie_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(mapped, "_LARGE", 10)
     c = columns([2, 3, 1, 4])
@@ -201,6 +211,13 @@ def test_a_wrong_row_anywhere_is_named_by_its_number(tmp_path, monkeypatch, layo
             warnings.simplefilter("error")
             with pytest.raises(ValueError, match=r"t\.hdf5: " + message):
                 Trajectories.from_hdf5(path, mmap=use_mmap)
+
+
+def test_a_file_without_rows_is_refused(tmp_path):
+    path = write(tmp_path / "t.hdf5", {name: column[:0] for name, column in columns([1]).items()})
+    for use_mmap in (False, True):
+        with pytest.raises(ValueError, match=r"t\.hdf5: .*there are no transitions"):
+            Trajectories.from_hdf5(path, mmap=use_mmap)
 
 
 def test_a_byte_that_is_no_flag_is_refused(tmp_path):
@@ -268,8 +285,8 @@ def test_a_deleted_file_is_missing_although_its_copy_is_there(tmp_path):
 def test_a_damaged_copy_is_written_anew(tmp_path, damage):
     path = write(tmp_path / "t.hdf5", columns([2, 3]), compression="gzip")
     Trajectories.from_hdf5(path, mmap=True)
-    copy = tmp_path / "t.hdf5.mmap"
-    copy.write_bytes(damage(copy.read_bytes()))
+    written = tmp_path / "t.hdf5.mmap"
+    written.write_bytes(damage(written.read_bytes()))
     assert_same(Trajectories.from_hdf5(path, mmap=True), Trajectories(**columns([2, 3])))
 
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
@@ -68,6 +68,7 @@ def generator(seed: int = 0) -> torch.Generator:
 # Which transitions
 
 
+@settings(deadline=None)  # on a busy machine the first call may wait
 @given(first=st.integers(0, 50), n=st.integers(1, 60), length=st.integers(1, 70), seed=st.integers(0, 99))
 def test_a_cut_is_of_all_rows_in_runs(first, n, length, seed):
     blocks = _blocks(range(first, first + n), length, np.random.default_rng(seed))
@@ -96,18 +97,17 @@ def test_every_row_is_as_likely_as_any_other_in_every_block(position):
 
 
 def test_in_the_long_run_all_rows_are_drawn_alike(tmp_path):
-    buffer = on_disk(numbered(200, 500), tmp_path)
-    batches = open_stream(buffer, 100).batches(8, generator())
+    buffer = on_disk(numbered(320, 480), tmp_path)
+    batches = open_stream(buffer, 320).batches(16, generator())  # 16 blocks of 10 of each set
     counts: Counter[int] = Counter()
-    for _ in range(12_000):
+    for _ in range(1_200):
         counts.update(rows_of(next(batches)))
-    assert set(counts) == set(range(700))
-    for rows in (range(200), range(200, 700)):
+    for rows in (range(320), range(320, 800)):
         found = np.array([counts[row] for row in rows])
-        expected = 12_000 * 8 / len(rows)
-        assert found.sum() == 12_000 * 8
+        expected = 1_200 * 16 / len(rows)
+        assert found.sum() == 1_200 * 16
         # Independent draws would give a standard deviation of the root of what is expected.
-        assert found.std() < 1.5 * expected**0.5
+        assert found.std() < 1.3 * expected**0.5
         assert abs(found - expected).max() < 6 * expected**0.5
 
 
@@ -176,7 +176,7 @@ def test_blocks_are_replaced_by_the_count_of_draws(tmp_path, monkeypatch, batch_
 def test_every_row_has_its_own_action_mask_weight_label_and_reference(tmp_path, name):
     family = next(family for family in FAMILIES if family.name == name)
     model = family.make()
-    data = [collect(model, family.env(), 12, n_envs=1, seed=seed, progress_bar=False) for seed in (0, 1)]
+    data = [collect(model, family.env(), 12, n_envs=1, seed=seed, progress_bar=False) for seed in (0, 1000)]
     rng = np.random.default_rng(0)
     buffer = PreferenceBuffer(*data, preferred_weights=1 + rng.random(12), dispreferred_labels=rng.random(12))
     reference = load_reference(model)
@@ -185,21 +185,21 @@ def test_every_row_has_its_own_action_mask_weight_label_and_reference(tmp_path, 
     stream = open_tables(on_disk(buffer, tmp_path), reference, likelihood, CPU, 100)
     assert isinstance(stream, Stream)
 
-    def flat(inputs: Any, actions: torch.Tensor) -> torch.Tensor:
+    def flat(inputs: Any) -> torch.Tensor:
         masks = []
         if isinstance(inputs, Masked):
             inputs, masks = inputs.observations, [inputs.action_masks]
         parts = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
-        return torch.cat([part.flatten(1).double() for part in (*parts, *masks, actions)], dim=1)
+        return torch.cat([part.flatten(1).double() for part in (*parts, *masks)], dim=1)
 
-    inputs = whole.observations if whole.action_masks is None else Masked(whole.observations, whole.action_masks)
-    known = flat(inputs, whole.actions)
+    known = flat(whole.observations if whole.action_masks is None else Masked(whole.observations, whole.action_masks))
     batches = stream.batches(16, generator())
     for batch in (next(batches) for _ in range(20)):
-        found = (flat(batch.inputs, batch.actions)[:, None] == known[None]).all(-1)
+        found = (flat(batch.inputs)[:, None] == known[None]).all(-1)
         assert found.any(1).all()
         rows = found.int().argmax(1)
         assert ((rows < whole.n_preferred) == batch.is_preferred).all()
+        torch.testing.assert_close(batch.actions, whole.actions[rows])
         torch.testing.assert_close(batch.params_ref, whole.params_ref[rows])
         torch.testing.assert_close(batch.weights, whole.weights[rows])  # type: ignore[index]
         torch.testing.assert_close(batch.labels, whole.labels[rows])  # type: ignore[index]
@@ -228,7 +228,7 @@ def test_a_stream_is_the_same_for_the_same_seed_and_another_for_another(tmp_path
 
 def test_a_stream_learns_what_all_data_teach(tmp_path):
     """The mean action moves from the reference's towards the preferred one by as much."""
-    buffer = numbered(2_000, 2_000)
+    buffer = PreferenceBuffer(trajectories(GOOD, 200), trajectories(BAD, 200, seed=1))
     states = torch.tensor(buffer.preferred.observations[:200])
     reference = load_reference(model_of(PPO))
     distance = []
@@ -291,9 +291,8 @@ def test_training_holds_little_in_memory(tmp_path):
             file.create_dataset(name, data=np.zeros(n, np.float32))
         file.create_dataset("terminals", data=np.zeros(n, bool))
         file.create_dataset("timeouts", data=np.arange(1, n + 1) % 1000 == 0)
-    found = subprocess.run(
-        [sys.executable, "-c", _TRAIN, str(tmp_path / "t.hdf5")], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", _TRAIN, str(tmp_path / "t.hdf5")]
+    found = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     anonymous, file_backed = map(float, found.stdout.split())
     assert anonymous < 40
     assert file_backed < 40
