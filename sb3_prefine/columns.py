@@ -99,7 +99,7 @@ def kept_as(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[np
 def convert(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """Numbers in the dtype that a column keeps. One too large for float32 becomes infinite, and is refused as such."""
     with np.errstate(over="ignore"):
-        return array.astype(dtype)
+        return array.astype(dtype, copy=False)
 
 
 def check_flags(name: str, column: Any) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 # Of a block, all columns together.
-BLOCK_BYTES = 2**24
+BLOCK_BYTES = 2**22
 # Copies of mapped columns lie on disk too if they are larger.
 _LARGE = 2**28
 
 
 def blocks(*columns: Any) -> Iterator[slice]:
     """
-    Some rows after the others of columns of one length, 16 MiB at a time.
+    Some rows after the others of columns of one length, 4 MiB at a time.
 
     :param columns: arrays, or what has their shape and dtype and gives one for a slice
     """
