@@ -31,7 +31,8 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from sb3_prefine.space_text import read_space
 
 # Classes of these packages may be imported because a zip names them; any other module could be anybody's code.
-_KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "torch.nn.modules.", "torch.optim.", "sb3_prefine.policies")
+_RL_PACKAGES = ("stable_baselines3.", "sb3_contrib.")
+_KNOWN_PACKAGES = (*_RL_PACKAGES, "torch.nn.modules.", "torch.optim.", "sb3_prefine.policies")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +56,30 @@ class PolicyRecipe:
             key: copy.deepcopy(value) if isinstance(value, torch.nn.Module) else value
             for key, value in self.kwargs.items()
         }
-        parameters = inspect.signature(self.policy_class).parameters.values()
-        if any(p.name == "lr_schedule" or p.kind is p.VAR_KEYWORD for p in parameters):
+        parameters = inspect.signature(self.policy_class).parameters
+        if "lr_schedule" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             kwargs["lr_schedule"] = FloatSchedule(3e-4)
         # Otherwise learnt without gradients: ARS.
-        return self.policy_class(self.observation_space, self.action_space, **kwargs)
+        has_known_optimizer = "optimizer_class" in parameters and self.policy_class.__module__.startswith(_RL_PACKAGES)
+        if has_known_optimizer:
+            kwargs["optimizer_class"] = _NoOptimizer
+        policy = self.policy_class(self.observation_space, self.action_space, **kwargs)
+        if has_known_optimizer:
+            default = parameters["optimizer_class"].default
+            policy.optimizer_class = self.kwargs.get("optimizer_class", default)
+            # None: SB3's own, which depend on the class.
+            policy.optimizer_kwargs = self.kwargs.get("optimizer_kwargs")  # type: ignore[assignment]
+        return policy
+
+
+class _NoOptimizer:
+    """
+    In the place of a policy's own optimizer, which nothing here uses. The first real one of a process makes torch
+    import its compiler, which takes longer than all else that opening a checkpoint does.
+    """
+
+    def __init__(self, parameters: Any, lr: float, **kwargs: Any) -> None:
+        pass
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ def check_hyperparameters(
     fixed_std: float | None,
     temperature: float | None,
     max_grad_norm: float | None,
+    buffer_size: int,
 ) -> None:
     """
     Refuse what PREFINE cannot train with; the parameters are those of its constructor.
@@ -49,6 +50,7 @@ def check_hyperparameters(
     if not (_is_finite(label_smoothing) and 0 <= label_smoothing < 0.5):
         raise ValueError(f"label_smoothing: expected a fraction in [0, 0.5), found {label_smoothing!r}.")
     _check_count("n_counterfactuals", n_counterfactuals)
+    _check_count("buffer_size", buffer_size)
     for name, optional in (
         ("log_ratio_bound", log_ratio_bound),
         ("fixed_std", fixed_std),

@@ -1,21 +1,36 @@
 """Writing files so that a good one is never replaced by half of another."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """
-    Write a file whole or not at all: into a temporary file of the same folder first, then renamed.
+    Write a file whole or not at all.
+
+    :raises OSError: it cannot be written; what stood at ``path`` before is untouched
+    """
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """
+    A temporary file of the same folder, open to be written and read. At the end of the ``with`` it becomes ``path``;
+    after an exception it is gone.
 
     :raises OSError: it cannot be written; what stood at ``path`` before is untouched
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner may read; a saved model gets what the umask allows.

@@ -1,11 +1,13 @@
 """Whether data fit the policy that is to learn from them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_prefine.columns import Observations
+from sb3_prefine.mapped import blocks, find_rows
 from sb3_prefine.trajectories import Trajectories
 
 SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -90,11 +92,14 @@ def _check_column(name: str, column: np.ndarray, space: spaces.Space) -> None:
         info = np.iinfo(column.dtype)
         if (low <= info.min).all() and (info.max <= high).all():  # images of bytes: nothing to look through
             return
-    outside = ((column < low) | (column > high)).reshape(len(column), -1)
-    if outside.any():
-        row = int(np.argmax(outside.any(axis=1)))
-        value = f"{column[row]}" if column.ndim <= 2 else f"{column[row].flat[np.argmax(outside[row])]} in it"
-        n_outside = outside.any(axis=1).sum()
+
+    def is_outside(block: np.ndarray) -> Any:
+        return ((block < low) | (block > high)).reshape(len(block), -1)
+
+    n_outside, row = find_rows(lambda block: is_outside(block).any(axis=1), column)
+    if n_outside:
+        entry = np.argmax(is_outside(column[row : row + 1]))
+        value = f"{column[row]}" if column.ndim <= 2 else f"{column[row].flat[entry]} in it"
         raise ValueError(
             f"{name}: {n_outside} of {len(column)} rows are not in {space} (first: row {row}, {value}). "
             "Record them in the environment that the policy is for."
@@ -123,15 +128,20 @@ def _range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
 def _check_bounds(name: str, actions: np.ndarray, space: spaces.Box) -> None:
     # The bounds as the float32 numbers that the actions were stored in, so that rounding puts none outside.
     low, high = (bound.astype(np.float32).astype(np.float64) for bound in (space.low, space.high))
-    excess = np.maximum(low - actions, actions - high)
-    if not (excess > BOUNDS_TOLERANCE).any():
+
+    def excess(block: np.ndarray) -> Any:
+        return np.maximum(low - block, block - high).reshape(len(block), -1)
+
+    n_outside, _ = find_rows(lambda block: (excess(block) > BOUNDS_TOLERANCE).any(axis=1), actions)
+    if not n_outside:
         return
-    n_outside = (excess > BOUNDS_TOLERANCE).reshape(len(actions), -1).any(axis=1).sum()
-    worst = np.unravel_index(np.argmax(excess), excess.shape)
+    worst = max(blocks(actions), key=lambda rows: excess(actions[rows]).max())
+    row = worst.start + int(np.argmax(excess(actions[worst]).max(axis=1)))
+    entry = np.unravel_index(np.argmax(excess(actions[row : row + 1])), actions.shape[1:])
     raise ValueError(
         f"{name}: {n_outside} of {len(actions)} rows lie outside the action space by more than {BOUNDS_TOLERANCE:g} "
-        f"(worst: row {worst[0]}, {float(actions[worst]):g}, where the bounds are {low[worst[1:]]:g} and "
-        f"{high[worst[1:]]:g}). Clip them if the environment did (np.clip(actions, low, high)), or rescale them."
+        f"(worst: row {row}, {float(actions[row][entry]):g}, where the bounds are {low[entry]:g} and {high[entry]:g}). "
+        "Clip them if the environment did (np.clip(actions, low, high)), or rescale them."
     )
 
 
@@ -144,11 +154,15 @@ def _check_allowed(name: str, actions: np.ndarray, masks: np.ndarray, space: spa
             f"{name}: action_masks have {masks.shape[1]} flags a row, {space} has {sizes.sum()} options. Give one for "
             "each option of each choice."
         )
-    options = (actions.astype(np.int64) - low).reshape(len(actions), -1) + np.cumsum([0, *sizes[:-1]])
-    forbidden = ~np.take_along_axis(masks, options, axis=1).all(axis=1)
-    if forbidden.any():
-        row = int(np.argmax(forbidden))
+    firsts = np.cumsum([0, *sizes[:-1]])
+
+    def is_forbidden(chosen: np.ndarray, allowed: np.ndarray) -> Any:
+        options = (chosen.astype(np.int64) - low).reshape(len(chosen), -1) + firsts
+        return ~np.take_along_axis(allowed, options, axis=1).all(axis=1)
+
+    n_forbidden, row = find_rows(is_forbidden, actions, masks)
+    if n_forbidden:
         raise ValueError(
-            f"{name}: {forbidden.sum()} of {len(actions)} actions were forbidden by their own mask (first: row {row}, "
+            f"{name}: {n_forbidden} of {len(actions)} actions were forbidden by their own mask (first: row {row}, "
             f"action {actions[row]}). Masks and actions are shifted against each other, or of different environments."
         )

@@ -163,20 +163,25 @@ class PreferenceBuffer:
         for name, episodes in self._sets():
             check_fit(name, episodes, observation_space, action_space, takes_action_masks)
 
-    def per_transition(self, what: Literal["weights", "labels"]) -> np.ndarray | None:
+    def per_transition(self, what: Literal["weights", "labels"], rows: np.ndarray | None = None) -> np.ndarray | None:
         """
         The episodes' weights or labels, for each of their transitions.
 
-        :return: (N,), float32, those of the preferred set first; None if no set has them
+        :param rows: (N,), the transitions' numbers, those of the preferred set first; None: all
+        :return: (N,), float32; None if no set has them
         """
         given = [getattr(self, f"{name}_{what}") for name, _ in self._sets()]
         if all(values is None for values in given):
             return None
-        rows = [
-            np.repeat(np.ones(len(episodes)) if values is None else values, episodes.episode_lengths)
+        each = [
+            np.ones(len(episodes)) if values is None else values
             for (_, episodes), values in zip(self._sets(), given, strict=True)
         ]
-        return np.concatenate(rows).astype(np.float32)
+        starts = [self.preferred.episode_starts, self.preferred.n_transitions + self.dispreferred.episode_starts]
+        if rows is None:
+            rows = np.arange(self.preferred.n_transitions + self.dispreferred.n_transitions)
+        episodes = np.searchsorted(np.concatenate(starts), rows, side="right") - 1
+        return np.concatenate(each)[episodes].astype(np.float32)
 
     def _sets(self) -> tuple[tuple[str, Trajectories], ...]:
         return ("preferred", self.preferred), ("dispreferred", self.dispreferred)

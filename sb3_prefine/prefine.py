@@ -16,7 +16,8 @@ from sb3_prefine.offline import OfflineAlgorithm
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.reference import Reference, Source, load_reference
 from sb3_prefine.sequences import build_sequence_tables
-from sb3_prefine.tables import Batch, Batches, build_tables
+from sb3_prefine.streaming import open_tables
+from sb3_prefine.tables import Batch, Batches
 
 # States that a likelihood is tried on before it is trained.
 _N_EXAMPLES = 2
@@ -56,6 +57,8 @@ class PREFINE(OfflineAlgorithm):
     :param temperature: take Q-values (DQN, QR-DQN) for the policy softmax(Q / temperature); None refuses such a policy
     :param max_grad_norm: clip the gradient's norm at this value; None does not clip
     :param optimizer_kwargs: further arguments of Adam, such as ``{"weight_decay": 1e-4}``
+    :param buffer_size: of data on disk (``Trajectories.from_hdf5(…, mmap=True)``) that hold more transitions than this,
+        so many are in memory at a time: see :class:`~sb3_prefine.streaming.Stream`. Recurrent policies read all
     :param stats_window_size: as in SB3; unused
     :param tensorboard_log: the folder of TensorBoard's logs; None writes none
     :param verbose: 0 no output, 1 info, 2 debug
@@ -85,6 +88,7 @@ class PREFINE(OfflineAlgorithm):
         temperature: float | None = None,
         max_grad_norm: float | None = None,
         optimizer_kwargs: dict[str, Any] | None = None,
+        buffer_size: int = 1_000_000,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         verbose: int = 0,
@@ -107,6 +111,7 @@ class PREFINE(OfflineAlgorithm):
         self.temperature = temperature
         self.max_grad_norm = max_grad_norm
         self.optimizer_kwargs = optimizer_kwargs
+        self.buffer_size = buffer_size
         self.preferences = preferences
         if _init_setup_model:
             self._setup_model()
@@ -126,6 +131,7 @@ class PREFINE(OfflineAlgorithm):
             fixed_std=self.fixed_std,
             temperature=self.temperature,
             max_grad_norm=self.max_grad_norm,
+            buffer_size=self.buffer_size,
         )
         super()._setup_model()
         options = {"fixed_std": self.fixed_std, "temperature": self.temperature}
@@ -216,7 +222,7 @@ class PREFINE(OfflineAlgorithm):
             if self._likelihood.needs == "sequences":
                 tables = build_sequence_tables(self.preferences, self.reference, self._likelihood, self.policy)
             else:
-                tables = build_tables(self.preferences, self.reference, self._likelihood, self.device)
+                tables = open_tables(self.preferences, self.reference, self._likelihood, self.device, self.buffer_size)
             self._tables = (self.preferences, tables)
         return self._tables[1]
 

@@ -9,8 +9,10 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
+from sb3_prefine.columns import flatten, unflatten
 from sb3_prefine.inputs import Inputs, Masked, Observations, map_arrays
 from sb3_prefine.likelihood_types import Likelihood
+from sb3_prefine.mapped import announce, copy_rows
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.reference import Reference
 from sb3_prefine.trajectories import Trajectories
@@ -122,7 +124,6 @@ def preferred_first(batch_size: int, device: torch.device) -> Tensor:
     return torch.arange(2 * batch_size, device=device) < batch_size
 
 
-@torch.no_grad()
 def build_tables(
     preferences: PreferenceBuffer, reference: Reference, likelihood: Likelihood, device: torch.device
 ) -> Tables:
@@ -132,29 +133,132 @@ def build_tables(
     :raises ValueError: an observation is not finite after normalisation, or the policy takes action masks and the data
         have none
     """
-    sets = (preferences.preferred, preferences.dispreferred)
-    policy = reference.trainable_copy().to(device)
-    observations = normalized_observations("preferences", sets, reference, policy)
-    masks = None
-    if likelihood.needs == "masks":
-        if sets[0].action_masks is None or sets[1].action_masks is None:
+    scorer = Scorer(preferences, reference, likelihood, device)
+    n = preferences.preferred.n_transitions + preferences.dispreferred.n_transitions
+    tables = scorer.empty_tables(n, preferences.preferred.n_transitions)
+    scorer.write(tables, 0, range(n))
+    return tables
+
+
+class Scorer:
+    """
+    Reads rows of the data, normalises, encodes and scores them.
+
+    Rows have the numbers 0 to N - 1, those of the preferred set first.
+
+    :param device: of the tables
+    :raises ValueError: the policy takes action masks and the data have none
+    """
+
+    def __init__(
+        self, preferences: PreferenceBuffer, reference: Reference, likelihood: Likelihood, device: torch.device
+    ) -> None:
+        sets = (preferences.preferred, preferences.dispreferred)
+        takes_masks = likelihood.needs == "masks"
+        if takes_masks and any(trajectories.action_masks is None for trajectories in sets):
             raise ValueError(
                 "preferences: they have no action_masks, and the policy takes them. Record the data with collect, or "
                 "give Trajectories(…, action_masks=…); np.ones if every action was allowed."
             )
-        masks = torch.as_tensor(np.concatenate([s.action_masks for s in sets if s.action_masks is not None]))
-        masks = masks.to(device)
-    actions = torch.as_tensor(np.concatenate([trajectories.actions for trajectories in sets]), device=device)
-    chunks = torch.arange(len(actions), device=device).split(_CHUNK)
-    return Tables(
-        observations=observations,
-        action_masks=masks,
-        actions=likelihood.encode(actions),
-        params_ref=torch.cat([likelihood.params(policy, inputs_at(observations, masks, rows)) for rows in chunks]),
-        weights=on_device(preferences.per_transition("weights"), device),
-        labels=on_device(preferences.per_transition("labels"), device),
-        n_preferred=preferences.preferred.n_transitions,
+        self._preferences = preferences
+        self._reference = reference
+        self._likelihood = likelihood
+        self._policy = reference.trainable_copy().to(device)
+        self._device = device
+        parts = ("observations", "actions", *(["action_masks"] if takes_masks else []))
+        # Of each set, by their path.
+        self._columns = [flatten({part: getattr(trajectories, part) for part in parts}) for trajectories in sets]
+
+    @torch.no_grad()
+    def score(self, rows: np.ndarray) -> Tables:
+        """
+        :param rows: (B,), those of the preferred set first
+        :return: B rows
+        :raises ValueError: an observation is not finite after normalisation
+        """
+        rows_of_sets = self._of_sets(rows)
+        parts = [
+            {name: copy_rows(column, rows_of_set) for name, column in columns.items()}
+            for columns, rows_of_set in zip(self._columns, rows_of_sets, strict=True)
+        ]
+        values = unflatten({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        observations = _normalized("preferences", values["observations"], self._reference, self._policy)
+        masks = on_device(values.get("action_masks"), self._device)
+        inputs = observations if masks is None else Masked(observations, masks)
+        return Tables(
+            observations=observations,
+            action_masks=masks,
+            actions=self._likelihood.encode(torch.as_tensor(values["actions"], device=self._device)),
+            params_ref=self._likelihood.params(self._policy, inputs),
+            weights=on_device(self._preferences.per_transition("weights", rows), self._device),
+            labels=on_device(self._preferences.per_transition("labels", rows), self._device),
+            n_preferred=len(rows_of_sets[0]),
+        )
+
+    def write(self, tables: Tables, place: int, rows: range) -> None:
+        """
+        Put rows into tables, from row ``place`` on.
+
+        Some after the others: what normalising and scoring need on the way takes little room beside the tables.
+        """
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            write_rows(tables, place + start, self.score(np.arange(chunk.start, chunk.stop)))
+
+    def announce(self, rows: np.ndarray) -> None:
+        """
+        Let the system begin to read rows that lie on disk.
+
+        :param rows: (B,), those of the preferred set first
+        """
+        for columns, rows_of_set in zip(self._columns, self._of_sets(rows), strict=True):
+            for column in columns.values():
+                announce(column, rows_of_set)
+
+    def empty_tables(self, n: int, n_preferred: int) -> Tables:
+        """
+        Tables of ``n`` rows, to be written.
+
+        :param n_preferred: how many of them are of the preferred set
+        """
+        row = self.score(np.arange(1))
+
+        def empty(column: Any) -> Any:
+            return None if column is None else column.new_empty((n, *column.shape[1:]))
+
+        return Tables(
+            observations=map_arrays(empty, row.observations),
+            action_masks=empty(row.action_masks),
+            actions=empty(row.actions),
+            params_ref=empty(row.params_ref),
+            weights=empty(row.weights),
+            labels=empty(row.labels),
+            n_preferred=n_preferred,
+        )
+
+    def _of_sets(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of each set, by their numbers there."""
+        n_preferred = self._preferences.preferred.n_transitions
+        return rows[rows < n_preferred], rows[rows >= n_preferred] - n_preferred
+
+
+def write_rows(tables: Tables, start: int, part: Tables) -> None:
+    """Put rows into tables, from row ``start`` on."""
+    for column, rows in zip(_tensors(tables), _tensors(part), strict=True):
+        column[start : start + len(rows)] = rows
+
+
+def _tensors(tables: Tables) -> list[Tensor]:
+    observations = tables.observations
+    columns = (
+        *(observations.values() if isinstance(observations, dict) else [observations]),
+        tables.action_masks,
+        tables.actions,
+        tables.params_ref,
+        tables.weights,
+        tables.labels,
     )
+    return [column for column in columns if column is not None]
 
 
 def join(tables: Sequence[Tables]) -> tuple[Columns, list[Tables]]:
@@ -201,12 +305,14 @@ def normalized_observations(
     :raises ValueError: one is not finite after normalisation
     """
     parts: list[Any] = [trajectories.observations for trajectories in sets]
-    joined: Any
     if isinstance(parts[0], np.ndarray):
-        joined = np.concatenate(parts)
-    else:
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    observations = policy.obs_to_tensor(reference.normalize(joined))[0]
+        return _normalized(name, np.concatenate(parts), reference, policy)
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return _normalized(name, joined, reference, policy)
+
+
+def _normalized(name: str, raw: Any, reference: Reference, policy: BasePolicy) -> Observations:
+    observations = policy.obs_to_tensor(reference.normalize(raw))[0]
     for part in observations.values() if isinstance(observations, dict) else [observations]:
         if part.is_floating_point() and not torch.isfinite(part).all():
             raise ValueError(f"{name}: some observations are not finite once normalised. Is it the right normaliser?")

@@ -1,6 +1,5 @@
 """Trajectories: whole episodes in columns, in memory and in DSRL's HDF5 files."""
 
-import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from sb3_prefine.columns import (
@@ -22,12 +20,15 @@ from sb3_prefine.columns import (
     check_finite,
     check_last_row,
     check_lengths,
+    check_masks,
     check_same_rows,
+    episode_ends,
+    episode_sums,
     flatten,
     read_only,
     unflatten,
 )
-from sb3_prefine.files import write_atomically
+from sb3_prefine.mapped import join, mapping_of, take
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,7 +41,11 @@ class Trajectories:
     ``Trajectories``; so does every step of ``for episode in t``; ``t1 + t2`` joins two sets.
 
     The arrays are read-only. An array that its giver could still write to is copied; one that is read-only
-    down to its memory is shared.
+    down to its memory, or to a file (``numpy.load(…, mmap_mode="r")``), is shared.
+
+    Data larger than the memory stay on disk: ``from_hdf5(path, mmap=True)``. Their arrays are mapped: the system reads
+    what is touched. They are checked a few MiB at a time, and PREFINE trains on them without loading them. A pickle or
+    ``copy.deepcopy`` of them holds the values. The file must not be written to meanwhile.
 
     :param observations: (N, ...); floats become float32, integers stay as they are (images, discrete). For a Dict
         observation space a dict of such arrays
@@ -75,12 +80,12 @@ class Trajectories:
             object.__setattr__(self, name, value)
         check_lengths(columns)
         _check_successors(columns)
-        check_last_row(self.terminals | self.timeouts)
+        check_last_row(episode_ends(self.terminals, self.timeouts), self.n_transitions)
         for name, column in columns.items():
             if name != "costs":
                 check_finite(name, column)
         if self.action_masks is not None:
-            _check_masks(self.action_masks)
+            check_masks(self.action_masks)
         check_costs(self.costs, self.episode_starts, self.episode_lengths)
 
     @classmethod
@@ -101,28 +106,37 @@ class Trajectories:
                 raise TypeError(f"sets: number {position} is a {type(other).__name__}, not Trajectories.")
             check_same_layout("set 0", sets[0], f"set {position}", other)
         columns = [s._columns() for s in sets]
-        return cls(**unflatten({name: read_only(np.concatenate([c[name] for c in columns])) for name in columns[0]}))
+        return _of_checked({name: join([c[name] for c in columns]) for name in columns[0]})
 
     @classmethod
-    def from_hdf5(cls, path: str | os.PathLike[str]) -> "Trajectories":
+    def from_hdf5(cls, path: str | os.PathLike[str], mmap: bool = False) -> "Trajectories":
         """
         Read a file in DSRL's layout: one dataset for each column, at the root, under the column's name.
 
         Float flags and (N, 1) columns are accepted; other datasets and attributes are ignored. An episode at the
         end of the file that does not end is dropped with a warning.
 
+        With ``mmap=True`` the data stay on disk, whatever their size. Columns that lie in the file in one piece, in the
+        dtype that is kept here, are mapped where they lie. Compressed ones, as in DSRL's files, and other dtypes are
+        written once into a copy beside the file, ``data.hdf5.mmap`` for ``data.hdf5``, which is used until the file
+        changes and may be deleted. Choosing episodes that do not follow each other copies them, as in memory; a copy of
+        more than 256 MiB a column lies on disk too, in the same folder, for as long as it is used.
+
         :param path: the file
+        :param mmap: leave the data on disk
         :raises FileNotFoundError: if there is no such file
         :raises ValueError: if the file is not HDF5, is cut off or damaged, lacks a column, holds no whole episode,
             or its columns do not make ``Trajectories``; the message begins with the path
+        :raises OSError: if the copy beside the file cannot be written
         """
+        # It brings h5py, which `import sb3_prefine` does not wait for.
+        from sb3_prefine.hdf5 import map_columns, read_columns
+
         path = Path(path)
-        raw = _read_datasets(path)
         try:
-            # Each is let go of once it is converted: a file may be as large as the memory.
-            columns = {name: as_column(name, raw.pop(name)) for name in list(raw)}
+            columns = map_columns(path) if mmap else read_columns(path)
             check_lengths(columns)
-            ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+            ends = episode_ends(columns["terminals"], columns["timeouts"])
             if not len(ends):
                 raise ValueError("no row of 'terminals' or 'timeouts' is set, so there is no whole episode.")
             n_whole = int(ends[-1]) + 1
@@ -150,19 +164,15 @@ class Trajectories:
         :param attributes: what to note about the data at the file's root (versions, seeds); not read back
         :raises TypeError: if an attribute is not a text or a number
         """
+        from sb3_prefine.hdf5 import write_columns
+
         path = Path(path)
         attributes = attributes or {}
         for key, value in attributes.items():
             if not isinstance(value, str | int | float | np.number):
                 raise TypeError(f"attributes: {key!r} is a {type(value).__name__}. Give a text or a number.")
-        content = io.BytesIO()
-        with h5py.File(content, "w") as file:
-            for name, column in self._columns().items():
-                # Without times the bytes depend on the data alone.
-                file.create_dataset(name, data=column, compression="gzip", track_times=False)
-            file.attrs.update(attributes)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content.getvalue())
+        write_columns(path, self._columns(), attributes)
 
     def __len__(self) -> int:
         return len(self.episode_starts)
@@ -180,14 +190,10 @@ class Trajectories:
         """
         ids = _episode_ids(index, len(self))
         starts, lengths = self.episode_starts[ids], self.episode_lengths[ids]
-        rows: slice | np.ndarray
         if (np.diff(ids) == 1).all():
-            rows = slice(starts[0], starts[-1] + lengths[-1])
-        else:
-            # Row k of the choice lies in its episode as far from the start as k lies from the episode's place.
-            places = np.cumsum(lengths) - lengths
-            rows = np.repeat(starts - places, lengths) + np.arange(lengths.sum())
-        return Trajectories(**unflatten({name: read_only(column[rows]) for name, column in self._columns().items()}))
+            first, end = starts[0], starts[-1] + lengths[-1]
+            return _of_checked({name: column[first:end] for name, column in self._columns().items()})
+        return _of_checked({name: take(column, starts, lengths) for name, column in self._columns().items()})
 
     def __iter__(self) -> Iterator["Trajectories"]:
         return (self[i] for i in range(len(self)))
@@ -214,10 +220,15 @@ class Trajectories:
         """The number of rows N, over all episodes."""
         return len(self.rewards)
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether columns lie on disk."""
+        return any(mapping_of(column) is not None for column in self._columns().values())
+
     @cached_property
     def episode_starts(self) -> np.ndarray:
         """(n_episodes,), int64: each episode's first row."""
-        ends = np.flatnonzero(self.terminals | self.timeouts)
+        ends = episode_ends(self.terminals, self.timeouts)
         return read_only(np.concatenate([[0], ends[:-1] + 1]))
 
     @cached_property
@@ -228,16 +239,24 @@ class Trajectories:
     @cached_property
     def episode_returns(self) -> np.ndarray:
         """(n_episodes,), float64: each episode's sum of rewards, not discounted."""
-        return read_only(np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64))
+        return read_only(episode_sums(self.rewards, self.episode_starts))
 
     @cached_property
     def episode_costs(self) -> np.ndarray:
         """(n_episodes,), float64: each episode's sum of costs, not discounted; NaN where it is unknown."""
-        return read_only(np.add.reduceat(self.costs, self.episode_starts, dtype=np.float64))
+        return read_only(episode_sums(self.costs, self.episode_starts))
 
     def _columns(self) -> dict[str, np.ndarray]:
         """By their path, as in ``observations/camera`` for a dict of observations."""
         return flatten({name: getattr(self, name) for name in COLUMNS + OPTIONAL_COLUMNS})
+
+
+def _of_checked(columns: Mapping[str, np.ndarray]) -> Trajectories:
+    """Whole episodes of sets that were checked, not checked again: that would read all that lies on disk once more."""
+    trajectories = object.__new__(Trajectories)
+    for name, value in unflatten(columns).items():
+        object.__setattr__(trajectories, name, value)
+    return trajectories
 
 
 def check_same_layout(name: str, first: Trajectories, other_name: str, second: Trajectories) -> None:
@@ -269,17 +288,6 @@ def _check_successors(columns: Mapping[str, np.ndarray]) -> None:
         check_same_rows(name, column, f"next_{name}", next_parts[f"next_{name}"])
 
 
-def _check_masks(masks: np.ndarray) -> None:
-    if masks.ndim != 2:
-        raise ValueError(f"action_masks: the shape is {masks.shape}. Give a flag for each option, (N, n_options).")
-    forbidden = np.flatnonzero(~masks.any(axis=1))
-    if len(forbidden):
-        raise ValueError(
-            f"action_masks: {len(forbidden)} of {len(masks)} rows allow no action (first: row {forbidden[0]}). A mask "
-            "is True where an action was allowed."
-        )
-
-
 def _episode_ids(index: Any, n_episodes: int) -> np.ndarray:
     """The episodes that ``index`` chooses, as a 1-D array of numbers from 0 to ``n_episodes - 1``."""
     if isinstance(index, slice):
@@ -301,43 +309,3 @@ def _episode_ids(index: Any, n_episodes: int) -> np.ndarray:
     if outside.any():
         raise IndexError(f"There is no episode {ids[outside][0]}: this set has {n_episodes} (0 to {n_episodes - 1}).")
     return np.where(ids < 0, ids + n_episodes, ids).astype(np.int64)
-
-
-def _read_datasets(path: Path) -> dict[str, np.ndarray]:
-    """The datasets as they lie in the file, by their path."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
-    if not h5py.is_hdf5(path):
-        with path.open("rb") as start:
-            head = start.read(24)
-        raise ValueError(
-            f"{path}: not an HDF5 file (it begins with {head!r}). If it was downloaded, download it again: "
-            "an error page or a pointer may have been saved in its place."
-        )
-    try:
-        with h5py.File(path, "r") as file:
-            found = [str(name) for name in file]  # a damaged name comes as bytes
-            items = {name: file[name] for name in COLUMNS + OPTIONAL_COLUMNS if name in file}
-            for name in OBSERVATIONS:
-                if isinstance(items.get(name), h5py.Group):
-                    items |= {f"{name}/{key}": part for key, part in items.pop(name).items()}
-            columns = {
-                name: read_only(np.asarray(item[()])) for name, item in items.items() if isinstance(item, h5py.Dataset)
-            }
-            groups = [name for name in items if name not in columns]
-    except (OSError, RuntimeError, ValueError) as error:  # h5py's words for bytes that make no sense
-        if isinstance(error, OSError) and error.errno is not None:  # the operating system's refusal: not about bytes
-            raise
-        raise ValueError(f"{path}: cut off or damaged ({error}). Download or write it again.") from error
-    missing = [name for name in COLUMNS if name not in {path.partition("/")[0] for path in columns}]
-    if missing:
-        raise ValueError(
-            f"{path}: lacks {', '.join(missing)}; at its root are {', '.join(found) or 'no datasets'}. "
-            f"Trajectories need the datasets {', '.join(COLUMNS)} there."
-        )
-    if groups:
-        raise ValueError(
-            f"{path}: {', '.join(groups)} should be a dataset and is a group. Only observations may be a group, of the "
-            "datasets of their parts."
-        )
-    return columns

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from sb3_contrib import TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.save_util import data_to_json
 
+import sb3_prefine
 from sb3_prefine.checkpoint import Checkpoint
 from tests.worlds import Anything, model_of
 
@@ -54,6 +57,30 @@ def test_the_policy_is_rebuilt_without_unpickling(algorithm, monkeypatch):
     for name, tensor in model.policy.state_dict().items():
         assert torch.equal(tensor, policy.state_dict()[name])
     assert [type(module) for module in policy.modules()] == [type(module) for module in model.policy.modules()]
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_a_rebuilt_policy_knows_the_optimizer_that_it_does_not_have(algorithm):
+    """So that a policy built from it, or saved from it, has the optimizer of the original."""
+    model = model_of(algorithm)
+    policy = Checkpoint.of_model(model).recipe().build()
+    own = model.policy
+    again = type(policy)(**policy._get_constructor_parameters())
+    assert policy.optimizer_class is own.optimizer_class
+    assert (again.optimizer_class, again.optimizer_kwargs) == (own.optimizer_class, own.optimizer_kwargs)
+    given = model_of(
+        algorithm, policy_kwargs={"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": {"eps": 1e-4}}
+    )
+    rebuilt = Checkpoint.of_model(given).recipe().build()
+    assert (rebuilt.optimizer_class, rebuilt.optimizer_kwargs) == (torch.optim.RMSprop, {"eps": 1e-4})
+
+
+def test_opening_a_checkpoint_does_not_import_torch_s_compiler():
+    """The import takes more than a second, in a process that may never train."""
+    program = "import sys, sb3_prefine as s; s.load_reference(sys.argv[1]); print('torch._dynamo' in sys.modules)"
+    path = Path(sb3_prefine.__file__).parent / "demo_data" / "reference.zip"
+    found = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("algorithm", NAMES)

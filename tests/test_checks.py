@@ -24,6 +24,7 @@ GOOD: dict[str, Any] = {
     "fixed_std": None,
     "temperature": None,
     "max_grad_norm": None,
+    "buffer_size": 1_000_000,
 }
 
 
@@ -39,6 +40,7 @@ GOOD: dict[str, Any] = {
             "counterfactuals": st.sampled_from(["policy", "reference"]),
             "learning_rate": st.floats(0, 1),
             "batch_size": st.integers(1, 4096),
+            "buffer_size": st.integers(1, 10**9),
             "fixed_std": st.none() | st.floats(1e-6, 1),
             "temperature": st.none() | st.floats(1e-6, 100),
             "max_grad_norm": st.none() | st.floats(1e-6, 100),
@@ -53,7 +55,7 @@ def test_what_is_in_range_passes(values):
     ("name", "value"),
     [
         *((name, value) for name in ("beta", "sft_coef", "learning_rate") for value in (-0.1, math.nan, math.inf, "1")),
-        *(("batch_size", value) for value in (0, -1, 2.5, True, "256")),
+        *((name, value) for name in ("batch_size", "buffer_size") for value in (0, -1, 2.5, True, "256")),
         *(("log_std_min", value) for value in (math.inf, -math.inf, math.nan, None)),
         *(
             (name, value)

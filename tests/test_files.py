@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_prefine.files import with_zip_suffix, write_atomically
+from sb3_prefine.files import replacing, with_zip_suffix, write_atomically
 
 
 @given(content=st.binary(max_size=1000))
@@ -30,6 +30,21 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"good"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_a_file_written_in_parts_appears_at_the_end_or_not_at_all(tmp_path):
+    path = tmp_path / "file.bin"
+    with replacing(path) as file:
+        file.write(b"12")
+        assert not path.exists()
+        file.seek(0)
+        assert file.read() == b"12"
+        file.write(b"3")
+    assert path.read_bytes() == b"123"
+    with pytest.raises(TypeError, match="bytes-like"), replacing(path) as file:
+        file.writelines([b"4", "no bytes"])  # type: ignore[list-item]
+    assert path.read_bytes() == b"123"
     assert os.listdir(tmp_path) == ["file.bin"]
 
 

@@ -148,6 +148,8 @@ def test_weights_and_labels_go_with_their_episodes(given_values: list[tuple[floa
         # Two steps an episode; what was not given is 1.
         rows = np.concatenate([np.repeat(part.preferred_weights, 2), np.ones(2 * len(part.dispreferred))])
         np.testing.assert_array_equal(part.per_transition("weights"), rows.astype(np.float32))
+        some = np.random.default_rng(seed).integers(len(rows), size=7)
+        np.testing.assert_array_equal(part.per_transition("weights", some), rows[some].astype(np.float32))
         rows = np.concatenate([np.ones(2 * len(part.preferred)), np.repeat(part.dispreferred_labels, 2)])
         np.testing.assert_array_equal(part.per_transition("labels"), rows.astype(np.float32))
     assert PreferenceBuffer(t, t).per_transition("weights") is None
