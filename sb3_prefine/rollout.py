@@ -11,8 +11,9 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
-from sb3_prefine.acting import Policy, fit_to_space, open_policy, predict_of
+from sb3_prefine.acting import Policy, fit_to_space, open_policy
 from sb3_prefine.env_source import EnvMaker, EnvSource, make_envs, open_envs
+from sb3_prefine.fast_predict import fast_predict
 from sb3_prefine.randomness import OwnRandomState
 from sb3_prefine.runner import Episode, Runners, Start
 from sb3_prefine.workers import Workers, start_workers
@@ -97,7 +98,7 @@ def rollout(
         while unfinished:
             finished: list[tuple[int, Episode]] = []
             with randomness:
-                predict = predict_of(predictor)
+                predict = fast_predict(predictor)
                 while not finished:
                     # Environments without an episode stay in the batch: a recurrent state keeps its rows, whatever its
                     # layout.

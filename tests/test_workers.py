@@ -340,7 +340,7 @@ def test_an_episode_without_end(monkeypatch):
 )
 def test_a_process_that_is_killed_is_an_error_and_no_wait_without_end(end, code):
     with pytest.raises(RuntimeError, match=rf"process 1 ended in the middle of its work \(exit code {code};"):
-        run(Still(), failing(lambda env, *found: end()), n_workers=3)
+        run(Still(), failing(lambda env, *found: end()))
 
 
 def test_observations_of_another_kind_than_the_first():
@@ -423,7 +423,7 @@ def test_a_process_that_does_not_let_go_is_killed(monkeypatch):
 
 
 ENDLESS = """
-import os
+import signal
 from sb3_prefine.rollout import rollout
 from tests.scripted import ScriptedEnv, Still
 
@@ -436,6 +436,8 @@ class Endless(ScriptedEnv):
         observation, reward, *_ = super().step(action)
         return observation, reward, False, False, {}
 
+# Where tests run in the background, Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for _ in rollout(Still(), Endless, 3, n_envs=3, n_workers=3, deterministic=True, seed=0):
     pass
 """
