@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
+from sb3_prefine.env_source import EnvSource
 from sb3_prefine.evaluation import Evaluation, check_cost_limit, evaluate_policy
 from sb3_prefine.files import write_atomically
-from sb3_prefine.rollout import EnvSource
 
 
 class CostEvalCallback(EventCallback):
@@ -34,6 +34,8 @@ class CostEvalCallback(EventCallback):
         all training environments of PPO or SAC.
     :param n_eval_episodes: Episodes of one evaluation.
     :param n_envs: How many environments to step at once.
+    :param n_workers: How many processes step them, this one included: the episodes are the same. They are started anew
+        for each evaluation; see :func:`~sb3_prefine.rollout.rollout` for what more than one asks of a script.
     :param deterministic: Whether the policy acts by its mode instead of sampling.
     :param seed: Seed of the evaluation episodes.
     :param log_path: Folder for ``evaluations.npz``: ``timesteps`` (n_evaluations,) and ``results``, ``ep_lengths``,
@@ -54,6 +56,7 @@ class CostEvalCallback(EventCallback):
         eval_freq: int = 1000,
         n_eval_episodes: int = 10,
         n_envs: int = 16,
+        n_workers: int = 1,
         deterministic: bool = True,
         seed: int = 0,
         log_path: str | Path | None = None,
@@ -64,7 +67,12 @@ class CostEvalCallback(EventCallback):
     ):
         super().__init__(callback_after_eval, verbose=verbose)
         check_cost_limit(cost_limit)
-        for name, value in (("eval_freq", eval_freq), ("n_eval_episodes", n_eval_episodes), ("n_envs", n_envs)):
+        for name, value in (
+            ("eval_freq", eval_freq),
+            ("n_eval_episodes", n_eval_episodes),
+            ("n_envs", n_envs),
+            ("n_workers", n_workers),
+        ):
             if value < 1:
                 raise ValueError(f"{name}: {value} is not positive.")
         self.eval_env = eval_env
@@ -72,6 +80,7 @@ class CostEvalCallback(EventCallback):
         self.eval_freq = eval_freq
         self.n_eval_episodes = n_eval_episodes
         self.n_envs = n_envs
+        self.n_workers = n_workers
         self.deterministic = deterministic
         self.seed = seed
         self.log_path = None if log_path is None else Path(log_path)
@@ -101,6 +110,7 @@ class CostEvalCallback(EventCallback):
             self.eval_env,
             self.n_eval_episodes,
             n_envs=self.n_envs,
+            n_workers=self.n_workers,
             deterministic=self.deterministic,
             seed=self.seed,
         )

@@ -2,8 +2,11 @@
 
 import numpy as np
 
+from sb3_prefine.acting import Policy
+from sb3_prefine.env_source import EnvSource
 from sb3_prefine.inputs import map_arrays
-from sb3_prefine.rollout import ActionTransform, EnvSource, Episode, Policy, rollout, show_progress
+from sb3_prefine.rollout import ActionTransform, rollout, show_progress
+from sb3_prefine.runner import Episode
 from sb3_prefine.trajectories import Trajectories
 
 
@@ -13,6 +16,7 @@ def collect(
     n_episodes: int,
     *,
     n_envs: int = 16,
+    n_workers: int = 1,
     deterministic: bool = False,
     seed: int = 0,
     action_transform: ActionTransform | None = None,
@@ -31,6 +35,8 @@ def collect(
     :param env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
     :param n_episodes: How many episodes to run; each is run to its end.
     :param n_envs: How many environments to step at once.
+    :param n_workers: How many processes step them, this one included: the episodes are the same. See
+        :func:`~sb3_prefine.rollout.rollout` for what more than one asks of a script.
     :param deterministic: Whether the policy acts by its mode instead of sampling.
     :param seed: The same seed gives the same episodes.
     :param action_transform: Called on each (n, ...) batch of actions; returns a batch of the same shape.
@@ -38,13 +44,14 @@ def collect(
     :return: ``n_episodes`` episodes, in the order of their seeds.
     :raises TypeError: If the policy or the environment is not one of those named above.
     :raises ValueError: If the id is unknown, a number is out of range, or the simulation diverges.
-    :raises RuntimeError: If an episode does not end within 100,000 steps.
+    :raises RuntimeError: If an episode does not end within 100,000 steps, or a worker process is killed.
     """
     episodes = rollout(
         policy,
         env,
         n_episodes,
         n_envs=n_envs,
+        n_workers=n_workers,
         deterministic=deterministic,
         seed=seed,
         action_transform=action_transform,

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_prefine.rollout import EnvSource, Policy, rollout, show_progress
+from sb3_prefine.acting import Policy
+from sb3_prefine.env_source import EnvSource
+from sb3_prefine.rollout import rollout, show_progress
 
 _N_RESAMPLES = 10_000
 _RESAMPLES_AT_ONCE = 100  # bounds the memory of the bootstrap when there are many episodes
@@ -107,6 +109,7 @@ def evaluate_policy(
     n_episodes: int = 100,
     *,
     n_envs: int = 16,
+    n_workers: int = 1,
     deterministic: bool = True,
     seed: int = 0,
     progress_bar: bool = False,
@@ -122,15 +125,19 @@ def evaluate_policy(
     :param env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
     :param n_episodes: How many episodes to run; each is run to its end.
     :param n_envs: How many environments to step at once.
+    :param n_workers: How many processes step them, this one included: the episodes are the same. See
+        :func:`~sb3_prefine.rollout.rollout` for what more than one asks of a script.
     :param deterministic: Whether the policy acts by its mode instead of sampling.
     :param seed: The same seed gives the same episodes.
     :param progress_bar: Whether to show a progress bar.
     :return: The measured episodes.
     :raises TypeError: If the policy or the environment is not one of those named above.
     :raises ValueError: If the id is unknown, a number is out of range, or the simulation diverges.
-    :raises RuntimeError: If an episode does not end within 100,000 steps.
+    :raises RuntimeError: If an episode does not end within 100,000 steps, or a worker process is killed.
     """
-    episodes = rollout(policy, env, n_episodes, n_envs=n_envs, deterministic=deterministic, seed=seed)
+    episodes = rollout(
+        policy, env, n_episodes, n_envs=n_envs, n_workers=n_workers, deterministic=deterministic, seed=seed
+    )
     sums = sorted(
         (episode.index, episode.rewards.sum(), episode.costs.sum(), len(episode.rewards))
         for episode in show_progress(episodes, n_episodes, progress_bar)

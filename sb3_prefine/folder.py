@@ -115,6 +115,13 @@ def env_wrapper(path: str, kwargs: Mapping[str, Any] | None, name: str, trust: b
     return EnvWrapper(path, kwargs or {})
 
 
+def wrap_env(env: gym.Env, wrappers: Sequence[EnvWrapper]) -> gym.Env:
+    """Apply env wrappers, the innermost first."""
+    for wrapper in wrappers:
+        env = wrapper(env)
+    return env
+
+
 def find_checkpoint(source: str | Path, algo: str | None = None) -> CheckpointFolder:
     """
     Find a checkpoint and what stands beside it.

@@ -7,7 +7,7 @@ import time
 import zipfile
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -201,9 +201,10 @@ class OfflineAlgorithm(BaseAlgorithm):
         """Whether the policy chooses among allowed actions only."""
         return self.reference.takes_action_masks
 
-    def wrap_env(self, env: gym.Env) -> gym.Env:
-        """Apply the env wrappers that the reference was trained behind, such as ``TimeFeatureWrapper``."""
-        return self.reference.wrap_env(env)
+    @property
+    def wrap_env(self) -> Callable[[gym.Env], gym.Env]:
+        """Applies the env wrappers that the reference was trained behind, such as ``TimeFeatureWrapper``."""
+        return self.reference.wrap_env
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """

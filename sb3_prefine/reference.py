@@ -6,8 +6,9 @@ import io
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -24,7 +25,7 @@ from torch import nn
 from sb3_prefine.checkpoint import Checkpoint, PolicyRecipe
 from sb3_prefine.custom import HasLikelihood, ModulePolicy
 from sb3_prefine.files import with_zip_suffix, write_atomically
-from sb3_prefine.folder import EnvWrapper, env_wrapper, find_checkpoint
+from sb3_prefine.folder import EnvWrapper, env_wrapper, find_checkpoint, wrap_env
 from sb3_prefine.normalizer import Normalizer, read_normalizer
 
 Source = BaseAlgorithm | nn.Module | str | Path
@@ -89,11 +90,10 @@ class Reference:
         """What the policy's network sees of a raw observation, or a batch of them."""
         return observation if self.normalizer is None else self.normalizer(observation)
 
-    def wrap_env(self, env: gym.Env) -> gym.Env:
-        """Apply the env wrappers the policy was trained behind."""
-        for wrapper in self.env_wrappers:
-            env = wrapper(env)
-        return env
+    @property
+    def wrap_env(self) -> Callable[[gym.Env], gym.Env]:
+        """Applies the env wrappers the policy was trained behind. It holds no policy: other processes are sent it."""
+        return partial(wrap_env, wrappers=self.env_wrappers)
 
     def trainable_copy(self) -> BasePolicy:
         """A policy of the same class and weights, to be trained; shares nothing with the reference."""

@@ -6,7 +6,7 @@ from stable_baselines3 import PPO, SAC
 from sb3_prefine.collect import collect
 from sb3_prefine.evaluation import evaluate_policy
 from sb3_prefine.trajectories import Trajectories
-from tests.test_rollout import ScriptedEnv, Still
+from tests.scripted import ScriptedEnv, Still
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from scipy import stats
 from stable_baselines3 import PPO
 
 from sb3_prefine.evaluation import Evaluation, evaluate_policy
-from tests.test_rollout import ScriptedEnv, Still
+from tests.scripted import ScriptedEnv, Still
 
 COSTS = st.lists(st.floats(0, 1000), min_size=1, max_size=60)
 

@@ -12,59 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_prefine import rollout as rollout_module
 from sb3_prefine.rollout import rollout
-
-
-class ScriptedEnv(gym.Env):
-    """
-    Its reset seed decides everything: the episode has ``1 + seed % 7`` steps, step t (from 1) earns t and costs t % 2,
-    and the observation is [seed % 1000, t]. Returns the same array each time, as some simulators do.
-    """
-
-    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    def __init__(self):
-        self.seeds = []
-        self.received = []
-        self.closed = 0
-        self._buffer = np.zeros(2, dtype=np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.seeds.append(seed)
-        self.length = 1 + seed % 7
-        self.t = 0
-        self._buffer[:] = seed % 1000, 0
-        return self._buffer, {}
-
-    def step(self, action):
-        self.received.append(action)
-        self.t += 1
-        self._buffer[1] = self.t
-        done = self.t == self.length
-        # Odd lengths end, even ones are cut off.
-        return self._buffer, float(self.t), done and self.t % 2 == 1, done and self.t % 2 == 0, self.info()
-
-    def info(self):
-        return {"cost": float(self.t % 2)}
-
-    def close(self):
-        self.closed += 1
-
-
-class Still:
-    """Does nothing, n times."""
-
-    def predict(self, observation, state=None, episode_start=None, deterministic=False):
-        return np.zeros((len(observation), 2), dtype=np.float32), state
-
-
-class Noisy(Still):
-    """Draws from every global generator there is."""
-
-    def predict(self, observation, state=None, episode_start=None, deterministic=False):
-        noise = torch.rand(len(observation), 2).numpy() + np.random.rand() + random.random()  # noqa: NPY002
-        return noise.astype(np.float32) / 3, state
+from tests.scripted import Noisy, ScriptedEnv, Still
 
 
 def run(policy, env, n_episodes=10, n_envs=3, deterministic=True, seed=0, action_transform=None):

@@ -25,6 +25,7 @@ def collect(
     cost_limit: float | None = None,
     seed: int = 0,
     n_envs: int = 16,
+    n_workers: int = 1,
     overwrite: bool = False,
 ) -> None:
     """
@@ -46,6 +47,7 @@ def collect(
     :param cost_limit: show the share of episodes that cost more
     :param seed: the same seed gives the same episodes
     :param n_envs: environments to step at once
+    :param n_workers: processes that step them; the episodes are the same
     :param overwrite: replace the file if it is there
     """
     check_outputs(out, overwrite=overwrite)
@@ -64,6 +66,7 @@ def collect(
             env,
             episodes,
             n_envs=n_envs,
+            n_workers=n_workers,
             deterministic=deterministic,
             seed=seed,
             action_transform=_scaled_by(scale),

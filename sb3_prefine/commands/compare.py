@@ -22,6 +22,7 @@ def compare(
     cost_limit: float = 25.0,
     seed: int = 0,
     n_envs: int = 16,
+    n_workers: int = 1,
     plot: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -41,6 +42,7 @@ def compare(
     :param cost_limit: the most that an episode may cost
     :param seed: the same seed gives the same episodes
     :param n_envs: environments to step at once
+    :param n_workers: processes that step them; the episodes are the same
     :param plot: draw the picture into this PNG, one point for each episode
     :param overwrite: replace the picture if it is there
     """
@@ -60,7 +62,14 @@ def compare(
     evaluations = []
     for name, reference in opened:
         evaluation = evaluate_policy(
-            reference, env, episodes, n_envs=n_envs, deterministic=deterministic, seed=seed, progress_bar=True
+            reference,
+            env,
+            episodes,
+            n_envs=n_envs,
+            n_workers=n_workers,
+            deterministic=deterministic,
+            seed=seed,
+            progress_bar=True,
         )
         evaluations.append((name, evaluation))
     print_table(results_table(evaluations, cost_limit))

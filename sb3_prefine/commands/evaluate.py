@@ -23,6 +23,7 @@ def evaluate(
     cost_limit: float = 25.0,
     seed: int = 0,
     n_envs: int = 16,
+    n_workers: int = 1,
     json_path: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     overwrite: bool = False,
 ) -> None:
@@ -43,6 +44,7 @@ def evaluate(
     :param cost_limit: the most that an episode may cost
     :param seed: the same seed gives the same episodes
     :param n_envs: environments to step at once
+    :param n_workers: processes that step them; the episodes are the same
     :param json_path: a JSON file for these numbers and each episode's return, cost and length; unknown costs are null
     :param overwrite: replace the file if it is there
     """
@@ -54,7 +56,14 @@ def evaluate(
     check_cost_limit(cost_limit)
     deterministic = acting.by_mode(default=True)
     evaluation = evaluate_policy(
-        opening.open(policy), env, episodes, n_envs=n_envs, deterministic=deterministic, seed=seed, progress_bar=True
+        opening.open(policy),
+        env,
+        episodes,
+        n_envs=n_envs,
+        n_workers=n_workers,
+        deterministic=deterministic,
+        seed=seed,
+        progress_bar=True,
     )
     print_table(results_table([(policy, evaluation)], cost_limit))
     if json_path is not None:

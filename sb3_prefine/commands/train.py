@@ -64,6 +64,7 @@ class Watching:
     :param eval_episodes: episodes of one evaluation
     :param eval_freq: gradient steps between two evaluations on the way; 0 for none
     :param eval_n_envs: environments to step at once
+    :param eval_n_workers: processes that step them; the episodes are the same
     :param eval_seed: seed of the episodes before and after; those on the way, which choose the best, have the next one
     """
 
@@ -72,6 +73,7 @@ class Watching:
     eval_episodes: int = 20
     eval_freq: int = 1_000
     eval_n_envs: int = 16
+    eval_n_workers: int = 1
     eval_seed: int = 0
 
     def cost_limit(self, data: Data) -> float | None:

@@ -7,12 +7,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from tqdm import tqdm
 
+from sb3_prefine.acting import Policy
 from sb3_prefine.callbacks import CostEvalCallback
 from sb3_prefine.commands.train import Watching
 from sb3_prefine.evaluation import Evaluation, evaluate_policy
 from sb3_prefine.prefine import PREFINE
 from sb3_prefine.reference import Reference
-from sb3_prefine.rollout import Policy
 
 
 def learn(model: PREFINE, steps: int, callback: MaybeCallback = None) -> float:
@@ -48,6 +48,7 @@ def learn_watched(
             eval_freq=watching.eval_freq,
             n_eval_episodes=watching.eval_episodes,
             n_envs=watching.eval_n_envs,
+            n_workers=watching.eval_n_workers,
             seed=watching.eval_seed + 1,
             callback_on_new_best=keep,
             callback_after_eval=_Tell(),
@@ -66,6 +67,7 @@ def _evaluate(policy: Policy, watching: Watching) -> Evaluation:
         str(watching.eval_env),
         watching.eval_episodes,
         n_envs=watching.eval_n_envs,
+        n_workers=watching.eval_n_workers,
         seed=watching.eval_seed,
         progress_bar=True,
     )

@@ -102,3 +102,12 @@ def test_a_file_is_not_replaced_by_accident(call, policy, tmp_path):
     assert (tmp_path / "x.hdf5").read_text() == "mine"
     assert call(*arguments, "--overwrite").code == 0
     assert len(Trajectories.from_hdf5(tmp_path / "x.hdf5")) == 1
+
+
+def test_more_processes_record_the_same(call, policy, tmp_path):
+    for n_workers in (1, 2):
+        flags = ("--out", tmp_path / f"{n_workers}.hdf5", "--episodes", 3, "--n-envs", 2, "--n-workers", n_workers)
+        assert call("collect", policy, ENV, *flags).code == 0
+    one, two = (Trajectories.from_hdf5(tmp_path / f"{n_workers}.hdf5") for n_workers in (1, 2))
+    for name in ("observations", "actions", "rewards", "costs"):
+        assert np.array_equal(getattr(one, name), getattr(two, name))

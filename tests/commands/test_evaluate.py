@@ -102,3 +102,13 @@ def test_ctrl_c_is_one_line_and_130(call, policy, tmp_path, monkeypatch):
     assert outcome.err.endswith("sb3-prefine: interrupted\n")
     assert "Traceback" not in outcome.err
     assert not os.path.exists(tmp_path / "out.json")
+
+
+def test_more_processes_measure_the_same(call, policy, tmp_path):
+    for n_workers in (1, 2):
+        path = tmp_path / f"{n_workers}.json"
+        flags = ("--episodes", 4, "--n-envs", 3, "--n-workers", n_workers, "--stochastic", "--json", path)
+        assert call("evaluate", policy, ENV, *flags).code == 0
+    assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
+    outcome = call("compare", ENV, policy, "--episodes", 2, "--n-workers", 0)
+    assert outcome.error.startswith("n_workers: 0 is not positive")

@@ -1,0 +1,56 @@
+"""The policy's side of a rollout: opening it, and fitting its actions to the environment."""
+
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import PolicyPredictor
+
+from sb3_prefine.reference import load_reference
+
+Policy: TypeAlias = PolicyPredictor | str | Path
+
+
+def open_policy(policy: Policy) -> PolicyPredictor:
+    """
+    Something with a ``predict`` that takes raw observations.
+
+    :param policy: Such an object; or an SB3 model or a path, which ``load_reference`` opens.
+    :raises TypeError: If it is neither.
+    """
+    if isinstance(policy, str | Path) or (isinstance(policy, BaseAlgorithm) and not hasattr(policy, "wrap_env")):
+        return load_reference(policy)
+    if not callable(getattr(policy, "predict", None)):
+        raise TypeError(
+            f"policy: {type(policy).__name__} has no predict(observation, state, episode_start, deterministic). Pass a "
+            "PREFINE or another SB3 model, what load_reference() returns, or the path of a saved model."
+        )
+    return policy
+
+
+def fit_to_space(actions: Any, space: gym.Space, n: int) -> np.ndarray:
+    """
+    What the environments receive: clipped to a Box's bounds, in the dtype of the space.
+
+    :param actions: (n, ...) what the policy said.
+    :param space: The environments' action space.
+    :param n: How many there are.
+    :return: A new array.
+    :raises ValueError: If they do not fit the space, or one is NaN or infinite.
+    """
+    actions = np.asarray(actions)
+    shape = (n, *(space.shape or ()))
+    if actions.shape != shape:
+        raise ValueError(f"policy: its actions have shape {actions.shape}, those of {space} have shape {shape}.")
+    if isinstance(space, gym.spaces.MultiBinary) and np.isin(actions, (0, 1)).all():
+        actions = actions.astype(space.dtype)  # SB3 gives them as floats
+    if not np.can_cast(actions.dtype, cast(Any, space.dtype), casting="same_kind"):
+        raise ValueError(f"policy: its actions are {actions.dtype}, those of {space} are {space.dtype}.")
+    if not np.isfinite(actions).all():
+        row = int(np.argmin(np.isfinite(actions).reshape(n, -1).all(axis=1)))
+        raise ValueError(f"policy: a NaN or infinite action, {actions[row]}. Its weights or its normaliser are broken.")
+    if isinstance(space, gym.spaces.Box):
+        actions = np.clip(actions, space.low, space.high)
+    return actions.astype(space.dtype)
