@@ -326,7 +326,8 @@ def _most(samples: list[Memory]) -> Memory:
 def _ready() -> Reference:
     """The reference, in a process that has imported what training imports."""
     reference = load_reference(REFERENCE)
-    few = PreferenceBuffer(*(Trajectories.from_hdf5(DEMO / f"{name}.hdf5") for name in ("preferred", "dispreferred")))
+    good, bad = (Trajectories.from_hdf5(DEMO / f"{name}.hdf5") for name in ("preferred", "dispreferred"))
+    few = PreferenceBuffer(good, bad)
     PREFINE(reference, few, device="cpu").learn(2)
     return reference
 

@@ -147,7 +147,12 @@ class Population(Sequence[PREFINE]):
             of_same_data = (other for other in self._models[:i] if other.preferences is model.preferences)
             twin = next((other for other in of_same_data if scores_alike(other.reference, model.reference)), model)
             tables = twin._current_tables()
-            assert isinstance(tables, Tables)
+            if not isinstance(tables, Tables):
+                raise ValueError(
+                    f"models[{i}].preferences: they lie on disk and hold more transitions than buffer_size="
+                    f"{model.buffer_size:,}, and one stream cannot serve many runs. Make buffer_size larger, read the "
+                    "data without mmap=True, or train it by itself: model.learn(…)."
+                )
             found.append(tables)
         distinct = list({id(tables): tables for tables in found}.values())
         columns, parts = self._joined

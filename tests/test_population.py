@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.utils import LinearSchedule
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_prefine import PREFINE, PreferenceBuffer, load_reference
+from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.population import Population
 from tests.test_stacked import assert_same_rows
 from tests.worlds import BAD, GOOD, STATES, Recorder, assert_same_weights, model_of, preferences, trajectories, weights
@@ -271,6 +271,23 @@ def test_a_model_without_preferences_is_refused_before_any_step():
     with pytest.raises(ValueError, match=r"models\[1\]\.preferences: there are none to learn from"):
         population.learn(3)
     assert population[0].num_timesteps == 0
+
+
+def test_data_that_are_streamed_from_disk_are_refused(tmp_path):
+    sets = []
+    for name, episodes in (("preferred", DATA.preferred), ("dispreferred", DATA.dispreferred)):
+        episodes.to_hdf5(tmp_path / f"{name}.hdf5")
+        sets.append(Trajectories.from_hdf5(tmp_path / f"{name}.hdf5", mmap=True))
+    on_disk = PreferenceBuffer(*sets)
+    runs = [model(), model(1, preferences=on_disk, buffer_size=4)]
+    before = [weights(run.policy) for run in runs]
+    with pytest.raises(ValueError, match=r"models\[1\]\.preferences: they lie on disk .* buffer_size=4"):
+        Population(runs).learn(1)
+    for run, kept in zip(runs, before, strict=True):
+        assert_same_weights(weights(run.policy), kept)
+    # With room for all of them they are held like any others.
+    runs = [model(), model(1, preferences=on_disk)]
+    assert Population(runs).learn(1)[1].num_timesteps == 1
 
 
 def test_every_run_has_its_own_tensorboard_log_and_goes_on_with_it(tmp_path):
