@@ -92,7 +92,7 @@ class Trajectories:
     def concatenate(cls, sets: Iterable["Trajectories"]) -> "Trajectories":
         """
         The episodes of several sets in one, in the order given. The rows are copied once, so this is also the way
-        to build a set from many single episodes.
+        to build a set from many single episodes. Of a single set nothing is copied.
 
         :param sets: at least one, all of the same observation and action shapes and dtypes
         :raises TypeError: if one of them is something else than ``Trajectories``
@@ -105,6 +105,8 @@ class Trajectories:
             if not isinstance(other, Trajectories):
                 raise TypeError(f"sets: number {position} is a {type(other).__name__}, not Trajectories.")
             check_same_layout("set 0", sets[0], f"set {position}", other)
+        if len(sets) == 1:
+            return sets[0]
         columns = [s._columns() for s in sets]
         return _of_checked({name: join([c[name] for c in columns]) for name in columns[0]})
 

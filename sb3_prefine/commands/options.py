@@ -114,6 +114,7 @@ class Hyperparameters:
         actions scaled to [-1, 1]
     :param temperature: take the Q-values of DQN or QR-DQN for the policy softmax(Q / temperature)
     :param max_grad_norm: clip the gradient's norm at this value; not given, it is not clipped
+    :param buffer_size: with --mmap, the transitions that are in memory at a time
     """
 
     learning_rate: float = 3e-4
@@ -129,13 +130,19 @@ class Hyperparameters:
     fixed_std: float | None = None
     temperature: float | None = None
     max_grad_norm: float | None = None
+    buffer_size: int = 1_000_000
 
 
-def read_trajectories(paths: Sequence[Path]) -> "Trajectories":
-    """The episodes of several HDF5 files in one set, in the order given."""
+def read_trajectories(paths: Sequence[Path], mmap: bool = False) -> "Trajectories":
+    """
+    The episodes of several HDF5 files in one set, in the order given.
+
+    :param paths: of the files
+    :param mmap: as in ``Trajectories.from_hdf5``
+    """
     from sb3_prefine.trajectories import Trajectories
 
-    return Trajectories.concatenate([Trajectories.from_hdf5(path) for path in paths])
+    return Trajectories.concatenate([Trajectories.from_hdf5(path, mmap=mmap) for path in paths])
 
 
 def check_outputs(*paths: Path | None, overwrite: bool) -> None:

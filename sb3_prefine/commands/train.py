@@ -28,6 +28,8 @@ class Data:
     :param data: HDF5 files of episodes to choose both sets from, by their cost and return
     :param cost_limit: episodes of --data that cost less are safe, the others unsafe
     :param data_seed: seed of the choice from --data
+    :param mmap: leave the data on disk, for more than the memory holds; a compressed file is uncompressed once, into a
+        copy beside it
     """
 
     preferred: _Files = ()
@@ -35,6 +37,7 @@ class Data:
     data: _Files = ()
     cost_limit: float | None = None
     data_seed: int = 0
+    mmap: bool = False
 
     def read(self, selection: Selection) -> "PreferenceBuffer":
         """
@@ -48,10 +51,12 @@ class Data:
         if self.data and not (self.preferred or self.dispreferred):
             if self.cost_limit is None:
                 raise ValueError("--data needs --cost-limit: what costs less is safe.")
-            return selection.choose(read_trajectories(self.data), self.cost_limit, self.data_seed)
+            return selection.choose(read_trajectories(self.data, self.mmap), self.cost_limit, self.data_seed)
         if self.data or not (self.preferred and self.dispreferred):
             raise ValueError("Name the data: --preferred and --dispreferred, or --data and --cost-limit.")
-        return PreferenceBuffer(read_trajectories(self.preferred), read_trajectories(self.dispreferred))
+        return PreferenceBuffer(
+            read_trajectories(self.preferred, self.mmap), read_trajectories(self.dispreferred, self.mmap)
+        )
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,21 @@ def test_several_files_make_one_set(call, policy, two_sets, tmp_path):
     assert_same_weights(weights_in(tmp_path / "safe.zip"), expected.policy.state_dict())
 
 
+def test_data_that_stay_on_disk_are_streamed_through_the_buffer(call, policy, two_sets, tmp_path):
+    outcome = call(
+        *("train", policy, *sets_of(two_sets), "--mmap", "--buffer-size", 200),
+        *("--seed", 1, "--steps", 5, "--out", tmp_path / "safe.zip", *FAST_TRAINING),
+    )
+    assert outcome.code == 0, outcome
+    preferences = PreferenceBuffer(*(Trajectories.from_hdf5(path, mmap=True) for path in two_sets))
+    options = {"learning_rate": 3e-3, "batch_size": 64, "seed": 1, "device": "cpu"}
+    expected = PREFINE(policy, preferences, buffer_size=200, **options).learn(5)
+    assert_same_weights(weights_in(tmp_path / "safe.zip"), expected.policy.state_dict())
+    all_in_memory = PREFINE(policy, preferences, **options).learn(5)
+    with pytest.raises(AssertionError):
+        assert_same_weights(weights_in(tmp_path / "safe.zip"), all_in_memory.policy.state_dict())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -117,6 +132,7 @@ def test_every_hyperparameter_reaches_the_model(call, policy, two_sets, tmp_path
         "counterfactuals": "reference",
         "log_std_min": -4.0,
         "max_grad_norm": 0.5,
+        "buffer_size": 500,
     }
     defaults = asdict(Hyperparameters())
     assert set(wanted) == set(defaults) - {"fixed_std", "temperature"}
