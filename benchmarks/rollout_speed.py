@@ -4,7 +4,9 @@ How fast policies are measured: ``evaluate_policy`` and ``collect`` against the 
     python benchmarks/rollout_speed.py --algorithm SAC --n-envs 32
 
 The environment itself is a plain loop of ``env.step`` with random actions, in one process on each core. What is
-compared is measured in turns, so that a busy machine is as busy for all of it.
+compared is measured in turns, so that a busy machine is as busy for all of it. Processes that wait for each other
+suffer more from others than a plain loop does: where the cores are taken, the processor time in one process says more
+than the clock.
 """
 
 import json
@@ -40,16 +42,12 @@ class Throughput:
     :param share: of the environment's own, by the same clock
     :param cpu_us: processor time of a step in one process, in microseconds
     :param share_in_one_process: of it that is the environment's own
-    :param main_cpu_us: processor time for each step of the process in which the policy acts, while all of them step
-    :param share_if_idle: what ``share`` could be at most on a machine with nothing else to do, by ``main_cpu_us``
     """
 
     steps_per_second: float
     share: float
     cpu_us: float
     share_in_one_process: float
-    main_cpu_us: float
-    share_if_idle: float
 
 
 @dataclass(frozen=True)
@@ -123,10 +121,7 @@ def measure(
     def throughput(roll_out: Callable[[int], int]) -> Throughput:
         speed = _median(all_[roll_out], lambda run: run.steps / run.seconds)
         cpu = _median(one[roll_out], lambda run: run.cpu_seconds / run.steps)
-        main_cpu = _median(all_[roll_out], lambda run: run.cpu_seconds / run.steps)
-        return Throughput(
-            round(speed), speed / raw_speed, cpu * 1e6, raw_cpu / cpu, main_cpu * 1e6, raw_cpu / (n_workers * main_cpu)
-        )
+        return Throughput(round(speed), speed / raw_speed, cpu * 1e6, raw_cpu / cpu)
 
     return RolloutSpeed(
         env, algorithm, n_envs, n_workers, round(raw_speed), raw_cpu * 1e6, throughput(evaluate), throughput(record)
