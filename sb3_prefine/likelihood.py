@@ -192,7 +192,8 @@ def _gsde_log_std(dist: StateDependentNoiseDistribution, log_std: Tensor, latent
 def _gaussian_log_prob(params: Tensor, actions: Tensor) -> Tensor:
     mean, log_std = params.chunk(2, dim=-1)
     z = (actions - mean) * torch.exp(-log_std)
-    return -0.5 * (z * z).sum(dim=-1) - (log_std + 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
+    log_volume = log_std.sum(dim=-1) + 0.5 * math.log(2.0 * math.pi) * log_std.shape[-1]
+    return torch.sub(-log_volume, z.square().sum(dim=-1), alpha=0.5)
 
 
 def _gaussian_sample(params: Tensor, generator: torch.Generator | None) -> Tensor:

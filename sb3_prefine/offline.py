@@ -1,7 +1,6 @@
 """What SB3's base class asks of an algorithm that trains from data, without an environment."""
 
 import io
-import math
 import sys
 import time
 import zipfile
@@ -158,20 +157,24 @@ class OfflineAlgorithm(BaseAlgorithm):
         self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
         update_learning_rate(self.optimizer, self.lr_schedule(self._current_progress_remaining))
 
-    def _descend(self, loss: torch.Tensor, metrics: dict[str, torch.Tensor]) -> None:
+    def _descend(self, loss: torch.Tensor) -> torch.Tensor:
         """
         One step of the optimizer; none ever after a loss or gradient that is not finite.
 
         :param loss: a scalar
-        :param metrics: scalars to log, under the same names every time
+        :return: the norm of the gradient, before it is clipped
         """
         self.optimizer.zero_grad()
         loss.backward()
-        max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], max_norm)
+        parameters = self.optimizer.param_groups[0]["params"]
+        # torch.nn.utils.get_total_norm, three times as fast.
+        norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+        grad_norm = torch.linalg.vector_norm(torch.stack(norms))
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
         self.optimizer.found_inf = self._guard.check(loss.detach() + grad_norm)  # type: ignore[attr-defined]
         self.optimizer.step()
-        self._metrics.add({**metrics, "train/grad_norm": grad_norm})
+        return grad_norm
 
     def predict(
         self,

@@ -113,7 +113,7 @@ class Population(Sequence[PREFINE]):
 
     def _train(self, runs: Sequence["_Run"], columns: Columns, n_updates: int, bar: tqdm) -> None:
         first = runs[0].model
-        is_preferred = preferred_first(first.batch_size, first.device)
+        sets = preferred_first(first.batch_size, first.device)
         stack = Stack(self._models, FiniteGuard(first.device, (len(runs),)), self._batched)
         try:
             for update in range(n_updates):
@@ -121,7 +121,7 @@ class Population(Sequence[PREFINE]):
                     rows = torch.stack([run.draw() for run in runs], dim=1)
                 for run in runs:
                     run.model._set_learning_rate(run.total_timesteps)
-                stack.train(columns.at(rows[update % BLOCK], is_preferred))
+                stack.train(columns.at(rows[update % BLOCK], sets))
                 bar.update()
                 going_on = _after_update(runs, stack)
                 if len(going_on) < len(runs):

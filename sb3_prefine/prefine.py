@@ -11,7 +11,7 @@ from sb3_prefine.checks import Counterfactuals, check_hyperparameters
 from sb3_prefine.custom import HasLikelihood, check_shapes
 from sb3_prefine.inputs import zeros_of
 from sb3_prefine.likelihood import example_inputs, likelihood_of, trainable_parameters
-from sb3_prefine.objective import LossType, prefine_loss
+from sb3_prefine.objective import LossType, Objective, Sets
 from sb3_prefine.offline import OfflineAlgorithm
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.reference import Reference, Source, load_reference
@@ -169,23 +169,20 @@ class PREFINE(OfflineAlgorithm):
             logp_ref = self._likelihood_ref.log_prob(batch.params_ref, actions)
         logp = self._likelihood.log_prob(params, actions)
 
-        loss, metrics = prefine_loss(
-            logp[0],
-            logp_ref[0],
-            logp[1:],
-            logp_ref[1:],
-            batch.is_preferred,
-            beta=self.beta,
-            sft_coef=self.sft_coef,
-            loss_type=self.loss_type,
-            label_smoothing=self.label_smoothing,
-            log_ratio_bound=self.log_ratio_bound,
-            weights=batch.weights,
-            labels=batch.labels,
+        objective = Objective(
+            self.beta,
+            self.sft_coef,
+            self.loss_type,
+            self.label_smoothing,
+            self.log_ratio_bound,
             # A row's log-prob is a sum over the components of its action.
-            lengths=batch.actions.shape[-1],
+            lengths=actions.shape[-1],
         )
-        self._descend(loss, metrics)
+        sets = batch.sets
+        grad_norm = self._descend(objective.terms(logp, logp_ref, sets, batch.labels).loss)
+        self._metrics.add_later(
+            _metrics, objective, (logp.detach(), logp_ref, sets.is_preferred, sets.weights, batch.labels, grad_norm)
+        )
 
     @torch.no_grad()
     def _with_counterfactuals(self, actions: Tensor, params: Tensor, params_ref: Tensor) -> Tensor:
@@ -235,3 +232,16 @@ class PREFINE(OfflineAlgorithm):
             "_policy_ref",
             "_tables",
         ]
+
+
+def _metrics(
+    objective: Objective,
+    logp: Tensor,
+    logp_ref: Tensor,
+    is_preferred: Tensor,
+    weights: Tensor | None,
+    labels: Tensor | None,
+    grad_norm: Tensor,
+) -> dict[str, Tensor]:
+    sets = Sets(is_preferred, weights, logp.dtype)
+    return {**objective.metrics(objective.terms(logp, logp_ref, sets, labels), sets), "train/grad_norm": grad_norm}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sb3_prefine.inputs import Observations, Sequences, map_arrays, run_lstm
 from sb3_prefine.likelihood_types import Likelihood
+from sb3_prefine.objective import Sets
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.reference import Reference
 from sb3_prefine.tables import BLOCK, Batch, normalized_observations, on_device
@@ -67,8 +68,7 @@ class SequenceTables:
                     inputs=sequences_at(self.observations, (hidden, cell), chosen),
                     actions=self.actions[chosen].flatten(0, 1),
                     params_ref=self.params_ref[chosen].flatten(0, 1),
-                    is_preferred=is_preferred,
-                    weights=self.weights[chosen].flatten(),
+                    sets=Sets(is_preferred, self.weights[chosen].flatten()),
                     labels=None if self.labels is None else self.labels[chosen].flatten(),
                 )
 

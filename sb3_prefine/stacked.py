@@ -57,7 +57,7 @@ class Stack:
         """
         One update of every run, each as :meth:`PREFINE.train` makes it.
 
-        :param batch: (R, B, …) of everything but ``is_preferred``, which is (B,)
+        :param batch: (R, B, …) of everything but ``sets.is_preferred``, which is (B,)
         """
         for gradient in self._gradients:
             gradient.zero_()
@@ -97,7 +97,7 @@ class Stack:
         first = self.models[0]
         coefficients = ["beta", "sft_coef", *([] if first.log_ratio_bound is None else ["log_ratio_bound"])]
         by_run = {name: self._column(name, [getattr(model, name) for model in self.models]) for name in coefficients}
-        for name, rows in (("weights", batch.weights), ("labels", batch.labels)):
+        for name, rows in (("weights", batch.sets.weights), ("labels", batch.labels)):
             if rows is not None:
                 by_run[name] = rows
 
@@ -107,7 +107,7 @@ class Stack:
                 logp_ref[0],
                 logp[1:],
                 logp_ref[1:],
-                batch.is_preferred,
+                batch.sets.is_preferred,
                 loss_type=first.loss_type,
                 label_smoothing=first.label_smoothing,
                 lengths=batch.actions.shape[-1],

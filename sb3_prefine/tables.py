@@ -13,6 +13,7 @@ from sb3_prefine.columns import flatten, unflatten
 from sb3_prefine.inputs import Inputs, Masked, Observations, map_arrays
 from sb3_prefine.likelihood_types import Likelihood
 from sb3_prefine.mapped import announce, copy_rows
+from sb3_prefine.objective import Sets
 from sb3_prefine.preferences import PreferenceBuffer
 from sb3_prefine.reference import Reference
 from sb3_prefine.trajectories import Trajectories
@@ -30,16 +31,14 @@ class Batch:
     :param inputs: what the likelihood needs, of B states
     :param actions: encoded, as the likelihood scores them, (B, A)
     :param params_ref: parameters of the reference's distribution, (B, P)
-    :param is_preferred: (B,), bool: which come from D_p
-    :param weights: (B,), how much each counts; None is 1 for all
+    :param sets: which come from D_p, and how much each counts
     :param labels: (B,), the probability that each is of the set it is in; None is 1 for all
     """
 
     inputs: Inputs
     actions: Tensor
     params_ref: Tensor
-    is_preferred: Tensor
-    weights: Tensor | None
+    sets: Sets
     labels: Tensor | None
 
 
@@ -69,19 +68,18 @@ class Columns:
     weights: Tensor | None
     labels: Tensor | None
 
-    def at(self, rows: Tensor, is_preferred: Tensor) -> Batch:
+    def at(self, rows: Tensor, sets: Sets) -> Batch:
         """
         Some rows as a batch.
 
         :param rows: (…, B); every tensor of the batch gets its leading dimensions
-        :param is_preferred: (B,), which come from D_p
+        :param sets: which come from D_p; how much each counts is looked up
         """
         return Batch(
             inputs=inputs_at(self.observations, self.action_masks, rows),
             actions=_at(self.actions, rows),
             params_ref=_at(self.params_ref, rows),
-            is_preferred=is_preferred,
-            weights=None if self.weights is None else _at(self.weights, rows),
+            sets=sets if self.weights is None else Sets(sets.is_preferred, _at(self.weights, rows)),
             labels=None if self.labels is None else _at(self.labels, rows),
         )
 
@@ -102,10 +100,10 @@ class Tables(Columns):
 
         :param batch_size: rows of each set; those of the preferred set come first
         """
-        is_preferred = preferred_first(batch_size, self.actions.device)
+        sets = preferred_first(batch_size, self.actions.device)
         while True:
             for rows in self.draw(batch_size, generator):
-                yield self.at(rows, is_preferred)
+                yield self.at(rows, sets)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """
@@ -119,9 +117,9 @@ class Tables(Columns):
         return torch.cat((preferred, dispreferred), dim=1)
 
 
-def preferred_first(batch_size: int, device: torch.device) -> Tensor:
-    """Which rows of a batch of both sets come from D_p, (2 · batch_size,)."""
-    return torch.arange(2 * batch_size, device=device) < batch_size
+def preferred_first(batch_size: int, device: torch.device) -> Sets:
+    """A batch of as many rows of both sets, those of D_p first, which all count the same."""
+    return Sets(torch.arange(2 * batch_size, device=device) < batch_size)
 
 
 def build_tables(
@@ -332,4 +330,6 @@ def on_device(values: np.ndarray | None, device: torch.device) -> Tensor | None:
 
 def _at(column: Tensor, rows: Tensor) -> Tensor:
     # ``column[rows]``, a third of its time on the CPU.
+    if rows.dim() == 1:
+        return column.index_select(0, rows)
     return column.index_select(0, rows.flatten()).unflatten(0, rows.shape)

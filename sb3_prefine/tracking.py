@@ -1,9 +1,13 @@
 """What training keeps on the device until somebody asks: running means of its metrics, and whether all was finite."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+# Numbers that wait until the metrics of many updates are computed together: 2 MB.
+_MOST_WAITING = 500_000
 
 
 class MetricMeans:
@@ -13,6 +17,9 @@ class MetricMeans:
         self._names: list[str] = []
         self._sums: Tensor | float = 0.0
         self._count = 0
+        self._compute: tuple[Callable[..., dict[str, Tensor]], object] | None = None
+        self._waiting: list[Sequence[Tensor | None]] = []
+        self._room = 0
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """:param metrics: scalars, or (R,) those of R runs, under the same names every time"""
@@ -20,8 +27,26 @@ class MetricMeans:
         self._sums = self._sums + torch.stack(list(metrics.values()))
         self._count += 1
 
+    def add_later(
+        self, compute: Callable[..., dict[str, Tensor]], settings: object, tensors: Sequence[Tensor | None]
+    ) -> None:
+        """
+        ``add(compute(settings, *tensors))``, put off: what is many small operations for each update is as many larger
+        ones for a hundred of them.
+
+        :param compute: of tensors to scalars; ``torch.vmap`` can batch it
+        :param settings: its first argument, compared by value
+        :param tensors: of the same shapes every time, without gradient
+        """
+        if self._compute != (compute, settings) or len(self._waiting) >= self._room:
+            self._add_waiting()
+            self._compute = (compute, settings)
+            self._room = _MOST_WAITING // sum(tensor.numel() for tensor in tensors if tensor is not None)
+        self._waiting.append(tensors)
+
     def take(self) -> dict[str, float]:
         """The means, which then start anew; empty if nothing was added."""
+        self._add_waiting()
         means = [] if isinstance(self._sums, float) else (self._sums / self._count).tolist()
         names = self._names
         self.__init__()  # type: ignore[misc]
@@ -33,11 +58,35 @@ class MetricMeans:
 
         :param runs: (R,), to take the means from
         """
+        for run in runs:
+            run._add_waiting()
         if isinstance(self._sums, Tensor):
             # One wait for the device, not one a run.
             for run, sums in zip(runs, self._sums.T.cpu(), strict=True):
                 run._names, run._sums, run._count = self._names, run._sums + sums, run._count + self._count
         self.__init__()  # type: ignore[misc]
+
+    @torch.no_grad()
+    def _add_waiting(self) -> None:
+        if self._compute is None or not self._waiting:
+            return
+        compute, settings = self._compute
+        columns: list[Any] = []
+        dims: list[int | None] = []
+        for column in zip(*self._waiting, strict=True):
+            is_shared = all(tensor is column[0] for tensor in column)
+            columns.append(column[0] if is_shared else torch.stack(column))
+            dims.append(None if is_shared else 0)
+        count = len(self._waiting)
+        self._waiting = []
+        if all(dim is None for dim in dims):
+            metrics = compute(settings, *columns)
+        else:
+            metrics = torch.vmap(compute, (None, *dims))(settings, *columns)
+        self._names = list(metrics)
+        means = torch.stack([values.mean() for values in metrics.values()])
+        self._sums = self._sums + count * means
+        self._count += count
 
 
 class FiniteGuard:
@@ -49,8 +98,10 @@ class FiniteGuard:
     """
 
     def __init__(self, device: torch.device, shape: tuple[int, ...] = ()) -> None:
-        self._stopped = torch.zeros(shape, dtype=torch.bool, device=device)
-        self._good_updates = torch.zeros(shape, dtype=torch.int64, device=device)
+        # 0, and NaN ever after a value that was not finite.
+        self._sum = torch.zeros(shape, device=device)
+        self._bad_updates = torch.zeros(shape, device=device)
+        self._updates = 0
 
     def check(self, value: Tensor) -> Tensor:
         """
@@ -58,9 +109,11 @@ class FiniteGuard:
         :return: 0.0 while every value was finite, 1.0 ever after: what torch's fused optimizers take as ``found_inf``,
             at which they leave weights and moments alone
         """
-        self._stopped |= ~torch.isfinite(value)
-        self._good_updates += ~self._stopped
-        return self._stopped.float()
+        self._sum += value - value
+        stopped = (self._sum != 0).to(self._sum.dtype)
+        self._bad_updates += stopped
+        self._updates += 1
+        return stopped
 
     def errors(self) -> list[FloatingPointError | None]:
         """
@@ -68,8 +121,9 @@ class FiniteGuard:
 
         :return: for each run, the error if a value was not finite
         """
-        stopped, good_updates = torch.stack((self._stopped, self._good_updates)).reshape(2, -1).tolist()
-        return [_not_finite(good + 1) if bad else None for bad, good in zip(stopped, good_updates, strict=True)]
+        return [
+            _not_finite(self._updates - int(bad) + 1) if bad else None for bad in self._bad_updates.view(-1).tolist()
+        ]
 
     def raise_if_stopped(self) -> None:
         """
@@ -83,7 +137,7 @@ class FiniteGuard:
 
     def keep(self, runs: Sequence[int]) -> None:
         """Watch these of the R runs from now on."""
-        self._stopped, self._good_updates = self._stopped[list(runs)], self._good_updates[list(runs)]
+        self._sum, self._bad_updates = self._sum[list(runs)], self._bad_updates[list(runs)]
 
 
 def _not_finite(update: int) -> FloatingPointError:

@@ -69,7 +69,7 @@ def result_of(name: str) -> Result:
         logp = model._likelihood.log_prob(params, batch.actions)
         logp_ref = model._likelihood_ref.log_prob(batch.params_ref, batch.actions)
         expected = _log_prob_of_sb3(model, batch.inputs, batch.actions, family)
-    real = torch.ones_like(logp, dtype=torch.bool) if batch.weights is None else batch.weights > 0
+    real = torch.ones_like(logp, dtype=torch.bool) if batch.sets.weights is None else batch.sets.weights > 0
     log_ratio = float((logp - logp_ref)[real].abs().max())
     log_prob = None if expected is None else float((logp - expected)[real].abs().max())
 
@@ -183,7 +183,7 @@ def _sft_loss(model: PREFINE) -> float:
     with torch.no_grad():
         params = model._likelihood.params(model.policy, batch.inputs)
         logp = model._likelihood.log_prob(params, batch.actions)
-    weights = batch.is_preferred * (1.0 if batch.weights is None else batch.weights)
+    weights = batch.sets.is_preferred * (1.0 if batch.sets.weights is None else batch.sets.weights)
     return -float((logp * weights).sum() / weights.sum())
 
 

@@ -114,7 +114,7 @@ def test_no_gradient_flows_through_the_sample(algorithm):
         (dist.log_prob(actions) - reference.log_prob(actions).detach()).sum(dim=1)
         for actions in (batch.actions, counterfactual)
     ]
-    delta = torch.where(batch.is_preferred, 1.0, -1.0) * (ratios[0] - ratios[1])
+    delta = torch.where(batch.sets.is_preferred, 1.0, -1.0) * (ratios[0] - ratios[1])
     expected = torch.autograd.grad(-logsigmoid(beta * delta).sum() / n, trained)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

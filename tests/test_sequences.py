@@ -216,13 +216,16 @@ def test_a_batch_holds_whole_sequences_of_both_sets(batch_size, n_drawn):
     for batch in (next(batches) for _ in range(60)):
         assert isinstance(batch.inputs, Sequences)
         n = n_drawn * SEQUENCE_LENGTH
-        assert batch.is_preferred.tolist() == [True] * n + [False] * n
+        assert batch.sets.is_preferred.tolist() == [True] * n + [False] * n
         seen = batch.inputs.observations.unflatten(0, (2 * n_drawn, SEQUENCE_LENGTH))
         chosen = (seen[:, None] == tables.observations[None]).flatten(2).all(-1).int().argmax(1)
         torch.testing.assert_close(seen, tables.observations[chosen], rtol=0, atol=0)
-        for name in ("actions", "params_ref", "weights"):
-            expected = getattr(tables, name)[chosen].flatten(0, 1)
-            torch.testing.assert_close(getattr(batch, name), expected, rtol=0, atol=0)
+        for name, rows in (
+            ("actions", batch.actions),
+            ("params_ref", batch.params_ref),
+            ("weights", batch.sets.weights),
+        ):
+            torch.testing.assert_close(rows, getattr(tables, name)[chosen].flatten(0, 1), rtol=0, atol=0)
         found[0].update(chosen[:n_drawn].tolist())
         found[1].update(chosen[n_drawn:].tolist())
     assert found == (set(range(7)), set(range(7, 10)))
@@ -253,7 +256,7 @@ def test_what_fills_up_does_not_count():
     def learnt(replace: bool) -> dict[str, torch.Tensor]:
         model = PREFINE(recurrent(), buffer(), batch_size=128, learning_rate=1e-2, seed=0, device="cpu").learn(0)
         batch: Any = next(model._current_tables().batches(128, torch.Generator().manual_seed(0)))
-        unreal = batch.weights == 0
+        unreal = batch.sets.weights == 0
         assert 0 < unreal.sum() < len(unreal)
         if replace:
             batch.inputs.observations[unreal] = 9.0

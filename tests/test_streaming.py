@@ -198,10 +198,10 @@ def test_every_row_has_its_own_action_mask_weight_label_and_reference(tmp_path, 
         found = (flat(batch.inputs)[:, None] == known[None]).all(-1)
         assert found.any(1).all()
         rows = found.int().argmax(1)
-        assert ((rows < whole.n_preferred) == batch.is_preferred).all()
+        assert ((rows < whole.n_preferred) == batch.sets.is_preferred).all()
         torch.testing.assert_close(batch.actions, whole.actions[rows])
         torch.testing.assert_close(batch.params_ref, whole.params_ref[rows])
-        torch.testing.assert_close(batch.weights, whole.weights[rows])  # type: ignore[index]
+        torch.testing.assert_close(batch.sets.weights, whole.weights[rows])  # type: ignore[index]
         torch.testing.assert_close(batch.labels, whole.labels[rows])  # type: ignore[index]
 
 

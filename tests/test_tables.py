@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_prefine import PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.likelihood import likelihood_of
-from sb3_prefine.tables import build_tables, join
+from sb3_prefine.tables import build_tables, join, preferred_first
 from tests.worlds import BAD, GOOD, Anything, model_of, preferences, trajectories
 
 CPU = torch.device("cpu")
@@ -49,8 +49,8 @@ def test_batches_hold_rows_of_both_sets_and_reach_all_of_them():
     batches = tables.batches(8, torch.Generator().manual_seed(0))
     found: tuple[set, set] = (set(), set())
     for batch in (next(batches) for _ in range(250)):
-        assert batch.is_preferred.tolist() == [True] * 8 + [False] * 8
-        assert batch.weights is None
+        assert batch.sets.is_preferred.tolist() == [True] * 8 + [False] * 8
+        assert batch.sets.weights is None
         assert batch.labels is None
         # Every row is one of the data's, with its own action and its own row of the reference's table.
         rows = (batch.inputs[:, None] == tables.observations[None]).all(-1).int().argmax(1)
@@ -75,7 +75,7 @@ def test_weights_and_labels_of_an_episode_reach_its_transitions():
     np.testing.assert_allclose(tables.labels.numpy(), [1.0] * 20 + [0.5] * 10 + [1.0] * 10 + [0.9] * 10)
     batch = next(tables.batches(8, torch.Generator().manual_seed(0)))
     rows = (batch.inputs[:, None] == tables.observations[None]).all(-1).int().argmax(1)
-    torch.testing.assert_close(batch.weights, tables.weights[rows])
+    torch.testing.assert_close(batch.sets.weights, tables.weights[rows])
     torch.testing.assert_close(batch.labels, tables.labels[rows])
 
 
@@ -95,7 +95,9 @@ def test_joined_tables_are_one_after_the_other_and_parts_of_one_memory():
         # What each draws is found in the whole.
         draws = [each.draw(8, torch.Generator().manual_seed(0)) for each in (table, part)]
         assert torch.equal(*draws)
-        found, expected = (each.at(draws[0] + offset, None) for each, offset in ((whole, start), (table, 0)))
+        found, expected = (
+            each.at(draws[0] + offset, preferred_first(8, CPU)) for each, offset in ((whole, start), (table, 0))
+        )
         assert found.inputs.shape == (100, 16, 5)
         torch.testing.assert_close(found.inputs, expected.inputs, rtol=0, atol=0)
         torch.testing.assert_close(found.params_ref, expected.params_ref, rtol=0, atol=0)

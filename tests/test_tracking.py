@@ -19,6 +19,35 @@ def test_means_are_over_what_was_added_since_the_last_time():
     assert metrics.take() == {"loss": 5.0}
 
 
+def scaled(factor: float, values: torch.Tensor, weights: torch.Tensor | None, one: torch.Tensor) -> dict:
+    values = values if weights is None else values * weights
+    return {"total": factor * values.sum(), "one": one}
+
+
+@pytest.mark.parametrize("n", [1, 99, 100, 101, 250])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_metrics_that_are_put_off_are_those_of_every_update(n, weighted):
+    generator = torch.Generator().manual_seed(0)
+    later, at_once = MetricMeans(), MetricMeans()
+    shared = torch.rand(5, generator=generator)
+    for i in range(n):
+        # The factor changes on the way, as a callback may change a hyperparameter.
+        factor, values = 1.0 + (i > 120), torch.rand(5, generator=generator)
+        tensors = (values, shared if weighted else None, torch.ones(()))
+        later.add_later(scaled, factor, tensors)
+        at_once.add(scaled(factor, *tensors))
+    assert later.take() == pytest.approx(at_once.take(), rel=1e-5)
+    assert later.take() == {}
+
+
+def test_what_was_put_off_and_what_is_handed_out_is_one_mean():
+    together, own = MetricMeans(), MetricMeans()
+    own.add_later(scaled, 2.0, (torch.tensor([1.0, 2.0]), None, torch.ones(())))
+    together.add({"total": torch.tensor([4.0]), "one": torch.ones(1)})
+    together.hand_out([own])
+    assert own.take() == {"total": 5.0, "one": 1.0}
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_guard_stops_at_the_first_value_that_is_not_finite_and_stays_so(bad):
     guard = FiniteGuard(torch.device("cpu"))

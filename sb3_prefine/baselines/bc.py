@@ -124,7 +124,9 @@ class BC(OfflineAlgorithm):
             params = self._likelihood.params(self.policy, batch.observations)
             loss = -self._likelihood.log_prob(params, batch.actions).mean()
             terms, log_prob = {}, -loss.detach()
-        self._descend(loss, {"train/loss": loss.detach(), "train/log_prob": log_prob, **terms})
+        grad_norm = self._descend(loss)
+        metrics = {"train/loss": loss.detach(), "train/log_prob": log_prob, **terms, "train/grad_norm": grad_norm}
+        self._metrics.add(metrics)
 
     def _batches(self) -> Iterator["Demonstrations"]:
         if self.trajectories is None:

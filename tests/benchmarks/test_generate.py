@@ -235,9 +235,9 @@ def test_trained_agents_act_with_several_amounts_of_noise(weights, monkeypatch):
 
 def test_the_committed_agents_fit_their_tasks_and_are_small():
     paths = sorted(WEIGHTS.glob("*"))
+    assert {path.stem for path in paths} == set(RECIPES)
     for path in paths:
         task = dsrl.find_task(path.stem)
-        assert path.stem in RECIPES
         behaviors = Behaviors.load(path)
         actions, _ = behaviors[-1].predict(np.zeros((3, task.observation_size or 0)))
         assert actions.shape == (3, task.action_size)

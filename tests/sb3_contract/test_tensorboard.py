@@ -11,7 +11,8 @@ from tests.worlds import preferences
 
 
 def steps_of(run: Path) -> list[int]:
-    return [event.step for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
+    # Of two files of the same second, either may come first.
+    return sorted(event.step for event in EventAccumulator(str(run)).Reload().Scalars("train/loss"))
 
 
 def runs_in(folder: Path) -> list[str]:
