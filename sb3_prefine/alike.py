@@ -26,7 +26,7 @@ SAME = (
     "temperature",
 )
 # What a population does in its own way; a subclass with another one would be trained as if it had not.
-_REPLACED = ("learn", "train", "_batches", "_descend", "_with_counterfactuals")
+_REPLACED = ("learn", "train", "_batches", "_descend", "_log_probs", "_objective", "_with_counterfactuals")
 _ONE_BY_ONE = "Train it by itself: model.learn(…)."
 
 

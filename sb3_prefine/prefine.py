@@ -162,30 +162,57 @@ class PREFINE(OfflineAlgorithm):
 
         :param batch: transitions of both sets
         """
-        # One forward pass a state: the data's action and the counterfactuals are scored under it.
-        params = self._likelihood.params(self.policy, batch.inputs)
-        actions = self._with_counterfactuals(batch.actions, params, batch.params_ref)
-        with torch.no_grad():
-            logp_ref = self._likelihood_ref.log_prob(batch.params_ref, actions)
-        logp = self._likelihood.log_prob(params, actions)
+        sets, labels = batch.sets, batch.labels
+        logp, logp_ref = self._log_probs(batch, self._generator)
+        # A row's log-prob is a sum over the components of its action.
+        objective = self._objective(lengths=batch.actions.shape[-1])
+        grad_norm = self._descend(objective.terms(logp, logp_ref, sets, labels).loss)
+        tensors = (logp.detach(), logp_ref, sets.is_preferred, sets.weights, labels, grad_norm)
+        self._metrics.add_later(_metrics, objective, tensors)
 
-        objective = Objective(
-            self.beta,
-            self.sft_coef,
-            self.loss_type,
-            self.label_smoothing,
-            self.log_ratio_bound,
-            # A row's log-prob is a sum over the components of its action.
-            lengths=actions.shape[-1],
-        )
-        sets = batch.sets
-        grad_norm = self._descend(objective.terms(logp, logp_ref, sets, batch.labels).loss)
-        self._metrics.add_later(
-            _metrics, objective, (logp.detach(), logp_ref, sets.is_preferred, sets.weights, batch.labels, grad_norm)
-        )
+    def score(self, preferences: PreferenceBuffer, n_transitions: int = 4096, seed: int = 0) -> dict[str, float]:
+        """
+        The loss of Eq. 9 and its metrics on other preferences, such as held-out ones (``preferences.split``).
+
+        The same transitions and the same noise every time: what differs between two calls is the policy.
+
+        :param preferences: that fit the policy
+        :param n_transitions: of each set, drawn with replacement
+        :param seed: of the transitions and of the counterfactuals
+        :return: what training logs, of this one batch, without the gradient's norm
+        :raises ValueError: the preferences do not fit the policy
+        """
+        return self._score(self._build_tables(preferences), n_transitions, seed)
 
     @torch.no_grad()
-    def _with_counterfactuals(self, actions: Tensor, params: Tensor, params_ref: Tensor) -> Tensor:
+    def _score(self, tables: Batches, n_transitions: int, seed: int) -> dict[str, float]:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        batch = next(tables.batches(n_transitions, generator))
+        objective = self._objective(lengths=batch.actions.shape[-1])
+        terms = objective.terms(*self._log_probs(batch, generator), batch.sets, batch.labels)
+        metrics = objective.metrics(terms, batch.sets)
+        return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
+
+    def _log_probs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """
+        :param generator: of the counterfactuals
+        :return: log π_θ and log π_ref of the data's actions and of K counterfactuals, (1 + K, B) each
+        """
+        # One forward pass a state: the data's action and the counterfactuals are scored under it.
+        params = self._likelihood.params(self.policy, batch.inputs)
+        actions = self._with_counterfactuals(batch.actions, params, batch.params_ref, generator)
+        with torch.no_grad():
+            logp_ref = self._likelihood_ref.log_prob(batch.params_ref, actions)
+        return self._likelihood.log_prob(params, actions), logp_ref
+
+    def _objective(self, lengths: int) -> Objective:
+        """Of the hyperparameters as they are now."""
+        return Objective(self.beta, self.sft_coef, self.loss_type, self.label_smoothing, self.log_ratio_bound, lengths)
+
+    @torch.no_grad()
+    def _with_counterfactuals(
+        self, actions: Tensor, params: Tensor, params_ref: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """
         Draw counterfactual actions.
 
@@ -199,9 +226,7 @@ class PREFINE(OfflineAlgorithm):
         source, likelihood = params, self._likelihood
         if self.counterfactuals == "reference":
             source, likelihood = params_ref, self._likelihood_ref
-        return torch.stack(
-            (actions, *(likelihood.sample(source, self._generator) for _ in range(self.n_counterfactuals)))
-        )
+        return torch.stack((actions, *(likelihood.sample(source, generator) for _ in range(self.n_counterfactuals))))
 
     def _batches(self) -> Iterator[Batch]:
         return self._current_tables().batches(self.batch_size, self._generator)
@@ -214,14 +239,14 @@ class PREFINE(OfflineAlgorithm):
         if self.preferences is None:
             raise ValueError("preferences: there are none to learn from. Pass PREFINE(policy, preferences=…).")
         if self._tables is None or self._tables[0] is not self.preferences:
-            self._check_preferences(self.preferences)
-            tables: Batches
-            if self._likelihood.needs == "sequences":
-                tables = build_sequence_tables(self.preferences, self.reference, self._likelihood, self.policy)
-            else:
-                tables = open_tables(self.preferences, self.reference, self._likelihood, self.device, self.buffer_size)
-            self._tables = (self.preferences, tables)
+            self._tables = (self.preferences, self._build_tables(self.preferences))
         return self._tables[1]
+
+    def _build_tables(self, preferences: PreferenceBuffer) -> Batches:
+        self._check_preferences(preferences)
+        if self._likelihood.needs == "sequences":
+            return build_sequence_tables(preferences, self.reference, self._likelihood, self.policy)
+        return open_tables(preferences, self.reference, self._likelihood, self.device, self.buffer_size)
 
     def _excluded_save_params(self) -> list[str]:
         return [

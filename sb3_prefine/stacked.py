@@ -64,7 +64,8 @@ class Stack:
         self._policies.take_weights()
         params = self._policies.params(batch.inputs)
         rows = zip(self.models, batch.actions, params, batch.params_ref, strict=True)
-        actions = torch.stack([model._with_counterfactuals(*row) for model, *row in rows], dim=1)
+        drawn = [model._with_counterfactuals(data, p, ref, model._generator) for model, data, p, ref in rows]
+        actions = torch.stack(drawn, dim=1)
         with torch.no_grad():
             logp_ref = self._references.log_prob(batch.params_ref, actions)
         logp = self._policies.log_prob(params, actions)

@@ -10,6 +10,7 @@ from sb3_prefine.commands.options import Hyperparameters, Opening, Selection, ch
 from sb3_prefine.files import with_zip_suffix
 
 if TYPE_CHECKING:
+    from sb3_prefine.early_stopping import EarlyStopping
     from sb3_prefine.preferences import PreferenceBuffer
     from sb3_prefine.prefine import PREFINE
     from sb3_prefine.reference import Reference
@@ -96,11 +97,50 @@ class Watching:
         return cost_limit
 
 
+@dataclass(frozen=True)
+class Stopping:
+    """
+    When training ends before --steps. It needs no environment.
+
+    :param held_out: the part of the episodes of each set that is not trained on: when the loss on them no longer falls,
+        training stops and goes back to the weights where it was lowest; 0 trains on all, and makes all steps
+    :param patience: stop after so many evaluations in a row, one every 100 steps, without a new lowest loss
+    """
+
+    held_out: float = 0.1
+    patience: int = 5
+
+    def split(self, preferences: "PreferenceBuffer", seed: int) -> tuple["PreferenceBuffer", "EarlyStopping | None"]:
+        """
+        :param preferences: all there are
+        :param seed: of the choice
+        :return: what to train on, and when to stop; all of them and None where they are too few to hold any out
+        :raises ValueError: a number out of its range
+        """
+        from sb3_prefine.early_stopping import EarlyStopping
+
+        if not 0 <= self.held_out < 1:
+            raise ValueError(
+                f"--held-out: {self.held_out:g} is not a part of the episodes; give one of at least 0, below 1."
+            )
+        if self.patience < 1:
+            raise ValueError(f"--patience: {self.patience} is not positive.")
+        if self.held_out == 0:
+            return preferences, None
+        fewest = min(len(preferences.preferred), len(preferences.dispreferred))
+        if int(fewest * self.held_out + 0.5) in (0, fewest):
+            print(f"No early stop: {fewest} episodes of a set are too few to hold {self.held_out:.0%} of them out.")
+            return preferences, None
+        rest, held_out = preferences.split(self.held_out, seed)
+        return rest, EarlyStopping(held_out, patience=self.patience, verbose=1)
+
+
 def train(
     policy: tyro.conf.Positional[str],
     data: Data,
     selection: Selection,
     hyperparameters: Hyperparameters,
+    stopping: Stopping,
     evaluation: Watching,
     opening: Opening,
     *,
@@ -126,8 +166,8 @@ def train(
     :param policy: a zip, an RL-Zoo folder, a name like ppo/HalfCheetah-v3 in the folder that the environment variable
         RL_TRAINED_AGENTS names, or hf://OWNER/REPO on the Hugging Face Hub
     :param out: the zip to write
-    :param steps: gradient steps
-    :param seed: seed of the batches and of the counterfactual actions
+    :param steps: gradient steps, at most
+    :param seed: seed of the batches, of the counterfactual actions, and of what is held out
     :param device: where to compute: auto, cpu, cuda, cuda:1, ...
     :param save_model: also write a PREFINE zip, with the optimizer and the reference: PREFINE.load goes on training
     :param tensorboard: write logs for TensorBoard into this folder
@@ -142,23 +182,24 @@ def train(
 
     reference = opening.open(policy)
     preferences = data.read(selection)
-    model = _model(reference, preferences, hyperparameters, seed, device, tensorboard)
+    trained_on, early_stopping = stopping.split(preferences, seed)
+    model = _model(reference, trained_on, hyperparameters, seed, device, tensorboard)
     from sb3_prefine.commands.watch import learn, learn_watched
     from sb3_prefine.results import data_table, print_table, results_table
 
     sets = [("dispreferred data", preferences.dispreferred), ("preferred data", preferences.preferred)]
     if cost_limit is None:
-        seconds = learn(model, steps)
+        seconds = learn(model, steps, early_stopping)
         table = data_table(sets, data.cost_limit)
     else:
-        seconds, evaluations = learn_watched(model, steps, evaluation, cost_limit, best)
+        seconds, evaluations = learn_watched(model, steps, early_stopping, evaluation, cost_limit, best)
         table = results_table(evaluations, cost_limit, sets)
     exported = model.export(out)
     if save_model is not None:
         model.save(save_model)
 
     print_table(table)
-    print(f"{steps:,} gradient steps in {seconds:.1f} s.")
+    print(f"{model.num_timesteps:,} gradient steps in {seconds:.1f} s.")
     print(f"Wrote {exported}: a plain Stable-Baselines3 zip" + (f" ({reference.algo})." if reference.algo else "."))
     if best is not None:
         print(f"Wrote {best}: the best safe one on the way." if best.exists() else "No policy on the way was safe.")

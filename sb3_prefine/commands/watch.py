@@ -4,32 +4,38 @@ import time
 from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import MaybeCallback
 from tqdm import tqdm
 
 from sb3_prefine.acting import Policy
 from sb3_prefine.callbacks import CostEvalCallback
 from sb3_prefine.commands.train import Watching
+from sb3_prefine.early_stopping import EarlyStopping
 from sb3_prefine.evaluation import Evaluation, evaluate_policy
 from sb3_prefine.prefine import PREFINE
 from sb3_prefine.reference import Reference
 
 
-def learn(model: PREFINE, steps: int, callback: MaybeCallback = None) -> float:
+def learn(model: PREFINE, steps: int, stopping: EarlyStopping | None, *callbacks: BaseCallback) -> float:
     """Train, with a progress bar; return how many seconds it took."""
     start = time.perf_counter()
-    model.learn(steps, callback, progress_bar=True)
+    model.learn(steps, [*callbacks, *([] if stopping is None else [stopping])], progress_bar=True)
     return time.perf_counter() - start
 
 
 def learn_watched(
-    model: PREFINE, steps: int, watching: Watching, cost_limit: float, best_path: Path | None
+    model: PREFINE,
+    steps: int,
+    stopping: EarlyStopping | None,
+    watching: Watching,
+    cost_limit: float,
+    best_path: Path | None,
 ) -> tuple[float, list[tuple[str, Evaluation]]]:
     """
     Train, and evaluate the reference, the last policy, and the best safe one on the way.
 
     :param model: about to be trained
     :param steps: gradient steps
+    :param stopping: may end it earlier
     :param watching: the environment, and how often
     :param cost_limit: the most that an episode may cost
     :param best_path: the zip of the best safe policy; None does not look for one
@@ -37,12 +43,12 @@ def learn_watched(
     """
     before = ("reference", _evaluate(model.reference, watching))
     keep = None
-    callback = None
+    callbacks = []
     if best_path is not None:
         # What an earlier run left there would pass for this one's.
         best_path.unlink(missing_ok=True)
         keep = _KeepBest(best_path)
-        callback = CostEvalCallback(
+        watch = CostEvalCallback(
             str(watching.eval_env),
             cost_limit=cost_limit,
             eval_freq=watching.eval_freq,
@@ -54,8 +60,10 @@ def learn_watched(
             callback_after_eval=_Tell(),
             verbose=0,
         )
-    seconds = learn(model, steps, callback)
-    evaluations = [before, (f"after {steps:,} steps", _evaluate(model, watching))]
+        callbacks.append(watch)
+    seconds = learn(model, steps, stopping, *callbacks)
+    made = model.num_timesteps if stopping is None else stopping.best_timestep
+    evaluations = [before, (f"after {made:,} steps", _evaluate(model, watching))]
     if keep is not None and keep.best is not None:
         evaluations.append((f"best safe: {keep.step:,} steps", _evaluate(keep.best, watching)))
     return seconds, evaluations

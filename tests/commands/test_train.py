@@ -9,6 +9,7 @@ from stable_baselines3 import DQN, PPO, TD3
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, evaluate_policy
 from sb3_prefine.callbacks import CostEvalCallback
 from sb3_prefine.commands.options import Hyperparameters
+from sb3_prefine.early_stopping import EarlyStopping
 from tests.commands.conftest import ENV
 from tests.commands.test_options import DEMO
 from tests.worlds import BAD, GOOD, assert_same_weights, choosing, model_of, trajectories
@@ -45,7 +46,7 @@ def test_data_that_are_split_by_cost_are_those_of_from_costs(call, policy, data,
 def test_several_files_make_one_set(call, policy, two_sets, tmp_path):
     slow, fast = two_sets
     outcome = call(
-        *("train", policy, "--preferred", slow, "--dispreferred", fast, fast),
+        *("train", policy, "--preferred", slow, "--dispreferred", fast, fast, "--held-out", 0),
         *("--seed", 1, "--steps", 5, "--out", tmp_path / "safe.zip", *FAST_TRAINING),
     )
     assert outcome.code == 0, outcome
@@ -57,7 +58,7 @@ def test_several_files_make_one_set(call, policy, two_sets, tmp_path):
 
 def test_data_that_stay_on_disk_are_streamed_through_the_buffer(call, policy, two_sets, tmp_path):
     outcome = call(
-        *("train", policy, *sets_of(two_sets), "--mmap", "--buffer-size", 200),
+        *("train", policy, *sets_of(two_sets), "--mmap", "--buffer-size", 200, "--held-out", 0),
         *("--seed", 1, "--steps", 5, "--out", tmp_path / "safe.zip", *FAST_TRAINING),
     )
     assert outcome.code == 0, outcome
@@ -68,6 +69,32 @@ def test_data_that_stay_on_disk_are_streamed_through_the_buffer(call, policy, tw
     all_in_memory = PREFINE(policy, preferences, **options).learn(5)
     with pytest.raises(AssertionError):
         assert_same_weights(weights_in(tmp_path / "safe.zip"), all_in_memory.policy.state_dict())
+
+
+def test_training_stops_when_the_held_out_episodes_are_learnt_no_better(call, policy, two_sets, tmp_path):
+    outcome = call(
+        *("train", policy, *sets_of(two_sets), "--held-out", 0.3, "--patience", 1, "--seed", 1, "--steps", 2000),
+        *("--out", tmp_path / "safe.zip", "--learning-rate", 1e-2, "--batch-size", 64, "--device", "cpu"),
+    )
+    assert outcome.code == 0, outcome
+    preferences = PreferenceBuffer(*(Trajectories.from_hdf5(path) for path in two_sets))
+    rest, held_out = preferences.split(0.3, seed=1)
+    expected = PREFINE(policy, rest, learning_rate=1e-2, batch_size=64, seed=1, device="cpu")
+    stopping = EarlyStopping(held_out, patience=1)
+    expected.learn(2000, stopping)
+    assert expected.num_timesteps < 2000, "settings under which it is stopped"
+    assert_same_weights(weights_in(tmp_path / "safe.zip"), expected.policy.state_dict())
+    assert f"Training stopped after {expected.num_timesteps:,} gradient steps." in outcome.out
+    assert f"The weights are those after {stopping.best_timestep:,}," in outcome.out
+
+
+def test_too_few_episodes_are_all_trained_on(call, policy, data, tmp_path):
+    outcome = call(
+        *("train", policy, "--data", data, "--cost-limit", 30, "--n-preferred", 2, "--n-dispreferred", 3),
+        *("--steps", 3, "--out", tmp_path / "safe", *FAST_TRAINING),
+    )
+    assert "No early stop: 2 episodes of a set are too few to hold 10% of them out." in outcome.out
+    assert "3 gradient steps in" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -81,6 +108,8 @@ def test_data_that_stay_on_disk_are_streamed_through_the_buffer(call, policy, tw
         (["--data", "DATA", "--cost-limit", "0"], "none of the 18 episodes costs less"),
         (["--data", "DATA", "--cost-limit", "30", "--eval-freq", "-1", "--eval-env", ENV], "eval_freq: -1"),
         (["--data", "DATA", "--cost-limit", "30", "--steps", "0"], "--steps: 0 is not positive"),
+        (["--data", "DATA", "--cost-limit", "30", "--held-out", "1"], "--held-out: 1 is not a part of the episodes"),
+        (["--data", "DATA", "--cost-limit", "30", "--patience", "0"], "--patience: 0 is not positive"),
         (["--data", "DATA", "--cost-limit", "30", "--beta", "-1"], "beta: expected a finite number >= 0"),
         (["--preferred", "DATA", "--dispreferred", "DATA", "--eval-env", ENV], "--eval-env needs --eval-cost-limit"),
         (["--preferred", "DATA", "--dispreferred", "nowhere.hdf5"], "nowhere.hdf5: there is no such file"),
@@ -239,7 +268,7 @@ def watched(call, policy, two_sets, tmp_path):
 
 
 def test_before_and_after_are_evaluated_and_the_best_safe_policy_is_kept(watched, policy, two_sets, tmp_path):
-    outcome = watched()
+    outcome = watched("--held-out", 0)
 
     preferences = PreferenceBuffer(*(Trajectories.from_hdf5(path) for path in two_sets))
     expected = PREFINE(policy, preferences, learning_rate=3e-3, batch_size=64, seed=0, device="cpu")
