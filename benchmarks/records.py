@@ -49,9 +49,20 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def versions(task: dsrl.Task) -> dict[str, str]:
-    """Of Python and of the packages that have a part in the numbers; the task's simulator is one of them."""
-    return {"python": platform.python_version(), **{name: version(name) for name in (*_PACKAGES, task.suite)}}
+def versions(task: dsrl.Task | None = None) -> dict[str, str]:
+    """
+    Of Python and of the packages that have a part in the numbers.
+
+    :param task: whose simulator is one of them
+    """
+    packages = _PACKAGES if task is None else (*_PACKAGES, task.suite)
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def processor() -> str:
+    """What computes, and how many cores of it there are."""
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def cpu_seconds() -> float:
@@ -66,3 +77,8 @@ def cpu_seconds() -> float:
 def today() -> str:
     """The date, as 2026-11-21."""
     return datetime.date.today().isoformat()
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

@@ -26,7 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -127,39 +127,42 @@ class Cost:
     seconds: float
 
 
-def main(
-    folder: Path,
-    n_transitions: int = 100_000_000,
-    n_in_memory: int = 1_000_000,
-    updates: int = 500,
-    rounds: int = 7,
-    references: tuple[str, ...] = (str(REFERENCE),),
-    json_path: Path | None = None,
-) -> None:
+def main(folder: Path, n_transitions: int = 100_000_000, references: tuple[str, ...] = (str(REFERENCE),)) -> None:
     """
     Measure everything and print it.
 
     :param folder: where to put the files of made-up data; they stay there
     :param n_transitions: on disk
+    :param references: checkpoints to open, as ppo/HalfCheetah-v3 in the folder that RL_TRAINED_AGENTS names
+    """
+    print(json.dumps(measure(folder, n_transitions, references=references), indent=1))
+
+
+def measure(
+    folder: Path,
+    n_transitions: int,
+    n_in_memory: int = 1_000_000,
+    updates: int = 500,
+    rounds: int = 7,
+    references: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """
+    :param folder: where to put the files of made-up data
+    :param n_transitions: on disk
     :param n_in_memory: of the data in memory
     :param updates: of each round
     :param rounds: how often to do each thing, in turn with what it is compared with
-    :param references: checkpoints to open, as ppo/HalfCheetah-v3 in the folder that RL_TRAINED_AGENTS names
-    :param json_path: write what was measured there too
+    :param references: checkpoints to open
     """
     large, small = (make_file(folder / f"made_up_{n}.hdf5", n) for n in (n_transitions, n_in_memory))
     imports = measure_imports(rounds)
-    record = {
-        "date": records.today(),
+    return {
         "imports": {package: asdict(cost) for package, cost in imports.items()},
         "import_ratio": imports["sb3_prefine"].cpu_seconds / imports["stable_baselines3"].cpu_seconds,
         "load_reference": {name: asdict(measure_load_reference(name, rounds)) for name in references},
         "buffer": asdict(_in_a_new_process(partial(measure_buffer, small))),
         "training": asdict(_in_a_new_process(partial(measure_training, large, n_in_memory, updates, rounds))),
     }
-    print(json.dumps(record, indent=1))
-    if json_path is not None:
-        records.save(json_path, record)
 
 
 def make_file(path: Path, n_transitions: int, seed: int = 0) -> Path:

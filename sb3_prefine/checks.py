@@ -2,8 +2,9 @@
 
 import math
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_prefine.objective import LossType
@@ -93,3 +94,22 @@ def _check_positive(name: str, value: float | None) -> None:
 def _is_finite(value: object) -> bool:
     # NumPy's numbers are registered as Real.
     return isinstance(value, Real) and math.isfinite(value)
+
+
+def check_masks(action_masks: np.ndarray, policy: Any, takes_action_masks: bool) -> None:
+    """
+    :param action_masks: a flag for each option, (n_options,) or (B, n_options)
+    :param policy: to act by
+    :param takes_action_masks: whether it does
+    :raises ValueError: the policy takes none, or has another number of options
+    """
+    if not takes_action_masks:
+        raise ValueError(
+            f"action_masks: {type(policy).__name__} takes none. Leave them out, or fine-tune a policy of MaskablePPO."
+        )
+    n_options, shape = policy.action_net.out_features, np.shape(action_masks)
+    if shape[-1:] != (n_options,):
+        raise ValueError(
+            f"action_masks: the shape is {shape}, the policy has {n_options} options. Give a flag for each option "
+            f"of each choice, ({n_options},) or (B, {n_options})."
+        )

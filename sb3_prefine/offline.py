@@ -18,12 +18,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger, update_learning_rate
 
+from sb3_prefine.checks import check_masks
 from sb3_prefine.files import with_zip_suffix, write_atomically
 from sb3_prefine.folder import find_checkpoint
+from sb3_prefine.inputs import Inputs, zeros_of
+from sb3_prefine.likelihood import example_inputs
+from sb3_prefine.likelihood_types import Likelihood
 from sb3_prefine.offline_env import check_actions, check_env, make_env, refuse_normalized
 from sb3_prefine.progress import with_progress_bar
 from sb3_prefine.reference import Reference, Source, load_reference, write_reference
 from sb3_prefine.saving import plain_objects, print_versions, write_writer, writer_of
+from sb3_prefine.threads import threads_for
 from sb3_prefine.tracking import FiniteGuard, MetricMeans
 
 # Updates between two questions to the device whether all was finite.
@@ -35,8 +40,8 @@ class OfflineAlgorithm(BaseAlgorithm):
     Training from data alone: one timestep is one gradient step.
 
     Here are the runs, their counts and logs, acting with the normaliser and env wrappers of the reference, saving and
-    loading. A subclass checks its hyperparameters, calls ``_setup_model`` and makes ``optimizer``; gives batches
-    (``_batches``); and learns from one (``train``, which ends in ``_descend``).
+    loading. A subclass checks its hyperparameters, calls ``_setup_model``, makes ``_likelihood`` and ``optimizer``;
+    gives batches (``_batches``, ``_states_per_update``); and learns from one (``train``, which ends in ``_descend``).
 
     :param reference: the policy to start from, and what belongs to it
     :param env: an id or an environment, not used to train: for callbacks and ``get_env()``
@@ -51,6 +56,7 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     optimizer: torch.optim.Optimizer
     max_grad_norm: float | None
+    _likelihood: Likelihood
     _generator: torch.Generator
     _guard: FiniteGuard
     _metrics: MetricMeans
@@ -106,6 +112,11 @@ class OfflineAlgorithm(BaseAlgorithm):
     def train(self, batch: Any) -> None:
         """One gradient step."""
 
+    @property
+    @abstractmethod
+    def _states_per_update(self) -> int:
+        """How many states go through the network in a gradient step."""
+
     def learn(
         self,
         total_timesteps: int,
@@ -136,21 +147,28 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.policy.set_training_mode(False)
 
         callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
-            self._set_learning_rate(total_timesteps)
-            self.train(next(batches))
-            self._n_updates += 1
-            self.num_timesteps += 1
-            if self._n_updates % CHECK_INTERVAL == 0:
-                self._guard.raise_if_stopped()
-            callback.update_locals(locals())
-            if not callback.on_step():
-                break
-            if log_interval is not None and self._n_updates % log_interval == 0:
-                self.dump_logs()
+        state = self._example_inputs(1)
+        with threads_for(lambda: self._likelihood.params(self.policy, state), self._states_per_update):
+            while self.num_timesteps < total_timesteps:
+                self._set_learning_rate(total_timesteps)
+                self.train(next(batches))
+                self._n_updates += 1
+                self.num_timesteps += 1
+                if self._n_updates % CHECK_INTERVAL == 0:
+                    self._guard.raise_if_stopped()
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    break
+                if log_interval is not None and self._n_updates % log_interval == 0:
+                    self.dump_logs()
         self._guard.raise_if_stopped()
         callback.on_training_end()
         return self
+
+    def _example_inputs(self, n_states: int) -> Inputs:
+        """What the likelihood needs, of observations that are zero."""
+        zeros = self.reference.normalize(zeros_of(self.observation_space, n_states))
+        return example_inputs(self.policy, self._likelihood, self.policy.obs_to_tensor(zeros)[0])
 
     def _set_learning_rate(self, total_timesteps: int) -> None:
         """Ask the schedule for the learning rate of the next update."""
@@ -196,7 +214,10 @@ class OfflineAlgorithm(BaseAlgorithm):
         :return: the action and the next hidden state
         :raises ValueError: the policy takes no action masks, or masks of another number of options
         """
-        masks = {} if action_masks is None else {"action_masks": self._checked_masks(action_masks)}
+        masks = {}
+        if action_masks is not None:
+            check_masks(action_masks, self.policy, self.takes_action_masks)
+            masks = {"action_masks": action_masks}
         return self.policy.predict(self.reference.normalize(observation), state, episode_start, deterministic, **masks)
 
     @property
@@ -347,21 +368,6 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "optimizer"], []
-
-    def _checked_masks(self, action_masks: np.ndarray) -> np.ndarray:
-        if not self.takes_action_masks:
-            raise ValueError(
-                f"action_masks: {type(self.policy).__name__} takes none. Leave them out, or fine-tune a policy of "
-                "MaskablePPO."
-            )
-        policy: Any = self.policy
-        n_options, shape = policy.action_net.out_features, np.shape(action_masks)
-        if shape[-1:] != (n_options,):
-            raise ValueError(
-                f"action_masks: the shape is {shape}, the policy has {n_options} options. Give a flag for each option "
-                f"of each choice, ({n_options},) or (B, {n_options})."
-            )
-        return action_masks
 
     def _setup_learn(
         self,

@@ -16,6 +16,7 @@ from sb3_prefine.offline import CHECK_INTERVAL
 from sb3_prefine.prefine import PREFINE
 from sb3_prefine.stacked import Stack, batches_well
 from sb3_prefine.tables import BLOCK, Columns, Tables, join, preferred_first
+from sb3_prefine.threads import threads_for
 from sb3_prefine.tracking import FiniteGuard
 
 # One of SB3's for each run; or a function, which is called for every run.
@@ -104,7 +105,11 @@ class Population(Sequence[PREFINE]):
             runs.append(_Run(i, model, tables, start, initialized, total, log_interval))
         for run in runs:
             run.callback.on_training_start(run.locals, globals())
-        with tqdm(total=total_timesteps, unit=" updates", disable=not progress_bar) as bar:
+        first, one_state = self._models[0], self._models[0]._example_inputs(1)
+        with (
+            threads_for(lambda: first._likelihood.params(first.policy, one_state), first._states_per_update),
+            tqdm(total=total_timesteps, unit=" updates", disable=not progress_bar) as bar,
+        ):
             self._train(runs, columns, total_timesteps, bar)
         failed = [f"models[{run.number}]: {run.error}" for run in runs if run.error is not None]
         if failed:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from sb3_prefine.checks import Counterfactuals, check_hyperparameters
 from sb3_prefine.custom import HasLikelihood, check_shapes
-from sb3_prefine.inputs import zeros_of
-from sb3_prefine.likelihood import example_inputs, likelihood_of, trainable_parameters
+from sb3_prefine.likelihood import likelihood_of, trainable_parameters
 from sb3_prefine.objective import LossType, Objective, Sets
 from sb3_prefine.offline import OfflineAlgorithm
 from sb3_prefine.preferences import PreferenceBuffer
@@ -144,8 +143,7 @@ class PREFINE(OfflineAlgorithm):
         self._tables: tuple[PreferenceBuffer, Batches] | None = None
         if self.preferences is not None:
             self._check_preferences(self.preferences)
-        zeros = self.reference.normalize(zeros_of(self.observation_space, _N_EXAMPLES))
-        inputs = example_inputs(self.policy, self._likelihood, self.policy.obs_to_tensor(zeros)[0])
+        inputs = self._example_inputs(_N_EXAMPLES)
         check_shapes(self._likelihood, self.policy, inputs, _N_EXAMPLES)
         self.optimizer = torch.optim.Adam(
             trainable_parameters(self.policy, self._likelihood, inputs),
@@ -227,6 +225,10 @@ class PREFINE(OfflineAlgorithm):
         if self.counterfactuals == "reference":
             source, likelihood = params_ref, self._likelihood_ref
         return torch.stack((actions, *(likelihood.sample(source, generator) for _ in range(self.n_counterfactuals))))
+
+    @property
+    def _states_per_update(self) -> int:
+        return 2 * self.batch_size
 
     def _batches(self) -> Iterator[Batch]:
         return self._current_tables().batches(self.batch_size, self._generator)

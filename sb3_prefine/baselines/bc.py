@@ -128,6 +128,10 @@ class BC(OfflineAlgorithm):
         metrics = {"train/loss": loss.detach(), "train/log_prob": log_prob, **terms, "train/grad_norm": grad_norm}
         self._metrics.add(metrics)
 
+    @property
+    def _states_per_update(self) -> int:
+        return self.batch_size
+
     def _batches(self) -> Iterator["Demonstrations"]:
         if self.trajectories is None:
             raise ValueError("trajectories: there are none to learn from. Pass BC(policy, trajectories).")

@@ -1,0 +1,273 @@
+"""
+How fast PREFINE is, against the least that its network takes and against Algorithm 1 as it is written.
+
+    python benchmarks/speed.py step            # one gradient step, of three policy families
+    python benchmarks/speed.py whole           # many of them, by which the paper's 500,000 are reckoned
+    python benchmarks/speed.py safe            # from learn() to a safe policy: three checkpoints of RL Zoo
+    python benchmarks/speed.py population      # many runs at once
+    python benchmarks/speed.py growth          # with batch size, width, data and runs
+    python benchmarks/speed.py threads         # one and two, on idle and on busy cores
+    python benchmarks/speed.py rollout         # evaluate_policy and collect, against the environment alone
+    python benchmarks/speed.py size FOLDER     # data beyond memory, imports: writes 17 GB to FOLDER
+
+Each writes benchmarks/results/speed/NAME.json; speed_page.py makes speed.md and its picture of them. What is compared
+is measured in turn, a few steps at a time, so that a busy machine is as busy for all. RL_TRAINED_AGENTS names the
+folder of rl-trained-agents, which `safe` needs.
+"""
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import records
+import rollout_speed
+import size_speed
+import torch
+import tyro
+from contenders import Family, Run, Workload, compiled, floor, learn, plain, prefine
+from retrofits import to_safe
+from timing import Timing, measure
+from tqdm.auto import tqdm
+
+from sb3_prefine.population import Population
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "speed"
+FAMILIES: tuple[Family, ...] = ("gaussian", "squashed", "categorical")
+# What grows, one at a time.
+BATCH_SIZES = (64, 128, 256, 512, 1024, 2048)
+WIDTHS = (64, 128, 256, 512, 1024)
+# Episodes of 1,000 transitions, preferred and dispreferred.
+EPISODES = ((8, 2), (33, 7), (83, 17), (333, 67), (833, 167))
+RUNS = (1, 2, 4, 8)
+ROLLOUTS: tuple[tuple[str, rollout_speed.Algorithm], ...] = (
+    ("SpeedLimitHalfCheetah-v0", "PPO"),
+    ("SpeedLimitHalfCheetah-v0", "SAC"),
+    ("SafetyBallRun-v0", "PPO"),
+    ("SafetyPointGoal1-v0", "PPO"),
+)
+THREAD_WORKLOADS = {
+    "64 units": Workload(widths=(64, 64)),
+    "256 units": Workload(),
+    "1,024 units": Workload(widths=(1024, 1024)),
+}
+REFERENCES = ("ppo/HalfCheetah-v3", "sac/HalfCheetah-v3", "a2c/HalfCheetah-v3")
+# Of the growth of the population: small enough that many operations, not large ones, take the time.
+SMALL = Workload(widths=(64, 64), batch_size=64)
+
+
+def step(
+    steps: int = 100, rounds: int = 20, device: str = "cpu", with_compile: bool = True, results: Path = RESULTS
+) -> None:
+    """
+    :param steps: of each contender in a round
+    :param rounds: of each family
+    :param device: cpu or cuda
+    :param with_compile: also measure ``torch.compile``, which needs a C++ compiler and half a minute
+    :param results: the folder for what was measured
+    """
+    torch.set_num_threads(1)
+    families, compile_seconds = {}, None
+    for family in FAMILIES:
+        workload = Workload(family=family, device=device)
+        contenders = {"floor": floor(workload), "learn": learn(workload), "plain": plain(workload)}
+        if with_compile and family == "gaussian":
+            contenders["compiled"] = compiled(workload)
+            started = time.perf_counter()
+            contenders["compiled"](2)
+            compile_seconds = round(time.perf_counter() - started, 1)
+        timing = measure(contenders, steps, rounds, family)
+        pairs = [("learn", "floor"), ("plain", "learn"), ("plain", "floor")]
+        pairs += [("compiled", "learn")] if "compiled" in contenders else []
+        families[family] = _summary(timing, pairs)
+    _save(
+        "step",
+        {"families": families, "compile_seconds": compile_seconds, "steps": steps, "rounds": rounds},
+        device,
+        results,
+    )
+
+
+def whole(updates: int = 20_000, device: str = "cpu", results: Path = RESULTS) -> None:
+    """
+    :param updates: gradient steps in one call of ``learn``
+    :param device: cpu or cuda
+    :param results: the folder for what was measured
+    """
+    torch.set_num_threads(1)
+    run = learn(Workload(device=device))
+    run(100)
+    started, cpu_started = time.perf_counter(), time.process_time()
+    run(updates)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    record = {"updates": updates, "seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
+    _save("whole", record, device, results)
+
+
+def safe(seeds: int = 5, episodes: int = 20, results: Path = RESULTS) -> None:
+    """
+    :param seeds: runs of each checkpoint
+    :param episodes: of each evaluation
+    :param results: the folder for what was measured
+    """
+    torch.set_num_threads(1)
+    _save("safe", to_safe(seeds, episodes), "cpu", results)
+
+
+def population(runs: int = 8, steps: int = 20, rounds: int = 15, device: str = "cpu", results: Path = RESULTS) -> None:
+    """
+    :param runs: trained at once, and one after the other
+    :param steps: of each in a round
+    :param rounds: how often
+    :param device: cpu or cuda
+    :param results: the folder for what was measured
+    """
+    torch.set_num_threads(1)
+    found = {}
+    for name, workload in (("256 units", Workload(device=device)), ("64 units", replace(SMALL, device=device))):
+        timing = measure(
+            {"population": _together(workload, runs), "singles": _one_after_the_other(workload, runs)},
+            *(steps, rounds, f"{runs} runs, {name}"),
+        )
+        found[name] = _summary(timing, [("population", "singles")])
+    _save("population", {"runs": runs, "workloads": found, "steps": steps, "rounds": rounds}, device, results)
+
+
+def growth(steps: int = 10, rounds: int = 15, device: str = "cpu", results: Path = RESULTS) -> None:
+    """
+    :param steps: of each point in a round
+    :param rounds: how often each is measured
+    :param device: cpu or cuda
+    :param results: the folder for what was measured
+    """
+    torch.set_num_threads(1)
+    workloads = {
+        "batch size": {n: Workload(batch_size=n, device=device) for n in BATCH_SIZES},
+        "width": {n: Workload(widths=(n, n), device=device) for n in WIDTHS},
+        "transitions": {1_000 * sum(n): Workload(episodes=n, device=device) for n in EPISODES},
+    }
+    axes = {name: {str(n): learn(workload) for n, workload in points.items()} for name, points in workloads.items()}
+    axes["runs"] = {str(n): _together(replace(SMALL, device=device), n) for n in RUNS}
+    found = {name: _summary(measure(points, steps, rounds, name), [])["ms"] for name, points in axes.items()}
+    _save("growth", {"ms": found, "steps": steps, "rounds": rounds}, device, results)
+
+
+def threads(steps: int = 10, rounds: int = 9, results: Path = RESULTS) -> None:
+    """
+    :param steps: of each in a round
+    :param rounds: how often
+    :param results: the folder for what was measured
+    """
+    found = {}
+    for name, workload in THREAD_WORKLOADS.items():
+        run = learn(workload)
+
+        def with_threads(n_threads: int, run: Run = run) -> Run:
+            def run_with(n: int) -> None:
+                torch.set_num_threads(n_threads)
+                run(n)
+
+            return run_with
+
+        contenders = {"1": with_threads(1), "2": with_threads(2)}
+        idle = measure(contenders, steps, rounds, f"{name}, idle")
+        with _busy_cores():
+            busy = measure(contenders, steps, rounds, f"{name}, busy")
+        found[name] = {when: _summary(timing, [("2", "1")]) for when, timing in (("idle", idle), ("busy", busy))}
+    _save("threads", {"workloads": found, "steps": steps, "rounds": rounds}, "cpu", results)
+
+
+def rollout(rounds: int = 3, results: Path = RESULTS) -> None:
+    """
+    :param rounds: how often each is measured
+    :param results: the folder for what was measured
+    """
+    runs = [asdict(rollout_speed.measure(*what, rounds=rounds)) for what in ROLLOUTS]
+    _save("rollout", {"runs": runs, "rounds": rounds}, "cpu", results)
+
+
+def size(
+    folder: tyro.conf.Positional[Path],
+    n_transitions: int = 100_000_000,
+    references: tuple[str, ...] = REFERENCES,
+    results: Path = RESULTS,
+) -> None:
+    """
+    :param folder: where to put the files of made-up data; they stay there
+    :param n_transitions: on disk
+    :param references: checkpoints to open
+    :param results: the folder for what was measured
+    """
+    _save("size", size_speed.measure(folder, n_transitions, references=references), "cpu", results)
+
+
+def _together(workload: Workload, runs: int) -> Run:
+    preferences = workload.preferences()
+    models = Population([prefine(workload, preferences, seed) for seed in range(runs)])
+
+    def run(n: int) -> None:
+        models.learn(n, reset_num_timesteps=False)
+
+    return run
+
+
+def _one_after_the_other(workload: Workload, runs: int) -> Run:
+    preferences = workload.preferences()
+    models = [prefine(workload, preferences, seed) for seed in range(runs)]
+
+    def run(n: int) -> None:
+        for model in models:
+            model.learn(n, reset_num_timesteps=False)
+
+    return run
+
+
+@contextmanager
+def _busy_cores() -> Iterator[None]:
+    """Another process computes on every core."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_compute, daemon=True) for _ in range(multiprocessing.cpu_count())]
+    for process in processes:
+        process.start()
+    try:
+        time.sleep(3.0)
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _compute() -> None:
+    while True:
+        sum(range(100_000))
+
+
+def _summary(timing: Timing, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Milliseconds a step of each, and ratios with their 95% intervals: by the clock and by processor time."""
+    return {
+        "ms": {name: round(1e3 * timing.median(name), 4) for name in timing.names},
+        "ratios": {f"{name} / {base}": [round(x, 3) for x in timing.ratio(name, base)] for name, base in pairs},
+    }
+
+
+def _save(name: str, record: dict[str, Any], device: str, results: Path) -> None:
+    path = results / (f"{name}.json" if device == "cpu" else f"{name}-{device}.json")
+    about = {
+        "command": " ".join(["python benchmarks/speed.py", *sys.argv[1:]]),
+        "device": records.processor() if device == "cpu" else torch.cuda.get_device_name(),
+        "versions": records.versions(),
+        "date": records.today(),
+    }
+    records.save(path, {**record, **about})
+    tqdm.write(f"Wrote {path}.")
+
+
+if __name__ == "__main__":
+    commands = {f.__name__: f for f in (step, whole, safe, population, growth, threads, rollout, size)}
+    tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)

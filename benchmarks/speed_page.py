@@ -1,0 +1,247 @@
+"""
+Writes benchmarks/speed.md and its picture from the records in benchmarks/results/speed.
+
+    python benchmarks/speed_page.py
+
+speed.py, rollout_speed.py and size_speed.py write those records. What was not measured is named as missing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import records
+import tyro
+from speed_picture import LABELS, draw
+
+from sb3_prefine.files import write_atomically
+
+HERE = Path(__file__).parent
+PICTURE = Path("images") / "speed.png"
+PAPER_UPDATES = 500_000
+MISSING = "Not measured yet."
+Records = Mapping[str, dict[str, Any]]
+
+
+def main(results: Path = HERE / "results" / "speed", page: Path = HERE / "speed.md") -> None:
+    """
+    :param results: the folder with the records
+    :param page: the page; its picture goes to images/ beside it
+    """
+    found = {path.stem: records.load(path) for path in sorted(results.glob("*.json"))}
+    if {"step", "growth"} <= found.keys():
+        picture = page.parent / PICTURE
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(picture, draw(found["step"], found["growth"]))
+    write_atomically(page, write(found).encode())
+    print(f"Wrote {page}.")
+
+
+def write(found: Records) -> str:
+    """The page, as Markdown."""
+    sections = (
+        ("One step", "step", _step),
+        ("A whole run", "whole", _whole),
+        ("From learn() to a safe policy", "safe", _safe),
+        ("Many runs at once", "population", _population),
+        ("Growth", "growth", _growth),
+        ("Threads", "threads", _threads),
+        ("Measuring a policy", "rollout", _rollout),
+        ("Data beyond memory, imports", "size", _size),
+    )
+    lines = ["# Speed", "", _INTRODUCTION]
+    if {"step", "growth"} <= found.keys():
+        lines += ["", f"![A step of each contender, and how its time grows]({PICTURE})"]
+    for title, name, section in sections:
+        lines += ["", f"## {title}", ""]
+        if name not in found:
+            lines.append(MISSING)
+            continue
+        lines += section(found[name])
+        lines += ["", _source(found[name])]
+    lines += ["", "## On a GPU", ""]
+    on_gpu = [name for name in found if name.endswith("-cuda")]
+    lines.append(", ".join(on_gpu) if on_gpu else _NO_GPU)
+    return "\n".join(lines) + "\n"
+
+
+_INTRODUCTION = """\
+How long PREFINE takes, against two others that are measured in turn with it, a few steps at a time, so that what
+disturbs one disturbs all:
+
+- **the floor**: behaviour cloning of one batch of as many states, which lies ready: forward, backward and fused Adam,
+  nothing else. Whatever trains this network on as many states a step has to do this;
+- **Algorithm 1 as it is written**: for each set the policy and the reference score the data's action and the
+  counterfactual, each in a forward pass of its own.
+
+All have HalfCheetah's sizes (17 numbers observed, 6 acted), a network of 256 and 256 units and batches of 256 + 256
+transitions, and run on one thread, unless it says otherwise. Times are medians over rounds; ratios are medians of the
+rounds' ratios, with 95% intervals by bootstrap over the rounds. `make bench` measures all of it again."""
+
+_NO_GPU = """\
+Nothing was measured on a GPU: none was at hand. The same code runs there (`device="cuda"`), and the commands take
+`--device cuda`."""
+
+
+def _step(record: dict[str, Any]) -> list[str]:
+    lines = _table(
+        ("policy", *LABELS.values(), "PREFINE / floor", "Algorithm 1 / PREFINE"),
+        [
+            (
+                name,
+                *(f"{family['ms'][each]:.2f} ms" for each in LABELS),
+                _ratio(family["ratios"]["learn / floor"]),
+                _ratio(family["ratios"]["plain / learn"]),
+            )
+            for name, family in record["families"].items()
+        ],
+    )
+    compiled = record["families"]["gaussian"]["ratios"].get("compiled / learn")
+    if compiled:
+        lines += [
+            "",
+            f"`torch.compile` of the network and the log-probs takes {record['compile_seconds']:.0f} s; a step then "
+            f"takes {_ratio(compiled)} of the time. It is not used.",
+        ]
+    return lines
+
+
+def _whole(record: dict[str, Any]) -> list[str]:
+    each = record["seconds"] / record["updates"]
+    return [
+        f"`learn({record['updates']:,})` took {record['seconds']:.0f} s ({1e3 * each:.2f} ms a step; "
+        f"{record['cpu_seconds']:.0f} s of processor time). At that pace the paper's {PAPER_UPDATES:,} steps, which "
+        f"took it about 90 minutes on a V100, take {PAPER_UPDATES * each / 60:.0f} minutes on one core."
+    ]
+
+
+def _safe(record: dict[str, Any]) -> list[str]:
+    rows = []
+    names = [name for name in record if isinstance(record[name], dict) and "runs" in record[name]]
+    for name in names:
+        found, runs = record[name], record[name]["runs"]
+        returns, costs, seconds = ([run[key] for run in runs] for key in ("return", "cost", "seconds"))
+        rate = f"{found['learning_rate']:g}{', falling to 0' if found['falls'] else ''}"
+        wanted = f"{found['preferred_return']:,.0f}"
+        rows.append(
+            (
+                name.upper(),
+                f"{found['steps']:,}",
+                rate,
+                f"{mean(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})",
+                f"{mean(returns):,.0f} of {wanted} ({min(returns):,.0f} to {max(returns):,.0f})",
+                f"{mean(costs):.1f} ({min(costs):.1f} to {max(costs):.1f})",
+                f"{sum(run['met'] for run in runs)} of {len(runs)}",
+            )
+        )
+    return [
+        "RL Zoo's HalfCheetah agents, 20 preferred episodes (the PPO agent with its actions scaled down) and 20 of "
+        "their own. Met is a mean cost within 25 and 95% of the preferred data's mean return. Means, lowest and "
+        "highest of the seeds.",
+        "",
+        *_table(("checkpoint", "steps", "learning rate", "training", "return", "cost", "met"), rows),
+    ]
+
+
+def _population(record: dict[str, Any]) -> list[str]:
+    return [
+        f"{record['runs']} runs in one `Population`, against the same runs one after the other:",
+        "",
+        *_table(
+            ("network", "together", "one after the other", "together / one after the other"),
+            [
+                (
+                    name,
+                    *(f"{found['ms'][each]:.2f} ms" for each in ("population", "singles")),
+                    _ratio(found["ratios"]["population / singles"]),
+                )
+                for name, found in record["workloads"].items()
+            ],
+        ),
+    ]
+
+
+def _growth(record: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, milliseconds in record["ms"].items():
+        lines += [
+            *_table(
+                (name, *(f"{int(n):,}" for n in milliseconds)), [("ms", *(f"{t:.2f}" for t in milliseconds.values()))]
+            ),
+            "",
+        ]
+    return lines[:-1]
+
+
+def _threads(record: dict[str, Any]) -> list[str]:
+    rows = [
+        (name, *(cell for when in ("idle", "busy") for cell in _of_threads(found[when])))
+        for name, found in record["workloads"].items()
+    ]
+    head = ("network", "idle: 1 thread", "2 threads", "2 / 1", "busy: 1 thread", "2 threads", "2 / 1")
+    return ["Busy is with one other process on every core.", "", *_table(head, rows)]
+
+
+def _of_threads(found: dict[str, Any]) -> tuple[str, str, str]:
+    return f"{found['ms']['1']:.2f} ms", f"{found['ms']['2']:.2f} ms", _ratio(found["ratios"]["2 / 1"])
+
+
+def _rollout(record: dict[str, Any]) -> list[str]:
+    rows = [
+        (
+            run["env"],
+            run["algorithm"],
+            f"{run['raw_steps_per_second']:,}",
+            *(
+                text
+                for what in ("evaluate", "collect")
+                for text in (f"{run[what]['steps_per_second']:,}", f"{run[what]['share']:.0%}")
+            ),
+        )
+        for run in record["runs"]
+    ]
+    head = ("environment", "policy", "environment alone", "`evaluate_policy`", "share", "`collect`", "share")
+    return [
+        "Steps a second of all processes together, one for each core. The environment alone is a plain loop of "
+        "`env.step` with random actions.",
+        "",
+        *_table(head, rows),
+    ]
+
+
+def _size(record: dict[str, Any]) -> list[str]:
+    training, buffer = record["training"], record["buffer"]
+    lines = [
+        f"- {training['n_transitions']:,} transitions on disk ({training['file_bytes'] / 1e9:.1f} GB) train at "
+        f"{training['ratio']:.0%} of the speed of {training['n_in_memory']:,} in memory, "
+        f"{training['cpu_ratio']:.0%} by processor time. The process holds at most "
+        f"{training['streaming']['anonymous']:,.0f} MiB of its own ({training['before']['anonymous']:,.0f} before it "
+        f"opens the file), and maps at most {training['streaming']['file']:,.0f} MiB of files.",
+        f"- A buffer in memory takes {buffer['buffer']:.0f} bytes a transition, {buffer['ratio']:.2f} times its "
+        "numbers.",
+        f"- `import sb3_prefine` takes {record['import_ratio']:.2f} times as long as `import stable_baselines3`.",
+    ]
+    lines += [
+        f"- `load_reference` of {Path(name).name} takes {cost['seconds']:.2f} s."
+        for name, cost in record["load_reference"].items()
+    ]
+    return lines
+
+
+def _ratio(ratio: Sequence[float]) -> str:
+    middle, low, high = ratio
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _source(record: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"`{record['command']}`, {record['date']}, {record['device']}; {versions}."
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

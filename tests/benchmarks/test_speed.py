@@ -1,0 +1,86 @@
+"""The commands that measure, a few steps of each; and the page of what they wrote."""
+
+import re
+from pathlib import Path
+
+import pytest
+import records
+import retrofits
+import speed
+import speed_page
+import torch
+from matplotlib.image import imread
+from retrofits import Recipe
+
+
+@pytest.fixture
+def one_thread_again():
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("speed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "BATCH_SIZES", (8, 16))
+        patch.setattr(speed, "WIDTHS", (8, 16))
+        patch.setattr(speed, "EPISODES", ((1, 1), (2, 1)))
+        patch.setattr(speed, "RUNS", (1, 2))
+        patch.setattr(speed, "ROLLOUTS", (("SafetyBallRun-v0", "PPO"),))
+        patch.setattr(retrofits, "RECIPES", {"ppo": Recipe(1e-3, 3), "a2c": Recipe(1e-3, 2, falls=False)})
+        speed.step(steps=1, rounds=2, with_compile=False, results=results)
+        speed.whole(updates=5, results=results)
+        speed.safe(seeds=2, episodes=1, results=results)
+        speed.population(runs=2, steps=1, rounds=2, results=results)
+        speed.growth(steps=1, rounds=2, results=results)
+        speed.rollout(rounds=1, results=results)
+    return results
+
+
+def test_the_records_say_what_was_measured_with_what(measured):
+    names = ("growth", "population", "rollout", "safe", "step", "whole")
+    assert sorted(path.stem for path in measured.iterdir()) == list(names)
+    for name in names:
+        record = records.load(measured / f"{name}.json")
+        assert record["command"].startswith("python benchmarks/speed.py")
+        assert record["versions"]["torch"] == torch.__version__
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", record["date"])
+    step = records.load(measured / "step.json")["families"]["gaussian"]
+    for pair, (middle, low, high) in step["ratios"].items():
+        name, base = pair.split(" / ")
+        assert low <= middle <= high
+        assert middle == pytest.approx(step["ms"][name] / step["ms"][base], rel=0.9)
+    assert list(records.load(measured / "growth.json")["ms"]["transitions"]) == ["2000", "3000"]
+
+
+def test_a_retrofit_is_met_with_both_cost_and_return(measured):
+    found = records.load(measured / "safe.json")
+    assert (found["ppo"]["steps"], found["a2c"]["falls"], len(found["ppo"]["runs"])) == (3, False, 2)
+    for run in (*found["ppo"]["runs"], *found["a2c"]["runs"]):
+        assert run["met"] == (run["cost"] <= 25 and run["return"] >= 0.95 * found["ppo"]["preferred_return"])
+
+
+def test_the_page_has_every_number_and_names_what_is_missing(measured, tmp_path):
+    speed_page.main(measured, tmp_path / "speed.md")
+    page = (tmp_path / "speed.md").read_text()
+    step = records.load(measured / "step.json")["families"]["squashed"]
+    middle, low, high = step["ratios"]["learn / floor"]
+    assert f"| {step['ms']['learn']:.2f} ms |" in page
+    assert f"{middle:.2f} ({low:.2f} to {high:.2f})" in page
+    assert "## Data beyond memory, imports\n\nNot measured yet." in page
+    assert "Nothing was measured on a GPU" in page
+    assert imread(tmp_path / "images" / "speed.png").ndim == 3
+
+
+def test_threads_are_compared_on_idle_and_on_busy_cores(tmp_path, one_thread_again, monkeypatch):
+    monkeypatch.setattr(speed, "THREAD_WORKLOADS", {"8 units": speed.Workload(widths=(8, 8), episodes=(1, 1))})
+    speed.threads(steps=1, rounds=2, results=tmp_path)
+    found = records.load(tmp_path / "threads.json")["workloads"]["8 units"]
+    assert set(found) == {"idle", "busy"}
+    assert found["busy"]["ms"].keys() == {"1", "2"}
+
+
+def test_the_committed_page_is_of_the_committed_records():
+    found = {path.stem: records.load(path) for path in speed.RESULTS.glob("*.json")}
+    assert (speed_page.HERE / "speed.md").read_text() == speed_page.write(found)
