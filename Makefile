@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install install-test demo check test clean
+.PHONY: install install-test demo check test bench bench-size clean
 
 demo: install
 	$(BIN)/sb3-prefine demo
@@ -16,6 +16,16 @@ check: install-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Needs RL_TRAINED_AGENTS. For numbers to publish, leave the machine alone meanwhile.
+bench: install-test
+	for what in step whole safe population growth threads rollout; do $(BIN)/python benchmarks/speed.py $$what || exit 1; done
+	$(BIN)/python benchmarks/speed_page.py
+
+# Writes 17 GB to FOLDER.
+bench-size: install-test
+	$(BIN)/python benchmarks/speed.py size $(FOLDER)
+	$(BIN)/python benchmarks/speed_page.py
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -16,7 +16,7 @@ import paper
 import records
 import tyro
 from data_picture import draw
-from generate import NOISE_FACTORS, dsrl_episodes
+from generate import dsrl_episodes
 
 from sb3_prefine import Evaluation, dsrl
 from sb3_prefine.dsrl_download import REPOSITORY
@@ -103,9 +103,9 @@ def _introduction(results: Results) -> str:
         "",
         "- **The agents.** Snapshots of one run of PPO with a Lagrange multiplier, under one cost limit after the "
         "other ([lagrangian.py](lagrangian.py)); of the robots that can fall (Ant, Hopper, Walker2d), at one pace "
-        "after the other ([pacemaker.py](pacemaker.py)). Each is rolled out with its own noise and with "
-        f"{' and '.join(f'{factor:g}' for factor in NOISE_FACTORS[1:])} times as much. In the Goal tasks there are "
-        "also scripted controllers of several speeds, margins and noises ([goal_seeker.py](goal_seeker.py)), and PPO "
+        "after the other ([pacemaker.py](pacemaker.py)). Each is rolled out with its own noise and with 2 and 4 times "
+        "as much, Ant with half, once and twice ([recipes.py](recipes.py)). In the Goal tasks there are also scripted "
+        "controllers of several speeds, margins and noises ([goal_seeker.py](goal_seeker.py)), and PPO "
         "begins as a clone of one, Walker2d's as a clone of RL Zoo's SAC agent. DSRL's data come from many "
         "algorithms.",
         f"- **The simulators.** MuJoCo {mujoco or 'of your own'}; DSRL recorded with 2.3.",

@@ -26,7 +26,7 @@ from behaviors import Behavior, Behaviors
 from goal_seeker import GoalSeeker
 from lagrangian import cpu_seconds_of
 from lagrangian import train as train_behaviors
-from recipes import EPISODES, RECIPES, SEEKERS
+from recipes import EPISODES, NOISE_FACTORS, RECIPES, SEEKERS
 from tqdm.auto import tqdm
 
 from sb3_prefine import Trajectories, collect, dsrl
@@ -36,8 +36,6 @@ RESULTS = HERE / "results"
 WEIGHTS = HERE / "behavior_weights"
 # Environments that are stepped together. It is not an option: the agents' noise is drawn for all of them at once.
 N_ENVS = 8
-# Trained agents are rolled out with so many times their noise: the plane has room beside the frontier, too.
-NOISE_FACTORS = (1.0, 2.0, 4.0)
 # The cost-return plane is thinned in so many cells each way.
 N_CELLS = 20
 
@@ -128,7 +126,7 @@ def agents_of(task: dsrl.Task) -> Sequence[Agent]:
     path = _weights(task)
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there. Run `python benchmarks/generate.py train {task.name}` first.")
-    trained = [agent.with_noise(factor) for agent in Behaviors.load(path) for factor in NOISE_FACTORS]
+    trained = [agent.with_noise(factor) for agent in Behaviors.load(path) for factor in NOISE_FACTORS[task.name]]
     return [*trained, *SEEKERS.get(task.name, ())]
 
 

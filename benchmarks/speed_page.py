@@ -77,7 +77,8 @@ disturbs one disturbs all:
 
 All have HalfCheetah's sizes (17 numbers observed, 6 acted), a network of 256 and 256 units and batches of 256 + 256
 transitions, and run on one thread, unless it says otherwise. Times are medians over rounds; ratios are medians of the
-rounds' ratios, with 95% intervals by bootstrap over the rounds. `make bench` measures all of it again."""
+rounds' ratios, with 95% intervals by bootstrap over the rounds. `make bench` measures all of it again but the data
+beyond memory, which `make bench-size FOLDER=/data` does."""
 
 _NO_GPU = """\
 Nothing was measured on a GPU: none was at hand. The same code runs there (`device="cuda"`), and the commands take

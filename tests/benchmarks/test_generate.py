@@ -14,7 +14,7 @@ import records
 from behaviors import Behaviors
 from generate import N_CELLS, WEIGHTS, dsrl_episodes, roll_out, rollout, selection, summary, thin, train
 from goal_seeker import GoalSeeker
-from recipes import EPISODES, RECIPES, SEEKERS
+from recipes import EPISODES, NOISE_FACTORS, RECIPES, SEEKERS
 
 from sb3_prefine import PreferenceBuffer, Trajectories, dsrl
 from tests.benchmarks import agents
@@ -50,7 +50,7 @@ def made(tmp_path_factory, weights) -> dict[int, Path]:
     folders = {workers: tmp_path_factory.mktemp(f"workers{workers}") for workers in (1, 2)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate, "WEIGHTS", weights)
-        patch.setattr(generate, "NOISE_FACTORS", (1.0,))
+        patch.setattr(generate, "NOISE_FACTORS", {"BallRun": (1.0,)})
         for workers, folder in folders.items():
             rollout(("BallRun",), folder / "data", folder / "results", EPISODES_IN_ALL, seed=4, workers=workers)
     return folders
@@ -216,7 +216,7 @@ def test_scripted_agents_come_beside_the_trained_ones(task, weights, tmp_path, m
     monkeypatch.setattr(generate, "WEIGHTS", tmp_path)
     (tmp_path / f"{task}.npz").write_bytes((weights / "BallRun.npz").read_bytes())
     found = generate.agents_of(dsrl.find_task(task))
-    assert len(found) == len(agents.PUSHES) * len(generate.NOISE_FACTORS) + len(SEEKERS[task])
+    assert len(found) == len(agents.PUSHES) * len(NOISE_FACTORS[task]) + len(SEEKERS[task])
     scripted = [agent for agent in found if isinstance(agent, GoalSeeker)]
     assert scripted == SEEKERS[task]
     assert all(task.startswith(seeker.robot) for seeker in scripted)
@@ -224,10 +224,10 @@ def test_scripted_agents_come_beside_the_trained_ones(task, weights, tmp_path, m
 
 def test_trained_agents_act_with_several_amounts_of_noise(weights, monkeypatch):
     monkeypatch.setattr(generate, "WEIGHTS", weights)
-    found = generate.agents_of(TASK)[: len(generate.NOISE_FACTORS)]
+    found = generate.agents_of(TASK)[: len(NOISE_FACTORS[TASK.name])]
     own = Behaviors.load(weights / "BallRun.npz")[0]
     observations = np.zeros((20_000, 7))
-    for agent, factor in zip(found, generate.NOISE_FACTORS, strict=True):
+    for agent, factor in zip(found, NOISE_FACTORS[TASK.name], strict=True):
         np.testing.assert_array_equal(*(a.predict(observations[:1], deterministic=True)[0] for a in (agent, own)))
         actions, _ = agent.predict(observations)
         np.testing.assert_allclose(actions.std(axis=0), factor * np.exp(own.log_std), rtol=0.03)
@@ -284,7 +284,7 @@ def test_training_writes_weights_and_a_record(tmp_path, monkeypatch):
     train(("SafetyBallRun-v0",), seed=3)
     assert asked == [(TASK.env_id, RECIPES["BallRun"], 3)]
     assert (tmp_path / "runs" / "BallRun-3").is_dir()
-    assert len(generate.agents_of(TASK)) == len(agents.PUSHES) * len(generate.NOISE_FACTORS)
+    assert len(generate.agents_of(TASK)) == len(agents.PUSHES) * len(NOISE_FACTORS[TASK.name])
     found = records.load(tmp_path / "results" / "agents" / "BallRun.json")
     assert found["sha256"] == records.checksum(tmp_path / "weights" / "BallRun.npz")
     assert (found["agents"], found["cpu_seconds"], found["seed"]) == (4, 12.5, 3)
