@@ -49,7 +49,7 @@ ROLLOUTS: tuple[tuple[str, rollout_speed.Algorithm], ...] = (
     ("SpeedLimitHalfCheetah-v0", "PPO"),
     ("SpeedLimitHalfCheetah-v0", "SAC"),
     ("SafetyBallRun-v0", "PPO"),
-    ("SafetyPointGoal1-v0", "PPO"),
+    ("SafetyCarCircle-v0", "PPO"),
 )
 THREAD_WORKLOADS = {
     "64 units": Workload(widths=(64, 64)),
