@@ -157,7 +157,7 @@ def growth(steps: int = 10, rounds: int = 15, device: str = "cpu", results: Path
     _save("growth", {"ms": found, "steps": steps, "rounds": rounds}, device, results)
 
 
-def threads(steps: int = 10, rounds: int = 9, results: Path = RESULTS) -> None:
+def threads(steps: int = 10, rounds: int = 15, results: Path = RESULTS) -> None:
     """
     :param steps: of each in a round
     :param rounds: how often
@@ -165,20 +165,13 @@ def threads(steps: int = 10, rounds: int = 9, results: Path = RESULTS) -> None:
     """
     found = {}
     for name, workload in THREAD_WORKLOADS.items():
-        run = learn(workload)
-
-        def with_threads(n_threads: int, run: Run = run) -> Run:
-            def run_with(n: int) -> None:
-                torch.set_num_threads(n_threads)
-                run(n)
-
-            return run_with
-
-        contenders = {"1": with_threads(1), "2": with_threads(2)}
+        runs = {"floor": floor(workload), "learn": learn(workload)}
+        contenders = {f"{kind} {n}": _with_threads(run, n) for kind, run in runs.items() for n in (1, 2)}
         idle = measure(contenders, steps, rounds, f"{name}, idle")
         with _busy_cores():
             busy = measure(contenders, steps, rounds, f"{name}, busy")
-        found[name] = {when: _summary(timing, [("2", "1")]) for when, timing in (("idle", idle), ("busy", busy))}
+        pairs = [(f"{kind} 2", f"{kind} 1") for kind in runs]
+        found[name] = {"idle": _summary(idle, pairs), "busy": _summary(busy, pairs)}
     _save("threads", {"workloads": found, "steps": steps, "rounds": rounds}, "cpu", results)
 
 
@@ -225,6 +218,14 @@ def _one_after_the_other(workload: Workload, runs: int) -> Run:
             model.learn(n, reset_num_timesteps=False)
 
     return run
+
+
+def _with_threads(run: Run, n_threads: int) -> Run:
+    def run_with(n: int) -> None:
+        torch.set_num_threads(n_threads)
+        run(n)
+
+    return run_with
 
 
 @contextmanager

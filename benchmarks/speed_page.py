@@ -177,15 +177,22 @@ def _growth(record: dict[str, Any]) -> list[str]:
 
 def _threads(record: dict[str, Any]) -> list[str]:
     rows = [
-        (name, *(cell for when in ("idle", "busy") for cell in _of_threads(found[when])))
+        (name, LABELS[kind], *(cell for when in ("idle", "busy") for cell in _of_threads(found[when], kind)))
         for name, found in record["workloads"].items()
+        for kind in ("floor", "learn")
     ]
-    head = ("network", "idle: 1 thread", "2 threads", "2 / 1", "busy: 1 thread", "2 threads", "2 / 1")
-    return ["Busy is with one other process on every core.", "", *_table(head, rows)]
+    head = ("network", "", "idle: 1 thread", "2 threads", "2 / 1", "busy: 1 thread", "2 threads", "2 / 1")
+    return [
+        "Busy is with one other process on every core. Behaviour cloning takes the threads that torch is set to. "
+        "`PREFINE.learn` takes one, unless an update is more than 10⁹ operations, as that of 1,024 units is.",
+        "",
+        *_table(head, rows),
+    ]
 
 
-def _of_threads(found: dict[str, Any]) -> tuple[str, str, str]:
-    return f"{found['ms']['1']:.2f} ms", f"{found['ms']['2']:.2f} ms", _ratio(found["ratios"]["2 / 1"])
+def _of_threads(found: dict[str, Any], kind: str) -> tuple[str, str, str]:
+    one, two = f"{kind} 1", f"{kind} 2"
+    return f"{found['ms'][one]:.2f} ms", f"{found['ms'][two]:.2f} ms", _ratio(found["ratios"][f"{two} / {one}"])
 
 
 def _rollout(record: dict[str, Any]) -> list[str]:

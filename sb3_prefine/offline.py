@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger, update_learning_rate
 
+from sb3_prefine.adam import adam_step
 from sb3_prefine.checks import check_masks
 from sb3_prefine.files import with_zip_suffix, write_atomically
 from sb3_prefine.folder import find_checkpoint
@@ -54,7 +55,7 @@ class OfflineAlgorithm(BaseAlgorithm):
     :raises ValueError: an environment or bounds that do not fit
     """
 
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Adam
     max_grad_norm: float | None
     _likelihood: Likelihood
     _generator: torch.Generator
@@ -190,8 +191,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         grad_norm = torch.linalg.vector_norm(torch.stack(norms))
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
-        self.optimizer.found_inf = self._guard.check(loss.detach() + grad_norm)  # type: ignore[attr-defined]
-        self.optimizer.step()
+        adam_step(self.optimizer, found_inf=self._guard.check(loss.detach() + grad_norm))
         return grad_norm
 
     def predict(

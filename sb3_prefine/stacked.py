@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sb3_prefine.adam import adam_step
 from sb3_prefine.custom import HasLikelihood
 from sb3_prefine.inputs import Inputs, Masked, Observations, map_arrays
 from sb3_prefine.likelihood_types import Likelihood
@@ -128,8 +129,7 @@ class Stack:
             for gradient in self._gradients:
                 gradient.mul_(factors.view(-1, *(1,) * (gradient.dim() - 1)))
         for model, found_inf in zip(self.models, self.guard.check(losses + norms), strict=True):
-            model.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
-            model.optimizer.step()
+            adam_step(model.optimizer, found_inf)
         self.metrics.add({**metrics, "train/grad_norm": norms})
 
     def _column(self, name: str, values: list[float]) -> Tensor:

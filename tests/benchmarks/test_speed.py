@@ -78,7 +78,9 @@ def test_threads_are_compared_on_idle_and_on_busy_cores(tmp_path, one_thread_aga
     speed.threads(steps=1, rounds=2, results=tmp_path)
     found = records.load(tmp_path / "threads.json")["workloads"]["8 units"]
     assert set(found) == {"idle", "busy"}
-    assert found["busy"]["ms"].keys() == {"1", "2"}
+    assert found["busy"]["ms"].keys() == {"floor 1", "floor 2", "learn 1", "learn 2"}
+    page = speed_page.write({"threads": records.load(tmp_path / "threads.json")})
+    assert f"| {found['idle']['ms']['learn 2']:.2f} ms |" in page
 
 
 def test_the_committed_page_is_of_the_committed_records():
