@@ -80,6 +80,11 @@ transitions, and run on one thread, unless it says otherwise. Times are medians 
 rounds' ratios, with 95% intervals by bootstrap over the rounds. `make bench` measures all of it again but the data
 beyond memory, which `make bench-size FOLDER=/data` does."""
 
+_WHY_NOT_THE_FLOOR = """\
+Of a Gaussian policy's step the floor is 64 calls into torch, PREFINE 98 (views not counted): rows of the data are
+gathered, counterfactuals drawn, actions scored under both policies, the gradient measured. They work on a few numbers a
+state, so their time is that of the calls, not of the arithmetic."""
+
 _NO_GPU = """\
 Nothing was measured on a GPU: none was at hand. The same code runs there (`device="cuda"`), and the commands take
 `--device cuda`."""
@@ -102,9 +107,10 @@ def _step(record: dict[str, Any]) -> list[str]:
     if compiled:
         lines += [
             "",
-            f"`torch.compile` of the network and the log-probs takes {record['compile_seconds']:.0f} s; a step then "
-            f"takes {_ratio(compiled)} of the time. It is not used.",
+            f"With the network and the log-probs compiled by `torch.compile` a step takes {_ratio(compiled)} times as "
+            "long, so it is not used.",
         ]
+    lines += ["", _WHY_NOT_THE_FLOOR]
     return lines
 
 
