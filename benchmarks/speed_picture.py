@@ -28,8 +28,11 @@ def draw(step: Mapping[str, Any], growth: Mapping[str, Any]) -> bytes:
     figure = Figure(figsize=(12, 7), layout="constrained")
     axes = figure.subplots(2, 3)
     _draw_step(axes.flat[0], step["families"])
+    highest = max(max(points.values()) for points in growth["ms"].values())
     for each, name in zip(axes.flat[1:], TITLES, strict=False):
-        _draw_growth(each, name, growth["ms"][name])
+        _draw_growth(each, name, growth["ms"][name], highest)
+    handles, labels = axes.flat[1].get_legend_handles_labels()
+    axes.flat[5].legend(handles, labels, loc="center", frameon=False)
     axes.flat[5].axis("off")
     for each in axes.flat[:5]:
         each.spines[["top", "right"]].set_visible(False)
@@ -47,17 +50,24 @@ def _draw_step(axes: Axes, families: Mapping[str, Any]) -> None:
         axes.bar(places, heights, width, color=COLORS[name], label=label)
     axes.set_xticks(range(len(families)), list(families))
     axes.set_title("a gradient step")
-    axes.legend(frameon=False)
+    axes.margins(y=0.4)
+    axes.legend(loc="upper left", frameon=False)
 
 
-def _draw_growth(axes: Axes, name: str, milliseconds: Mapping[str, float]) -> None:
+def _draw_growth(axes: Axes, name: str, milliseconds: Mapping[str, float], highest: float) -> None:
     x, y = [int(n) for n in milliseconds], list(milliseconds.values())
     axes.loglog(x, y, "o-", color=SAFE, label="measured")
     # The work of a hidden layer grows with the square of its width; that of a step does not grow with the data.
     power = {"width": 2, "transitions": 0}.get(name, 1)
     # From the largest, where small operations do not hide it.
     axes.loglog(x, [y[-1] * (n / x[-1]) ** power for n in x], "--", color="0.5", label="ideal: its work alone")
-    axes.set_xticks(x, [f"{n:,}" for n in x], minor=False)
+    axes.set_xticks(x, [_short(n) for n in x])
+    axes.set_yticks(ticks := [0.3, 1, 3, 10, 30, 100], [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
+    # The same for all, so that what does not grow looks flat.
+    axes.set_ylim(0.5, 1.5 * highest)
     axes.set_xlabel(TITLES[name])
-    axes.legend(frameon=False)
+
+
+def _short(n: int) -> str:
+    return f"{n // 1_000_000}M" if n >= 1_000_000 else f"{n // 1_000}k" if n >= 10_000 else f"{n:,}"

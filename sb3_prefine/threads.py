@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 # Multiplications and additions of an update from which on more than one thread pays. Below, other processes on the same
-# cores make two threads up to ten times slower than one, and idle cores at best a third faster (benchmarks/speed.md).
+# cores make two threads many times slower than one, and idle cores at best a quarter faster (benchmarks/speed.md).
 _WORTH_SHARING = 1e9
 
 
