@@ -231,7 +231,8 @@ def _size(record: dict[str, Any]) -> list[str]:
         f"{training['ratio']:.0%} of the speed of {training['n_in_memory']:,} in memory, "
         f"{training['cpu_ratio']:.0%} by processor time. The process holds at most "
         f"{training['streaming']['anonymous']:,.0f} MiB of its own ({training['before']['anonymous']:,.0f} before it "
-        f"opens the file), and maps at most {training['streaming']['file']:,.0f} MiB of files.",
+        f"opens the file), and maps at most {training['streaming']['file']:,.0f} MiB of files. Beside that the system "
+        "keeps what it has read of them as long as it has room.",
         f"- A buffer in memory takes {buffer['buffer']:.0f} bytes a transition, {buffer['ratio']:.2f} times its "
         "numbers.",
         f"- `import sb3_prefine` takes {record['import_ratio']:.2f} times as long as `import stable_baselines3`.",

@@ -28,10 +28,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(speed, "EPISODES", ((1, 1), (2, 1)))
         patch.setattr(speed, "RUNS", (1, 2))
         patch.setattr(speed, "ROLLOUTS", (("SafetyBallRun-v0", "PPO"),))
-        patch.setattr(retrofits, "RECIPES", {"ppo": Recipe(1e-3, 3), "a2c": Recipe(1e-3, 2, falls=False)})
         speed.step(steps=1, rounds=2, with_compile=False, results=results)
         speed.whole(updates=5, results=results)
-        speed.safe(seeds=2, episodes=1, results=results)
         speed.population(runs=2, steps=1, rounds=2, results=results)
         speed.growth(steps=1, rounds=2, results=results)
         speed.rollout(rounds=1, results=results)
@@ -39,7 +37,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_records_say_what_was_measured_with_what(measured):
-    names = ("growth", "population", "rollout", "safe", "step", "whole")
+    names = ("growth", "population", "rollout", "step", "whole")
     assert sorted(path.stem for path in measured.iterdir()) == list(names)
     for name in names:
         record = records.load(measured / f"{name}.json")
@@ -54,11 +52,14 @@ def test_the_records_say_what_was_measured_with_what(measured):
     assert list(records.load(measured / "growth.json")["ms"]["transitions"]) == ["2000", "3000"]
 
 
-def test_a_retrofit_is_met_with_both_cost_and_return(measured):
-    found = records.load(measured / "safe.json")
+def test_a_retrofit_is_met_with_both_cost_and_return(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(retrofits, "RECIPES", {"ppo": Recipe(1e-3, 3), "a2c": Recipe(1e-3, 2, falls=False)})
+    speed.safe(seeds=2, episodes=1, results=tmp_path)
+    found = records.load(tmp_path / "safe.json")
     assert (found["ppo"]["steps"], found["a2c"]["falls"], len(found["ppo"]["runs"])) == (3, False, 2)
     for run in (*found["ppo"]["runs"], *found["a2c"]["runs"]):
         assert run["met"] == (run["cost"] <= 25 and run["return"] >= 0.95 * found["ppo"]["preferred_return"])
+    assert "| PPO | 3 | 0.001, falling to 0 |" in speed_page.write({"safe": found})
 
 
 def test_the_page_has_every_number_and_names_what_is_missing(measured, tmp_path):
@@ -68,6 +69,7 @@ def test_the_page_has_every_number_and_names_what_is_missing(measured, tmp_path)
     middle, low, high = step["ratios"]["learn / floor"]
     assert f"| {step['ms']['learn']:.2f} ms |" in page
     assert f"{middle:.2f} ({low:.2f} to {high:.2f})" in page
+    assert "## From learn() to a safe policy\n\nNot measured yet." in page
     assert "## Data beyond memory, imports\n\nNot measured yet." in page
     assert "Nothing was measured on a GPU" in page
     assert imread(tmp_path / "images" / "speed.png").ndim == 3
