@@ -238,7 +238,7 @@ def _size(record: dict[str, Any]) -> list[str]:
         f"- `import sb3_prefine` takes {record['import_ratio']:.2f} times as long as `import stable_baselines3`.",
     ]
     lines += [
-        f"- `load_reference` of {Path(name).name} takes {cost['seconds']:.2f} s."
+        f"- `load_reference` of {name} takes {cost['seconds']:.2f} s."
         for name, cost in record["load_reference"].items()
     ]
     return lines
