@@ -1,7 +1,5 @@
 """
-How fast policies are measured: ``evaluate_policy`` and ``collect`` against the environment itself.
-
-    python benchmarks/rollout_speed.py --algorithm SAC --n-envs 32
+How fast policies are measured (``speed.py rollout``): ``evaluate_policy`` and ``collect`` against the environment.
 
 The environment itself is a plain loop of ``env.step`` with random actions, in one process on each core. What is
 compared is measured in turns, so that a busy machine is as busy for all of it. Processes that wait for each other
@@ -9,19 +7,17 @@ suffer more from others than a plain loop does: where the cores are taken, the p
 than the clock.
 """
 
-import json
 import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium as gym
 import torch
-import tyro
 from stable_baselines3 import PPO, SAC
 
 import sb3_prefine.envs  # noqa: F401 (registers the Safety* ids with gymnasium)
@@ -128,28 +124,6 @@ def measure(
     )
 
 
-def main(
-    env: str = "SpeedLimitHalfCheetah-v0",
-    algorithm: Algorithm = "PPO",
-    n_episodes: int = 32,
-    n_envs: int = 16,
-    n_workers: int | None = None,
-    rounds: int = 3,
-) -> None:
-    """
-    Print it as JSON.
-
-    :param env: an environment's id
-    :param algorithm: whose policy acts: PPO's has two layers of 64 units, SAC's two of 256
-    :param n_episodes: of each evaluation and each collection
-    :param n_envs: environments to step together
-    :param n_workers: processes; without it, one for each core
-    :param rounds: how often each of them is measured
-    """
-    found = measure(env, algorithm, n_episodes=n_episodes, n_envs=n_envs, n_workers=n_workers, rounds=rounds)
-    print(json.dumps(asdict(found), indent=1))
-
-
 @dataclass(frozen=True)
 class _Run:
     """
@@ -233,7 +207,3 @@ def _policy(env: str, algorithm: Algorithm) -> Reference:
 
 def _median(runs: list[_Run], value: Callable[[_Run], float]) -> float:
     return statistics.median(map(value, runs))
-
-
-if __name__ == "__main__":
-    tyro.cli(main)

@@ -1,18 +1,15 @@
 """
-Data beyond memory, and what importing and opening cost.
-
-    python benchmarks/size_speed.py --folder /data --n-transitions 100_000_000
+Data beyond memory, and what importing and opening cost (``speed.py size``).
 
 Made-up data of HalfCheetah's sizes (17 numbers observed, 6 acted) are written to one HDF5 file, 170 bytes a transition,
 unless it is there. PREFINE trains on the file (``mmap=True``) and, in turn with it, on the first of its transitions in
-memory. Printed, as JSON: updates a second of both, the memory in use meanwhile, bytes a transition of data in memory,
+memory. Measured: updates a second of both, the memory in use meanwhile, bytes a transition of data in memory,
 and what ``import sb3_prefine`` and ``load_reference`` cost.
 
 On a busy machine the CPU seconds say more than those on the clock, which have the waiting in them: for the disk too.
 """
 
 import contextlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -32,7 +29,6 @@ import h5py
 import numpy as np
 import records
 import torch
-import tyro
 
 import sb3_prefine
 from sb3_prefine import PREFINE, PreferenceBuffer, Reference, Trajectories, load_reference
@@ -125,17 +121,6 @@ class Cost:
 
     cpu_seconds: float
     seconds: float
-
-
-def main(folder: Path, n_transitions: int = 100_000_000, references: tuple[str, ...] = (str(REFERENCE),)) -> None:
-    """
-    Measure everything and print it.
-
-    :param folder: where to put the files of made-up data; they stay there
-    :param n_transitions: on disk
-    :param references: checkpoints to open, as ppo/HalfCheetah-v3 in the folder that RL_TRAINED_AGENTS names
-    """
-    print(json.dumps(measure(folder, n_transitions, references=references), indent=1))
 
 
 def measure(
@@ -370,7 +355,3 @@ def _drop_cache(path: Path) -> None:
 def _in_a_new_process(measure: Callable[[], T]) -> T:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return executor.submit(measure).result()
-
-
-if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)

@@ -71,25 +71,17 @@ def step(
     :param results: the folder for what was measured
     """
     torch.set_num_threads(1)
-    families, compile_seconds = {}, None
+    families = {}
     for family in FAMILIES:
         workload = Workload(family=family, device=device)
         contenders = {"floor": floor(workload), "learn": learn(workload), "plain": plain(workload)}
         if with_compile and family == "gaussian":
             contenders["compiled"] = compiled(workload)
-            started = time.perf_counter()
-            contenders["compiled"](2)
-            compile_seconds = round(time.perf_counter() - started, 1)
         timing = measure(contenders, steps, rounds, family)
         pairs = [("learn", "floor"), ("plain", "learn"), ("plain", "floor")]
         pairs += [("compiled", "learn")] if "compiled" in contenders else []
         families[family] = _summary(timing, pairs)
-    _save(
-        "step",
-        {"families": families, "compile_seconds": compile_seconds, "steps": steps, "rounds": rounds},
-        device,
-        results,
-    )
+    _save("step", {"families": families, "steps": steps, "rounds": rounds}, device, results)
 
 
 def whole(updates: int = 20_000, device: str = "cpu", results: Path = RESULTS) -> None:
@@ -249,7 +241,7 @@ def _compute() -> None:
 
 
 def _summary(timing: Timing, pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """Milliseconds a step of each, and ratios with their 95% intervals: by the clock and by processor time."""
+    """Milliseconds a step of each, and ratios with their 95% intervals, by the clock."""
     return {
         "ms": {name: round(1e3 * timing.median(name), 4) for name in timing.names},
         "ratios": {f"{name} / {base}": [round(x, 3) for x in timing.ratio(name, base)] for name, base in pairs},

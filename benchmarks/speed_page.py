@@ -3,7 +3,7 @@ Writes benchmarks/speed.md and its picture from the records in benchmarks/result
 
     python benchmarks/speed_page.py
 
-speed.py, rollout_speed.py and size_speed.py write those records. What was not measured is named as missing.
+speed.py writes those records. What was not measured is named as missing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
