@@ -1,5 +1,6 @@
 """The policy's side of a rollout: opening it, and fitting its actions to the environment."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -8,6 +9,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
+from sb3_prefine.offline import OfflineAlgorithm
 from sb3_prefine.reference import load_reference
 
 Policy: TypeAlias = PolicyPredictor | str | Path
@@ -17,11 +19,14 @@ def open_policy(policy: Policy) -> PolicyPredictor:
     """
     Something with a ``predict`` that takes raw observations.
 
-    :param policy: Such an object; or an SB3 model or a path, which ``load_reference`` opens.
+    :param policy: Such an object; or an SB3 model or a path, which ``load_reference`` opens. Of what was trained here
+        it is the part that acts, without its data and its logger.
     :raises TypeError: If it is neither.
     """
     if isinstance(policy, str | Path) or (isinstance(policy, BaseAlgorithm) and not hasattr(policy, "wrap_env")):
         return load_reference(policy)
+    if isinstance(policy, OfflineAlgorithm) and inherits(policy, OfflineAlgorithm, "predict"):
+        return replace(policy.reference, policy=policy.policy)
     if not callable(getattr(policy, "predict", None)):
         raise TypeError(
             f"policy: {type(policy).__name__} has no predict(observation, state, episode_start, deterministic). Pass a "
@@ -54,3 +59,8 @@ def fit_to_space(actions: Any, space: gym.Space, n: int) -> np.ndarray:
     if isinstance(space, gym.spaces.Box):
         actions = np.clip(actions, space.low, space.high)
     return actions.astype(space.dtype)
+
+
+def inherits(instance: object, base: type, *names: str) -> bool:
+    """Whether these methods of an instance of the class are the class's own."""
+    return all(getattr(type(instance), name) is getattr(base, name) and name not in vars(instance) for name in names)

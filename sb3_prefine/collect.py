@@ -4,8 +4,9 @@ import numpy as np
 
 from sb3_prefine.acting import Policy
 from sb3_prefine.env_source import EnvSource
+from sb3_prefine.groups import ActionTransform
 from sb3_prefine.inputs import map_arrays
-from sb3_prefine.rollout import ActionTransform, rollout, show_progress
+from sb3_prefine.rollout import rollout, show_progress
 from sb3_prefine.runner import Episode
 from sb3_prefine.trajectories import Trajectories
 

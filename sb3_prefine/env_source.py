@@ -18,48 +18,51 @@ from stable_baselines3.common.vec_env import (
 
 import sb3_prefine.envs  # noqa: F401 (registers the Safety* ids with gymnasium)
 
-EnvSource: TypeAlias = str | Callable[[], gym.Env] | gym.Env | VecEnv
-# What new environments can be made of.
-EnvMaker: TypeAlias = str | EnvSpec | Callable[[], gym.Env]
+EnvSource: TypeAlias = str | EnvSpec | Callable[[], gym.Env] | gym.Env | VecEnv
 WrapEnv: TypeAlias = Callable[[gym.Env], gym.Env]
 
 # Wrappers that may be taken off: the policies here take raw observations, and rewards are measured raw.
 _TRANSPARENT_WRAPPERS = (VecNormalize, VecMonitor, VecCheckNan, VecTransposeImage)
 
 
-def open_envs(env: EnvSource, n_envs: int, stack: contextlib.ExitStack, wrap_env: WrapEnv | None) -> list[gym.Env]:
-    """
-    The environments that an argument stands for.
-
-    :param env: The argument.
-    :param n_envs: How many to make of an id or a callable.
-    :param stack: Closes those that are made here.
-    :param wrap_env: Wraps each of them; None leaves them as they are.
-    :raises TypeError: If it stands for none.
-    :raises ValueError: If an id is unknown, or a callable returns the same environment again.
-    """
-    if isinstance(env, VecEnv):
-        envs = _inner_envs(env)
-    elif isinstance(env, gym.Env):
-        envs = [env]
-    else:
-        return list(make_envs(env, n_envs, stack, wrap_env))
-    return envs if wrap_env is None else [wrap_env(e) for e in envs]
-
-
-def make_envs(
-    source: EnvMaker, n_envs: int, stack: contextlib.ExitStack, wrap_env: WrapEnv | None
+def open_envs(
+    source: EnvSource, n_envs: int, stack: contextlib.ExitStack, wrap_env: WrapEnv | None
 ) -> Iterator[gym.Env]:
     """
-    New environments, each made when it is asked for.
+    The environments that an argument stands for, each made when it is asked for.
 
-    :param source: What to make them of.
-    :param n_envs: How many.
-    :param stack: Closes them.
+    :param source: The argument.
+    :param n_envs: How many; of environments that are there already, at most.
+    :param stack: Closes those that are made here.
     :param wrap_env: Wraps each of them; None leaves them as they are.
-    :raises TypeError: If the callable returns something else.
-    :raises ValueError: If the id is unknown, or the callable returns the same environment again.
+    :raises TypeError: If it stands for none, or a callable returns something else.
+    :raises ValueError: If an id is unknown, or a callable returns the same environment again.
     """
+    if isinstance(source, VecEnv):
+        envs = iter(_inner_envs(source)[:n_envs])
+    elif isinstance(source, gym.Env):
+        envs = iter([source])
+    else:
+        envs = _make_envs(source, n_envs, stack)
+    for env in envs:
+        yield env if wrap_env is None else wrap_env(env)
+
+
+def n_at_once(source: EnvSource, n_envs: int) -> int:
+    """
+    How many environments there can be.
+
+    :param source: As in :func:`open_envs`.
+    :param n_envs: How many are wanted, where they are made.
+    """
+    if isinstance(source, VecEnv):
+        return source.num_envs
+    return 1 if isinstance(source, gym.Env) else n_envs
+
+
+def _make_envs(
+    source: str | EnvSpec | Callable[[], gym.Env], n_envs: int, stack: contextlib.ExitStack
+) -> Iterator[gym.Env]:
     made: list[gym.Env] = []
     for _ in range(n_envs):
         env = _make_env(source)
@@ -67,10 +70,10 @@ def make_envs(
             raise ValueError("env: the callable returned one environment twice. It has to make a new one each time.")
         made.append(env)
         stack.callback(env.close)
-        yield env if wrap_env is None else wrap_env(env)
+        yield env
 
 
-def _make_env(source: EnvMaker) -> gym.Env:
+def _make_env(source: str | EnvSpec | Callable[[], gym.Env]) -> gym.Env:
     if isinstance(source, str | EnvSpec):
         try:
             # The checker costs time at every step.

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACPolicy
 from torch import Tensor, nn
 
-from sb3_prefine.offline import OfflineAlgorithm
+from sb3_prefine.acting import inherits
 from sb3_prefine.reference import Reference
 
 Predict: TypeAlias = Callable[..., tuple[np.ndarray, tuple[np.ndarray, ...] | None]]
@@ -31,11 +31,11 @@ def fast_predict(policy: PolicyPredictor) -> Predict:
     that this is no training, and builds a torch distribution and validates it. Here the modules are told once, and of
     Gaussian actors only the layers and the noise are computed. What overrides a method on the way is called as it is.
 
-    :param policy: Anything with ``predict``; those of SB3, references and what is trained here are known.
+    :param policy: Anything with ``predict``; those of SB3 and references are known.
     :return: Takes ``predict``'s arguments. Ask for it anew after somebody else may have changed the policy.
     """
     inner, normalize = _inner_policy(policy)
-    if inner is None or not _inherits(inner, BasePolicy, "predict", "obs_to_tensor"):
+    if inner is None or not inherits(inner, BasePolicy, "predict", "obs_to_tensor"):
         return cast(Predict, policy.predict)
     inner.set_training_mode(False)
     act = _act_of(inner)
@@ -60,10 +60,8 @@ def _inner_policy(policy: PolicyPredictor) -> tuple[BasePolicy | None, Callable[
     """The SB3 policy that acts, and what its observations go through first; None if that is not known."""
     if isinstance(policy, BasePolicy):
         return policy, lambda observation: observation
-    if isinstance(policy, Reference) and _inherits(policy, Reference, "predict"):
+    if isinstance(policy, Reference) and inherits(policy, Reference, "predict"):
         return policy.policy, policy.normalize
-    if isinstance(policy, OfflineAlgorithm) and _inherits(policy, OfflineAlgorithm, "predict"):
-        return policy.policy, policy.reference.normalize
     return None, lambda observation: observation
 
 
@@ -72,16 +70,16 @@ def _act_of(policy: BasePolicy) -> _Act:
         methods = ("_predict", "get_distribution", "_get_action_dist_from_latent")
         layers: Any = policy.mlp_extractor
         if (
-            _inherits(policy, ActorCriticPolicy, *methods)
-            and _inherits(layers, MlpExtractor, "forward_actor")
+            inherits(policy, ActorCriticPolicy, *methods)
+            and inherits(layers, MlpExtractor, "forward_actor")
             and type(policy.action_dist) is DiagGaussianDistribution
         ):
             return _gaussian_act(policy)
     elif isinstance(policy, SACPolicy):
         actor: Any = policy.actor
         if (
-            _inherits(policy, SACPolicy, "_predict")
-            and _inherits(actor, Actor, "forward", "get_action_dist_params", "extract_features")
+            inherits(policy, SACPolicy, "_predict")
+            and inherits(actor, Actor, "forward", "get_action_dist_params", "extract_features")
             and not _is_hooked(actor)
             and type(actor.action_dist) is SquashedDiagGaussianDistribution
         ):
@@ -164,8 +162,3 @@ def _functions(module: nn.Module) -> list[Callable[[Tensor], Tensor]]:
 
 def _is_hooked(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _inherits(instance: object, base: type, *names: str) -> bool:
-    """Whether these methods of an instance of the class are the class's own."""
-    return all(getattr(type(instance), name) is getattr(base, name) and name not in vars(instance) for name in names)

@@ -1,9 +1,12 @@
 """The one loop that steps environments: a policy acts, whole episodes come out."""
 
 import contextlib
+import itertools
 import operator
-from collections.abc import Callable, Iterator
-from typing import TypeAlias, cast
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from typing import cast
 
 import gymnasium as gym
 import numpy as np
@@ -11,14 +14,13 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
-from sb3_prefine.acting import Policy, fit_to_space, open_policy
-from sb3_prefine.env_source import EnvMaker, EnvSource, make_envs, open_envs
-from sb3_prefine.fast_predict import fast_predict
+from sb3_prefine.acting import Policy, open_policy
+from sb3_prefine.env_source import EnvSource, WrapEnv, n_at_once, open_envs
+from sb3_prefine.groups import GROUP_SIZE, Acting, ActionTransform, Group, GroupRunner, make_groups
 from sb3_prefine.randomness import OwnRandomState
-from sb3_prefine.runner import Episode, Runners, Start
-from sb3_prefine.workers import Workers, start_workers
-
-ActionTransform: TypeAlias = Callable[[np.ndarray], np.ndarray]
+from sb3_prefine.runner import Episode
+from sb3_prefine.threads import one_thread
+from sb3_prefine.workers import Workers, pickle_job
 
 # An episode this long is taken for one that never ends, unless the environment's own time limit is longer.
 MAX_EPISODE_STEPS = 100_000
@@ -69,57 +71,62 @@ def rollout(
     :raises RuntimeError: If an episode does not end within 100,000 steps, or a worker process is killed.
     """
     n_episodes = _positive("n_episodes", n_episodes)
-    n_envs = min(_positive("n_envs", n_envs), n_episodes)
+    n_envs = _positive("n_envs", n_envs)
     n_workers = _positive("n_workers", n_workers)
     if seed < 0:
         raise ValueError(f"seed: {seed} is negative. Pass 0 or more.")
-    with OwnRandomState(seed):  # opening builds networks, whose first weights are drawn
-        predictor = open_policy(policy)
-    randomness = OwnRandomState(seed)
-    upcoming = ((index, _episode_seed(seed, index)) for index in range(n_episodes))
+    if n_workers > 1 and isinstance(env, gym.Env | VecEnv):
+        raise ValueError(
+            f"n_workers: {n_workers} processes cannot share a {type(env).__name__} that is there already. Pass its id "
+            "or a callable that returns a new environment as env, or leave n_workers at 1."
+        )
+    n_envs = min(n_at_once(env, n_envs), n_episodes)
+    todo = deque(make_groups(n_episodes, n_envs, seed))
+    if n_workers > len(todo):
+        warnings.warn(
+            f"n_workers: {n_envs} environments are {len(todo)} groups, and each group is of one process. Of "
+            f"{n_workers} processes {len(todo)} have work. Pass n_envs={GROUP_SIZE * n_workers} and as many episodes "
+            "for all of them to have some.",
+            stacklevel=2,
+        )
+        n_workers = len(todo)
 
     with contextlib.ExitStack() as stack:
+        with OwnRandomState(seed):  # opening builds networks, whose first weights are drawn
+            acting = Acting(open_policy(policy), deterministic, action_transform, MAX_EPISODE_STEPS)
+        envs = open_envs(env, n_envs, stack, _wrapping(acting.policy))
+        workers = Workers(todo)
+        stack.callback(workers.close)
+
+        group = todo.popleft()
+        randomness = OwnRandomState(group.seed)
         with randomness:
-            masked = bool(getattr(predictor, "takes_action_masks", False))
-            runners = _open_runners(
-                env,
-                predictor,
-                n_envs,
-                n_workers,
-                n_episodes=n_episodes,
-                masked=masked,
-                seed=seed,
-                upcoming=upcoming,
-                stack=stack,
-            )
-        state: tuple[np.ndarray, ...] | None = None
-        starts = np.ones(len(runners), dtype=bool)
-        unfinished = n_episodes
-        while unfinished:
-            finished: list[tuple[int, Episode]] = []
-            with randomness:
-                predict = fast_predict(predictor)
-                while not finished:
-                    # Environments without an episode stay in the batch: a recurrent state keeps its rows, whatever its
-                    # layout.
-                    allowed = {"action_masks": runners.action_masks()} if masked else {}
-                    actions, state = predict(
-                        runners.observations(),
-                        state=state,
-                        episode_start=starts,
-                        deterministic=deterministic,
-                        **allowed,
-                    )
-                    if action_transform is not None:
-                        actions = action_transform(actions)
-                    actions = fit_to_space(actions, runners.action_space, len(runners))
-                    finished, begun = runners.step(actions, upcoming)
-                    starts = np.zeros(len(runners), dtype=bool)
-                    starts[begun] = True
-            unfinished -= len(finished)
-            # Outside of the random state: the code between two episodes is the caller's.
-            for _, episode in finished:
-                yield episode
+            first = next(envs)
+        if n_workers > 1:
+            workers.start(n_workers, pickle_job(env, first, acting))
+        yield from _run(group, itertools.chain([first], envs), acting, randomness, workers)
+        while todo:
+            group = todo.popleft()
+            yield from _run(group, envs, acting, OwnRandomState(group.seed), workers)
+        while workers.busy:
+            yield from workers.receive(wait=True)
+
+
+def _run(
+    group: Group, envs: Iterator[gym.Env], acting: Acting, randomness: OwnRandomState, workers: Workers
+) -> Iterator[Episode]:
+    """Run a group in this process, and yield its episodes and those of other processes as they finish."""
+    with randomness, one_thread():
+        runner = GroupRunner(list(itertools.islice(envs, group.n_envs)), group, acting)
+    while runner.running:
+        finished: list[Episode] = []
+        with randomness, one_thread():
+            for ended in runner.steps():
+                finished = ended + workers.receive()
+                if finished:
+                    break
+        # Outside of the random state: the code between two episodes is the caller's.
+        yield from finished
 
 
 def show_progress(episodes: Iterator[Episode], n_episodes: int, progress_bar: bool) -> Iterator[Episode]:
@@ -142,50 +149,16 @@ def show_progress(episodes: Iterator[Episode], n_episodes: int, progress_bar: bo
             yield episode
 
 
-def _open_runners(
-    env: EnvSource,
-    predictor: PolicyPredictor,
-    n_envs: int,
-    n_workers: int,
-    *,
-    n_episodes: int,
-    masked: bool,
-    seed: int,
-    upcoming: Iterator[Start],
-    stack: contextlib.ExitStack,
-) -> Runners | Workers:
-    """The environments, wrapped as the policy asks for it, each with an episode that has begun."""
-    if n_workers > 1 and isinstance(env, gym.Env | VecEnv):
-        raise ValueError(
-            f"n_workers: {n_workers} processes cannot share a {type(env).__name__} that is there already. Pass its id "
-            "or a callable that returns a new environment as env, or leave n_workers at 1."
-        )
-    n_workers = min(n_workers, n_envs)
-    wrap_env = getattr(predictor, "wrap_env", None)
+def _wrapping(policy: PolicyPredictor) -> WrapEnv:
+    """Wraps an environment as the policy asks for it."""
+    wrap_env = getattr(policy, "wrap_env", None)
 
     def wrap(unwrapped: gym.Env) -> gym.Env:
         wrapped = unwrapped if wrap_env is None else wrap_env(unwrapped)
-        _check_observations(getattr(predictor, "observation_space", None), wrapped.observation_space)
+        _check_observations(getattr(policy, "observation_space", None), wrapped.observation_space)
         return wrapped
 
-    if n_workers > 1:
-        source = cast(EnvMaker, env)
-        return start_workers(
-            # Those of this process.
-            make_envs(source, len(range(0, n_envs, n_workers)), stack, wrap),
-            source,
-            wrap_env,
-            n_envs,
-            n_workers,
-            masked=masked,
-            max_steps=MAX_EPISODE_STEPS,
-            seed=seed,
-            upcoming=upcoming,
-            stack=stack,
-        )
-    runners = Runners(open_envs(env, n_envs, stack, wrap)[:n_episodes], masked, MAX_EPISODE_STEPS)
-    runners.start(dict(zip(range(len(runners)), upcoming, strict=False)))
-    return runners
+    return wrap
 
 
 def _check_observations(expected: gym.Space | None, found: gym.Space) -> None:
@@ -200,10 +173,6 @@ def _check_observations(expected: gym.Space | None, found: gym.Space) -> None:
             "config.yml beside it, which names the wrapper, or wrap the environment yourself; an environment that is "
             "wrapped already must not be wrapped again."
         )
-
-
-def _episode_seed(seed: int, index: int) -> int:
-    return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0])
 
 
 def _positive(name: str, value: int) -> int:

@@ -1,6 +1,5 @@
-"""Environments and the episodes that they are in."""
+"""An environment and the episode that it is in."""
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,8 +9,6 @@ import numpy as np
 from sb3_prefine.inputs import map_arrays
 
 Observation: TypeAlias = np.ndarray | dict[str, np.ndarray]
-# The number of an episode, and the seed that its environment is reset with.
-Start: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,75 +38,14 @@ class Episode:
     action_masks: np.ndarray | None = None
 
 
-class Runners:
+class Runner:
     """
-    Environments that this process steps one after the other; a row of a batch for each.
+    One environment and the episode that it is in.
 
-    :param envs: The environments.
-    :param masked: Whether to ask them for action masks.
+    :param env: The environment.
+    :param masked: Whether to ask it for action masks.
     :param max_steps: An episode this long never ends, unless the environment's own time limit is longer.
     """
-
-    def __init__(self, envs: Sequence[gym.Env], masked: bool, max_steps: int):
-        self.masked = masked
-        self._max_steps = max_steps
-        self._runners: list[_Runner] = []
-        for env in envs:
-            self.add(env)
-
-    def __len__(self) -> int:
-        return len(self._runners)
-
-    @property
-    def action_space(self) -> gym.Space:
-        return self._runners[0].env.action_space
-
-    def add(self, env: gym.Env) -> None:
-        """One more environment, in the last row."""
-        self._runners.append(_Runner(env, self.masked, self._max_steps))
-
-    def start(self, starts: Mapping[int, Start]) -> None:
-        """Let episodes begin, in environments (by their rows) that are in none."""
-        for row, start in starts.items():
-            self._runners[row].start(*start)
-
-    def step(self, actions: np.ndarray, upcoming: Iterator[Start]) -> tuple[list[tuple[int, Episode]], list[int]]:
-        """
-        Take one step of every episode.
-
-        :param actions: (n, ...) one for each environment; those of environments in no episode are not used.
-        :param upcoming: The episodes that are still to begin: one begins where another ended.
-        :return: The rows and the episodes that ended, and the rows where another began.
-        """
-        finished, begun = [], []
-        for row, runner in enumerate(self._runners):
-            if runner.running and runner.step(actions[row]):
-                finished.append((row, runner.episode()))
-                if (start := next(upcoming, None)) is not None:
-                    runner.start(*start)
-                    begun.append(row)
-        return finished, begun
-
-    def observations(self) -> Observation:
-        """
-        The present observations, (n, ...), or a dict of such arrays; the last one of an episode that ended.
-
-        :raises ValueError: If a number is NaN or infinite.
-        """
-        batch = _stack([runner.observation for runner in self._runners])
-        for part in batch.values() if isinstance(batch, dict) else (batch,):
-            if not _is_finite(part):
-                finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
-                raise self._runners[int(np.argmin(finite))].diverged("observation")
-        return batch
-
-    def action_masks(self) -> np.ndarray:
-        """What the environments allow now, (n, n_options), bool."""
-        return np.array([runner.action_mask for runner in self._runners])
-
-
-class _Runner:
-    """One environment and the episode it is in."""
 
     def __init__(self, env: gym.Env, masked: bool, max_steps: int):
         self.env = env
@@ -118,6 +54,12 @@ class _Runner:
         self._max_steps = max(max_steps, getattr(env.spec, "max_episode_steps", None) or 0)
 
     def start(self, index: int, seed: int) -> None:
+        """
+        Begin an episode.
+
+        :param index: Its number.
+        :param seed: What the environment is reset with.
+        """
         self._index = index
         self._observations: list[Observation] = []
         self._actions: list[np.ndarray] = []
@@ -148,6 +90,7 @@ class _Runner:
 
     @property
     def observation(self) -> Observation:
+        """What the environment returned last."""
         return self._observations[-1]
 
     @property
@@ -156,12 +99,17 @@ class _Runner:
         return self._masks[-1]
 
     def episode(self) -> Episode:
-        observations = _stack(self._observations)
+        """
+        The episode that ended.
+
+        :raises ValueError: If a number is NaN or infinite.
+        """
+        observations = stack(self._observations)
         rewards = np.array(self._rewards)
         for part in observations.values() if isinstance(observations, dict) else (observations,):
-            if not _is_finite(part):
+            if not is_finite(part):
                 raise self.diverged("observation")
-        if not _is_finite(rewards):
+        if not is_finite(rewards):
             raise self.diverged("reward")
         known = any(cost is not None for cost in self._costs)
         missing = 0.0 if known else np.nan
@@ -178,6 +126,7 @@ class _Runner:
         )
 
     def diverged(self, name: str) -> ValueError:
+        """What to raise when a number is NaN or infinite."""
         return ValueError(
             f"env: a NaN or infinite {name} in episode {self._index}, by step {len(self._actions)}. The simulation "
             "diverged: check the actions it was given, or roll out with another seed."
@@ -198,7 +147,8 @@ class _Runner:
         return np.array(self.env.get_wrapper_attr("action_masks")(), dtype=bool).reshape(-1)
 
 
-def _stack(observations: list[Any]) -> Observation:
+def stack(observations: list[Any]) -> Observation:
+    """Observations as one, with an axis in front."""
     # np.array stacks small arrays three times faster than np.stack.
     first = observations[0]
     if isinstance(first, dict):
@@ -206,5 +156,6 @@ def _stack(observations: list[Any]) -> Observation:
     return np.array(observations)
 
 
-def _is_finite(values: np.ndarray) -> bool:
+def is_finite(values: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite."""
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())

@@ -1,4 +1,4 @@
-"""As many threads as a training has work for."""
+"""As many threads as there is work for."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,11 +22,18 @@ def threads_for(forward: Callable[[], object], n_states: int) -> Iterator[None]:
     :param forward: puts one state through the network
     :param n_states: in an update
     """
-    n_threads = torch.get_num_threads()
     # The way back takes twice as much as the way forward.
-    if n_threads == 1 or 3.0 * n_states * count_flops(forward) >= _WORTH_SHARING:
+    if torch.get_num_threads() == 1 or 3.0 * n_states * count_flops(forward) >= _WORTH_SHARING:
         yield
         return
+    with one_thread():
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread, whatever torch is set to."""
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield

@@ -8,6 +8,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_prefine import PREFINE, load_reference
+from sb3_prefine.acting import open_policy
 from sb3_prefine.fast_predict import fast_predict
 from tests.families import FAMILIES, Family
 from tests.worlds import STATES, Anything, model_of, preferences
@@ -17,7 +18,7 @@ def assert_same_actions(policy, observations, **masks):
     """Its own ``predict`` and what is made of it agree by the mode, and in three samples one after the other."""
     for deterministic, calls in ((True, 1), (False, 3)):
         found = []
-        for predict in (policy.predict, fast_predict(policy)):
+        for predict in (policy.predict, fast_predict(open_policy(policy))):
             torch.manual_seed(5)
             found.append([predict(observations, deterministic=deterministic, **masks)[0] for _ in range(calls)])
         expected, actions = (np.stack(part) for part in found)
@@ -65,7 +66,7 @@ def test_a_normaliser_and_trained_weights_are_the_policys(algorithm):
     model = PREFINE(reference, preferences(), learning_rate=1e-2, batch_size=8, seed=0, device="cpu").learn(5)
     for policy in (reference, model):
         assert_same_actions(policy, STATES)
-    before, after = (fast_predict(policy)(STATES, deterministic=True)[0] for policy in (reference, model))
+    before, after = (fast_predict(open_policy(p))(STATES, deterministic=True)[0] for p in (reference, model))
     raw, _ = fast_predict(reference.policy)(STATES, deterministic=True)
     assert not np.array_equal(before, after)
     assert not np.array_equal(before, raw)

@@ -1,7 +1,8 @@
 """
 Rollouts in several processes against the same in one.
 
-The environments are made of what is importable without much: each process imports it anew.
+The environments are made of what is importable without much: each process imports it anew. Who takes which group
+depends on who is free first. Here the other processes are waited for, and take the first ones that they can.
 """
 
 import functools
@@ -14,7 +15,6 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -24,11 +24,12 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_prefine import PREFINE, collect, evaluate_policy, load_reference
+from sb3_prefine import PREFINE, collect, evaluate_policy, groups, load_reference
 from sb3_prefine import rollout as rollout_module
 from sb3_prefine.callbacks import CostEvalCallback
 from sb3_prefine.folder import EnvWrapper
 from sb3_prefine.rollout import rollout
+from sb3_prefine.workers import Workers
 from tests.scripted import Noisy, ScriptedEnv, Still
 from tests.worlds import Anything, choosing, model_of, preferences
 
@@ -68,6 +69,23 @@ def assert_same_episodes(one, other):
                 np.testing.assert_array_equal(x, y)
 
 
+class Patient(Workers):
+    """Waits until each of its processes is ready, and gives it a group."""
+
+    def start(self, n_workers, job):
+        super().start(n_workers, job)
+        self._started.result()
+        for child in self._children:
+            assert child.hear() == []
+            child.give(self._todo.popleft())
+
+
+@pytest.fixture(autouse=True)
+def everybody_works(monkeypatch):
+    monkeypatch.setattr(rollout_module, "Workers", Patient)
+    monkeypatch.setattr(groups, "GROUP_SIZE", 2)
+
+
 @pytest.fixture(autouse=True)
 def nobody_is_left():
     yield
@@ -84,14 +102,14 @@ def nobody_is_left():
 def test_the_number_of_processes_changes_no_bit_of_an_episode(env_id, algorithm):
     env = functools.partial(gym.make, env_id, max_episode_steps=25)
     model = model_of(algorithm, env())
-    one, two, three = (run(model, env, 5, 4, n, action_transform=lambda a: 0.9 * a) for n in (1, 2, 3))
+    one, two, three = (run(model, env, 5, 5, n, action_transform=lambda a: 0.9 * a) for n in (1, 2, 3))
     assert {len(episode.rewards) for episode in one} == {25}
     assert_same_episodes(one, two)
     assert_same_episodes(one, three)
 
 
-def test_episodes_of_many_lengths_go_to_the_same_rows():
-    """The policy's noise is drawn for the whole batch: an episode in another row would have other actions."""
+def test_episodes_of_many_lengths_have_the_same_noise():
+    """The policy's noise is drawn for the whole batch: an episode in another row or group would have other actions."""
     expected = run(Noisy(), ScriptedEnv, 30, 7, 1)
     assert len({len(episode.rewards) for episode in expected}) > 5
     assert_same_episodes(run(Noisy(), ScriptedEnv, 30, 7, 3), expected)
@@ -160,13 +178,26 @@ def test_collect_evaluate_and_the_callback_give_the_same_numbers(tmp_path):
     np.testing.assert_array_equal(*watched)
 
 
-def test_more_workers_than_episodes():
-    episodes = rollout(Noisy(), ScriptedEnv, 2, n_envs=8, n_workers=5, deterministic=True, seed=0)
-    first = next(episodes)
+def test_more_workers_than_groups():
+    episodes = rollout(Noisy(), ScriptedEnv, 4, n_envs=16, n_workers=5, deterministic=True, seed=0)
+    with pytest.warns(UserWarning, match="n_workers: 4 environments are 2 groups.*Pass n_envs=40 "):
+        first = next(episodes)
     assert len(multiprocessing.active_children()) == 1
     found = sorted([first, *episodes], key=lambda episode: episode.index)
-    assert_same_episodes(found, run(Noisy(), ScriptedEnv, 2, 8, 1, seed=0))
-    assert run(Still(), ScriptedEnv, 1, n_workers=3)[0].index == 0
+    assert_same_episodes(found, run(Noisy(), ScriptedEnv, 4, 16, 1, seed=0))
+    with pytest.warns(UserWarning, match="Of 3 processes 1 have work"):
+        assert run(Still(), ScriptedEnv, 1, n_workers=3)[0].index == 0
+
+
+def test_observations_that_change_their_dtype():
+    class Wide(ScriptedEnv):
+        """Single precision at first, double later: gymnasium's checker would warn."""
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return observation.astype(np.float64), *rest
+
+    assert_same_episodes(run(Still(), Wide), run(Still(), Wide, n_workers=1))
 
 
 def test_the_callers_random_states_are_untouched():
@@ -182,41 +213,87 @@ def test_the_callers_random_states_are_untouched():
 # Who steps what
 
 
-def test_the_environments_are_spread_evenly_this_process_has_its_share():
-    class Pid(ScriptedEnv):
-        observation_space = spaces.Box(0, np.inf, (1,), np.int64)
+class Pid(ScriptedEnv):
+    """Observes the process that it is in."""
 
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=3)
-            return np.array([os.getpid()]), {}
+    observation_space = spaces.Box(0, np.inf, (1,), np.int64)
 
-        def step(self, action):
-            _, *rest = super().step(action)
-            return np.array([os.getpid()]), *rest
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.array([os.getpid()]), {}
 
-    by_row = [int(episode.observations[0, 0]) for episode in run(Still(), Pid, 6, 6, 3)]
-    assert by_row[:3] == by_row[3:]
-    assert by_row[0] == HERE
-    assert len(set(by_row)) == 3
+    def step(self, action):
+        _, *rest = super().step(action)
+        return np.array([os.getpid()]), *rest
 
 
-def test_processes_do_not_draw_the_same_from_global_random_states():
+def test_a_group_is_of_one_process_and_this_one_has_its_share():
+    pids = [int(episode.observations[0, 0]) for episode in run(Still(), Pid, 12, 6, 3)]
+    assert pids[0] == HERE
+    assert pids == pids[:3] * 4
+    assert len(set(pids)) == 3
+
+
+def test_this_process_does_not_wait_for_those_that_start(monkeypatch):
+    class Late(Workers):
+        """None starts before this process has taken a step."""
+
+        def __init__(self, todo):
+            super().__init__(todo)
+            self.began = threading.Event()
+
+        def _start_children(self, n_workers, job):
+            assert self.began.wait(60)
+            super()._start_children(n_workers, job)
+
+        def receive(self, wait=False):
+            self.began.set()
+            return super().receive(wait)
+
+    monkeypatch.setattr(rollout_module, "Workers", Late)
+    pids = [int(episode.observations[0, 0]) for episode in run(Noisy(), Pid, 12, 6, 3)]
+    assert pids.count(HERE) >= 4
+    expected = run(Noisy(), ScriptedEnv, 12, 6, 1)
+    assert_same_episodes(run(Noisy(), ScriptedEnv, 12, 6, 3), expected)
+
+
+def test_what_draws_from_global_random_states_draws_the_same_in_any_process():
     class Global(ScriptedEnv):
-        observation_space = spaces.Box(0, 1, (2,), np.float64)
+        observation_space = spaces.Box(0, 1, (3,), np.float64)
+
+        def __init__(self):
+            super().__init__()
+            self.made = np.random.rand()  # noqa: NPY002
 
         def reset(self, *, seed=None, options=None):
             super().reset(seed=seed)
-            return np.array([np.random.rand(), torch.rand(()).item()]), {}  # noqa: NPY002
+            return np.array([np.random.rand(), torch.rand(()).item(), self.made]), {}  # noqa: NPY002
 
         def step(self, action):
-            return np.zeros(2), 0.0, True, False, {}
+            return np.zeros(3), 0.0, True, False, {}
 
-    first, again = ([e.observations[0] for e in run(Still(), Global, 3, 3, 3)] for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    assert len(np.unique(first)) == 6
+    one, three = ([e.observations[0] for e in run(Noisy(), Global, 6, 6, n)] for n in (1, 3))
+    np.testing.assert_array_equal(one, three)
+    assert len(np.unique(one)) == 18
 
 
-def test_the_env_wrappers_of_a_policy_are_sent_without_the_policy():
+def test_a_policy_acts_on_one_thread_in_every_process():
+    class Threads(Still):
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return np.full((len(observation), 2), torch.get_num_threads() / 8, np.float32), state
+
+    torch.set_num_threads(2)
+    try:
+        for n_workers in (1, 2):
+            episodes = rollout(Threads(), ScriptedEnv, 4, n_envs=4, n_workers=n_workers, deterministic=True, seed=0)
+            for episode in episodes:
+                assert torch.get_num_threads() == 2
+                np.testing.assert_array_equal(episode.actions, 1 / 8)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_the_env_wrappers_of_a_policy_are_applied_there():
     wrapped = gym.wrappers.TimeAwareObservation(gym.make("Pendulum-v1"))
     reference = load_reference(PPO("MlpPolicy", wrapped, seed=0, device="cpu"))
     reference = replace(reference, env_wrappers=(EnvWrapper("gymnasium.wrappers.TimeAwareObservation", {}),))
@@ -225,9 +302,7 @@ def test_the_env_wrappers_of_a_policy_are_sent_without_the_policy():
     assert_same_episodes(episodes, run(reference, make, n_workers=1))
     assert episodes[0].observations.shape == (21, 4)
     model = PREFINE(reference, device="cpu")
-    assert_same_episodes(run(model, make, 2), run(reference, make, 2))
-    for policy in (reference, model):
-        assert len(cloudpickle.dumps(policy.wrap_env)) < 1000
+    assert_same_episodes(run(model, make), episodes)
 
 
 def test_an_id_that_was_registered_in_this_process_alone():
@@ -292,7 +367,7 @@ def test_errors_while_environments_are_made_and_reset():
 
     class Late(ScriptedEnv):
         def reset(self, *, seed=None, options=None):
-            if os.getpid() != HERE and self.seeds:
+            if os.getpid() != HERE:
                 raise OSError("gone")
             return super().reset(seed=seed)
 
@@ -310,7 +385,7 @@ def test_a_diverged_simulation_is_the_same_error_as_in_one_process(name):
             return observation, reward, *rest
 
     plain = run(Still(), ScriptedEnv, 12)
-    # Of an episode that begins in the other process, in row 1 or 3.
+    # Of an episode that begins in the other process.
     episode = next(e for e in plain[1:4:2] if len(e.rewards) >= 2)
     broken = episode.observations[0, 0]
     messages = []
@@ -343,27 +418,6 @@ def test_a_process_that_is_killed_is_an_error_and_no_wait_without_end(end, code)
         run(Still(), failing(lambda env, *found: end()))
 
 
-def test_observations_of_another_kind_than_the_first():
-    class Wide(ScriptedEnv):
-        """Single precision at first, double later: gymnasium's checker would warn."""
-
-        def step(self, action):
-            observation, *rest = super().step(action)
-            return observation.astype(np.float64), *rest
-
-    assert run(Still(), Wide, n_workers=1)[0].observations.dtype == np.float64
-    with pytest.raises(ValueError, match=r"returned float32 of shape \(2,\) at first, and then float64.*n_workers"):
-        run(Still(), Wide)
-
-    class Named(ScriptedEnv):
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=seed)
-            return np.array(["a", object()], dtype=object), {}
-
-    with pytest.raises(ValueError, match="observations of dtype object cannot be in memory"):
-        run(Still(), Named)
-
-
 def test_environments_that_are_there_already_cannot_be_shared():
     for env in (ScriptedEnv(), DummyVecEnv([ScriptedEnv, ScriptedEnv])):
         with pytest.raises(ValueError, match=rf"n_workers: 2 processes cannot share a {type(env).__name__}.*callable"):
@@ -381,10 +435,13 @@ def test_what_cannot_be_sent_is_named():
         def wrap_env(self, env):
             return env if lock else None
 
-    with pytest.raises(TypeError, match=r"env: it cannot be sent to other processes: cannot pickle.*n_workers"):
+    message = "it cannot be sent to other processes: cannot pickle.*n_workers"
+    with pytest.raises(TypeError, match=f"env: {message}"):
         run(Still(), lambda: ScriptedEnv() if lock else None)
-    with pytest.raises(TypeError, match="policy: its wrap_env cannot be sent to other processes"):
+    with pytest.raises(TypeError, match=f"policy: {message}"):
         run(Locked(), ScriptedEnv)
+    with pytest.raises(TypeError, match=f"action_transform: {message}"):
+        run(Still(), ScriptedEnv, action_transform=lambda actions: actions if lock else None)
 
 
 def test_no_worker_is_out_of_range():
@@ -438,7 +495,7 @@ class Endless(ScriptedEnv):
 
 # Where tests run in the background, Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-for _ in rollout(Still(), Endless, 3, n_envs=3, n_workers=3, deterministic=True, seed=0):
+for _ in rollout(Still(), Endless, 24, n_envs=24, n_workers=3, deterministic=True, seed=0):
     pass
 """
 
@@ -454,7 +511,7 @@ def test_no_process_is_left_when_this_one_ends(end):
         start_new_session=True,
     )
     try:
-        assert [script.stdout.readline() for _ in range(3)] == ["began\n"] * 3
+        assert [script.stdout.readline() for _ in range(24)] == ["began\n"] * 24
         if end == "ctrl-c":
             os.killpg(script.pid, signal.SIGINT)  # what a terminal sends, to all of them
         else:
