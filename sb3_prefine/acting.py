@@ -1,5 +1,6 @@
 """The policy's side of a rollout: opening it, and fitting its actions to the environment."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -35,30 +36,39 @@ def open_policy(policy: Policy) -> PolicyPredictor:
     return policy
 
 
-def fit_to_space(actions: Any, space: gym.Space, n: int) -> np.ndarray:
+def fit_to_space(space: gym.Space, n: int) -> Callable[[Any], np.ndarray]:
     """
-    What the environments receive: clipped to a Box's bounds, in the dtype of the space.
+    Makes of a policy's actions what the environments receive: clipped to a Box's bounds, in the dtype of the space.
 
-    :param actions: (n, ...) what the policy said.
     :param space: The environments' action space.
-    :param n: How many there are.
-    :return: A new array.
-    :raises ValueError: If they do not fit the space, or one is NaN or infinite.
+    :param n: How many environments there are.
+    :return: Takes the actions (n, ...) and returns a new array. Raises ValueError if they do not fit the space, or one
+        is NaN or infinite.
     """
-    actions = np.asarray(actions)
-    shape = (n, *(space.shape or ()))
-    if actions.shape != shape:
-        raise ValueError(f"policy: its actions have shape {actions.shape}, those of {space} have shape {shape}.")
-    if isinstance(space, gym.spaces.MultiBinary) and np.isin(actions, (0, 1)).all():
-        actions = actions.astype(space.dtype)  # SB3 gives them as floats
-    if not np.can_cast(actions.dtype, cast(Any, space.dtype), casting="same_kind"):
-        raise ValueError(f"policy: its actions are {actions.dtype}, those of {space} are {space.dtype}.")
-    if not np.isfinite(actions).all():
-        row = int(np.argmin(np.isfinite(actions).reshape(n, -1).all(axis=1)))
-        raise ValueError(f"policy: a NaN or infinite action, {actions[row]}. Its weights or its normaliser are broken.")
-    if isinstance(space, gym.spaces.Box):
-        actions = np.clip(actions, space.low, space.high)
-    return actions.astype(space.dtype)
+    shape, dtype = (n, *(space.shape or ())), cast(Any, space.dtype)
+    box = space if isinstance(space, gym.spaces.Box) else None
+
+    def fit(actions: Any) -> np.ndarray:
+        actions = np.asarray(actions)
+        if actions.shape != shape:
+            raise ValueError(f"policy: its actions have shape {actions.shape}, those of {space} have shape {shape}.")
+        if isinstance(space, gym.spaces.MultiBinary) and np.isin(actions, (0, 1)).all():
+            actions = actions.astype(dtype)  # SB3 gives them as floats
+        if actions.dtype != dtype and not np.can_cast(actions.dtype, dtype, casting="same_kind"):
+            raise ValueError(f"policy: its actions are {actions.dtype}, those of {space} are {dtype}.")
+        if not np.isfinite(actions).all():
+            row = int(np.argmin(np.isfinite(actions).reshape(n, -1).all(axis=1)))
+            raise ValueError(
+                f"policy: a NaN or infinite action, {actions[row]}. Its weights or its normaliser are broken."
+            )
+        return actions.astype(dtype) if box is None else clip(actions, box).astype(dtype, copy=False)
+
+    return fit
+
+
+def clip(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
+    """Actions within a Box's bounds. ``np.clip`` takes half as long again between two steps of a simulation."""
+    return np.minimum(np.maximum(actions, space.low), space.high)
 
 
 def inherits(instance: object, base: type, *names: str) -> bool:

@@ -33,7 +33,7 @@ class CostEvalCallback(EventCallback):
     :param eval_freq: Evaluate at every ``eval_freq``-th call of the callback: a gradient step of PREFINE, a step of
         all training environments of PPO or SAC.
     :param n_eval_episodes: Episodes of one evaluation.
-    :param n_envs: How many environments to step at once.
+    :param n_envs: How many environments to make; 16 for each worker take the least time a step.
     :param n_workers: How many processes step them, this one included: the episodes are the same. They are started anew
         for each evaluation; see :func:`~sb3_prefine.rollout.rollout` for what more than one asks of a script.
     :param deterministic: Whether the policy acts by its mode instead of sampling.
@@ -55,7 +55,7 @@ class CostEvalCallback(EventCallback):
         cost_limit: float,
         eval_freq: int = 1000,
         n_eval_episodes: int = 10,
-        n_envs: int = 16,
+        n_envs: int = 32,
         n_workers: int = 1,
         deterministic: bool = True,
         seed: int = 0,

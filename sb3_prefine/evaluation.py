@@ -108,7 +108,7 @@ def evaluate_policy(
     env: EnvSource,
     n_episodes: int = 100,
     *,
-    n_envs: int = 16,
+    n_envs: int = 32,
     n_workers: int = 1,
     deterministic: bool = True,
     seed: int = 0,
@@ -124,7 +124,7 @@ def evaluate_policy(
         (a path), or any object with SB3's ``predict`` that takes raw observations.
     :param env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
     :param n_episodes: How many episodes to run; each is run to its end.
-    :param n_envs: How many environments to step at once.
+    :param n_envs: How many environments to make; 16 for each worker take the least time a step.
     :param n_workers: How many processes step them, this one included: the episodes are the same. See
         :func:`~sb3_prefine.rollout.rollout` for what more than one asks of a script.
     :param deterministic: Whether the policy acts by its mode instead of sampling.

@@ -15,7 +15,7 @@ from sb3_prefine.runner import Episode, Observation, Runner, is_finite, stack
 ActionTransform: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 # Environments in a group. With fewer, what a policy takes at each step counts; with more, fewer processes have work.
-GROUP_SIZE = 8
+GROUP_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,15 @@ class GroupRunner:
         self._runners = [Runner(env, self._masked, acting.max_steps) for env in envs]
         self._upcoming = iter(group.starts)
         self._state: tuple[np.ndarray, ...] | None = None
-        self._begun = [self._start_next(runner) for runner in self._runners]
+        self._n_running = 0
+        for runner in self._runners:
+            self._start_next(runner)
+        self._begun = np.ones(len(self._runners), dtype=bool)
 
     @property
     def running(self) -> bool:
         """Whether an episode has not ended."""
-        return any(runner.running for runner in self._runners)
+        return self._n_running > 0
 
     def steps(self) -> Iterator[list[Episode]]:
         """
@@ -109,26 +112,27 @@ class GroupRunner:
         :raises RuntimeError: If an episode does not end.
         """
         predict = fast_predict(self._acting.policy)
-        space = self._runners[0].env.action_space
+        fit = fit_to_space(self._runners[0].env.action_space, len(self._runners))
         while self.running:
             # Environments without an episode stay in the batch: a recurrent state keeps its rows, whatever its layout.
             allowed = {"action_masks": np.array([r.action_mask for r in self._runners])} if self._masked else {}
             actions, self._state = predict(
                 self._observations(),
                 state=self._state,
-                episode_start=np.array(self._begun),
+                episode_start=self._begun,
                 deterministic=self._acting.deterministic,
                 **allowed,
             )
             if self._acting.action_transform is not None:
                 actions = self._acting.action_transform(actions)
-            yield self._step(fit_to_space(actions, space, len(self._runners)))
+            yield self._step(fit(actions))
 
     def _step(self, actions: np.ndarray) -> list[Episode]:
         finished = []
-        self._begun = [False] * len(self._runners)
+        self._begun = np.zeros(len(self._runners), dtype=bool)
         for row, runner in enumerate(self._runners):
             if runner.running and runner.step(actions[row]):
+                self._n_running -= 1
                 finished.append(runner.episode())
                 self._begun[row] = self._start_next(runner)
         return finished
@@ -136,9 +140,11 @@ class GroupRunner:
     def _start_next(self, runner: Runner) -> bool:
         """Let the next episode begin in an environment, if there is one."""
         start = next(self._upcoming, None)
-        if start is not None:
-            runner.start(*start)
-        return start is not None
+        if start is None:
+            return False
+        runner.start(*start)
+        self._n_running += 1
+        return True
 
     def _observations(self) -> Observation:
         batch = stack([runner.observation for runner in self._runners])

@@ -1,4 +1,4 @@
-"""The one loop that steps environments: a policy acts, whole episodes come out."""
+"""Rolling a policy out: it acts in environments, whole episodes come out."""
 
 import contextlib
 import itertools
@@ -31,7 +31,7 @@ def rollout(
     env: EnvSource,
     n_episodes: int,
     *,
-    n_envs: int = 16,
+    n_envs: int = 32,
     n_workers: int = 1,
     deterministic: bool,
     seed: int,
@@ -40,15 +40,15 @@ def rollout(
     """
     Run a policy for ``n_episodes`` episodes and yield each one as it finishes.
 
-    The environments are stepped together, with one batched ``predict`` a step. Every episode is started once, with its
-    own seed, and run to its end, so that short episodes are not over-represented (the bias of
+    The environments are stepped in groups of up to 16, each with one batched ``predict`` a step. Every episode is
+    started once, with its own seed, and run to its end, so that short episodes are not over-represented (the bias of
     https://github.com/DLR-RM/stable-baselines3/issues/402). The same arguments give the same episodes, whatever
     ``n_workers``. The caller's random states (torch, numpy, random) are left as they were.
 
-    With several workers the environments are spread over processes. Those are started, not forked, as in SB3's
-    ``SubprocVecEnv``: a script that uses them needs ``if __name__ == "__main__":`` around what it does. It pays where
-    an episode takes longer than starting a process (seconds for the first one), with eight or more environments for
-    each worker.
+    With several workers each group is run by one process, which acts for itself. Nobody waits for the others: this
+    process runs groups while they start. They are started, not forked, as in SB3's ``SubprocVecEnv``: a script that
+    uses them needs ``if __name__ == "__main__":`` around what it does. A process takes a fraction of a second to start,
+    the first one some seconds. Policies act on one thread of torch, in this process too.
 
     :param policy: Anything with SB3's ``predict``. An SB3 model, or the path of a zip or an RL-Zoo folder, is opened
         by :func:`~sb3_prefine.reference.load_reference`, so that a missing observation normaliser is an error.
@@ -57,15 +57,16 @@ def rollout(
         the env wrappers that the policy was trained behind: its ``wrap_env`` applies them here. What is made here is
         closed at the end; what was passed in is not, and an episode it was in is lost.
     :param n_episodes: How many episodes to run.
-    :param n_envs: How many environments to make for an id or a callable, ``n_episodes`` at most.
-    :param n_workers: How many processes step them, this one included; ``n_envs`` at most. More than one needs an id or
-        a callable that can be pickled (by cloudpickle, which takes lambdas too). Environments that draw from global
-        random states, and not from their own generator, draw other numbers there.
+    :param n_envs: How many environments to make for an id or a callable, ``n_episodes`` at most. Where they are fast,
+        16 for each worker take the least time a step.
+    :param n_workers: How many processes step them, this one included: one for each 16 environments at most, two for
+        fewer. More than one needs an id or a callable, and sends it, the policy and the ``action_transform`` to the
+        others (by cloudpickle, which takes lambdas too): what these remember, they remember in each process for itself.
     :param deterministic: Whether the policy acts by its mode instead of sampling.
     :param seed: Episode i is reset with a seed that depends on ``seed`` and i alone.
-    :param action_transform: Called on each (n, ...) batch of actions before they are clipped to their bounds.
+    :param action_transform: Called on each (n, ...) batch of a group's actions before they are clipped to their bounds.
     :return: Episodes in the order in which they finish; ``Episode.index`` has their number.
-    :raises TypeError: If the policy or the environment is not one of those named above.
+    :raises TypeError: If the policy or the environment is not one of those named above, or cannot be sent.
     :raises ValueError: If the id is unknown, a number is out of range, an observation, action or reward is NaN or
         infinite or does not fit its space, or the environment cannot be in several processes.
     :raises RuntimeError: If an episode does not end within 100,000 steps, or a worker process is killed.

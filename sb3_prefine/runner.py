@@ -40,7 +40,7 @@ class Episode:
 
 class Runner:
     """
-    One environment and the episode that it is in.
+    One environment and the episode that it is in; ``observation`` is what it returned last.
 
     :param env: The environment.
     :param masked: Whether to ask it for action masks.
@@ -89,11 +89,6 @@ class Runner:
         return not self.running
 
     @property
-    def observation(self) -> Observation:
-        """What the environment returned last."""
-        return self._observations[-1]
-
-    @property
     def action_mask(self) -> np.ndarray:
         """What the environment allows now."""
         return self._masks[-1]
@@ -134,7 +129,8 @@ class Runner:
 
     def _observe(self, observation: Any) -> None:
         # A copy: some environments return the same array at every step and write into it.
-        self._observations.append(map_arrays(np.array, observation))
+        self.observation: Observation = map_arrays(np.array, observation)
+        self._observations.append(self.observation)
         if self._masked:
             self._masks.append(self._ask_for_mask())
 

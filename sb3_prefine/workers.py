@@ -25,7 +25,7 @@ from sb3_prefine.threads import one_thread
 
 # Seconds that the processes have at the end to close their environments, before they are killed.
 _PATIENCE = 5.0
-# Seconds between two looks at a pipe: each takes as long as a step of a small policy.
+# Seconds between two looks at a pipe: each takes as long as a step of an environment.
 _LOOK_EVERY = 0.01
 # What a process says when it has imported everything. All else is a pickle.
 _READY = b""
@@ -116,16 +116,25 @@ def pickle_job(source: EnvSource, first: gym.Env, acting: Acting) -> bytes:
         spec = first.unwrapped.spec
         assert spec is not None  # gym.make sets it
         source = gym.spec(spec.id)
-    parts = {"env": source, "policy": acting.policy, "action_transform": acting.action_transform}
-    for name, part in parts.items():
-        try:
-            cloudpickle.dumps(part)
-        except (TypeError, AttributeError, RuntimeError, pickle.PicklingError) as error:
-            raise TypeError(
-                f"{name}: it cannot be sent to other processes: {error}. Pass one that makes what it needs itself, or "
-                "leave n_workers at 1."
-            ) from error
-    pickled: bytes = cloudpickle.dumps((source, acting))
+    return pickle.dumps(
+        (
+            _pickle("env", source),
+            _pickle("policy", acting.policy),
+            _pickle("action_transform", acting.action_transform),
+            acting.deterministic,
+            acting.max_steps,
+        )
+    )
+
+
+def _pickle(name: str, value: object) -> bytes:
+    try:
+        pickled: bytes = cloudpickle.dumps(value)
+    except (TypeError, AttributeError, RuntimeError, pickle.PicklingError) as error:
+        raise TypeError(
+            f"{name}: it cannot be sent to other processes: {error}. Pass one that makes what it needs itself, or "
+            "leave n_workers at 1."
+        ) from error
     return pickled
 
 
@@ -235,8 +244,9 @@ def _work(number: int, n_workers: int, commands: Connection, replies: Connection
 def _run_groups(commands: Connection, replies: Connection, stack: contextlib.ExitStack) -> None:
     if (job := _read(commands)) is None:
         return
-    source, acting = job
-    wrap_env = getattr(acting.policy, "wrap_env", None)
+    source, policy, action_transform = map(pickle.loads, job[:3])
+    acting = Acting(policy, job[3], action_transform, job[4])
+    wrap_env = getattr(policy, "wrap_env", None)
     while (group := _read(commands)) is not None:
         with OwnRandomState(group.seed), one_thread():
             runner = GroupRunner(list(open_envs(source, group.n_envs, stack, wrap_env)), group, acting)

@@ -180,7 +180,7 @@ def test_collect_evaluate_and_the_callback_give_the_same_numbers(tmp_path):
 
 def test_more_workers_than_groups():
     episodes = rollout(Noisy(), ScriptedEnv, 4, n_envs=16, n_workers=5, deterministic=True, seed=0)
-    with pytest.warns(UserWarning, match="n_workers: 4 environments are 2 groups.*Pass n_envs=40 "):
+    with pytest.warns(UserWarning, match="n_workers: 4 environments are 2 groups.*Pass n_envs=80 "):
         first = next(episodes)
     assert len(multiprocessing.active_children()) == 1
     found = sorted([first, *episodes], key=lambda episode: episode.index)
@@ -495,7 +495,7 @@ class Endless(ScriptedEnv):
 
 # Where tests run in the background, Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-for _ in rollout(Still(), Endless, 24, n_envs=24, n_workers=3, deterministic=True, seed=0):
+for _ in rollout(Still(), Endless, 33, n_envs=33, n_workers=3, deterministic=True, seed=0):
     pass
 """
 
@@ -511,7 +511,7 @@ def test_no_process_is_left_when_this_one_ends(end):
         start_new_session=True,
     )
     try:
-        assert [script.stdout.readline() for _ in range(24)] == ["began\n"] * 24
+        assert [script.stdout.readline() for _ in range(33)] == ["began\n"] * 33
         if end == "ctrl-c":
             os.killpg(script.pid, signal.SIGINT)  # what a terminal sends, to all of them
         else:

@@ -24,7 +24,7 @@ def collect(
     scales: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--scale"])] = (1.0,),
     cost_limit: float | None = None,
     seed: int = 0,
-    n_envs: int = 16,
+    n_envs: int = 32,
     n_workers: int = 1,
     overwrite: bool = False,
 ) -> None:
@@ -46,7 +46,7 @@ def collect(
     :param scales: factors on the actions, which are clipped afterwards; all start from the same initial states
     :param cost_limit: show the share of episodes that cost more
     :param seed: the same seed gives the same episodes
-    :param n_envs: environments to step at once
+    :param n_envs: environments to make; 16 for each process take the least time a step
     :param n_workers: processes that step them; the episodes are the same
     :param overwrite: replace the file if it is there
     """

@@ -21,7 +21,7 @@ def compare(
     episodes: int = 100,
     cost_limit: float = 25.0,
     seed: int = 0,
-    n_envs: int = 16,
+    n_envs: int = 32,
     n_workers: int = 1,
     plot: Path | None = None,
     overwrite: bool = False,
@@ -41,7 +41,7 @@ def compare(
     :param episodes: how many episodes to run of each policy
     :param cost_limit: the most that an episode may cost
     :param seed: the same seed gives the same episodes
-    :param n_envs: environments to step at once
+    :param n_envs: environments to make; 16 for each process take the least time a step
     :param n_workers: processes that step them; the episodes are the same
     :param plot: draw the picture into this PNG, one point for each episode
     :param overwrite: replace the picture if it is there

@@ -22,7 +22,7 @@ def evaluate(
     episodes: int = 100,
     cost_limit: float = 25.0,
     seed: int = 0,
-    n_envs: int = 16,
+    n_envs: int = 32,
     n_workers: int = 1,
     json_path: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     overwrite: bool = False,
@@ -43,7 +43,7 @@ def evaluate(
     :param episodes: how many episodes to run
     :param cost_limit: the most that an episode may cost
     :param seed: the same seed gives the same episodes
-    :param n_envs: environments to step at once
+    :param n_envs: environments to make; 16 for each process take the least time a step
     :param n_workers: processes that step them; the episodes are the same
     :param json_path: a JSON file for these numbers and each episode's return, cost and length; unknown costs are null
     :param overwrite: replace the file if it is there

@@ -69,7 +69,7 @@ class Watching:
     :param eval_cost_limit: the most that an episode may cost; not given, it is --cost-limit
     :param eval_episodes: episodes of one evaluation
     :param eval_freq: gradient steps between two evaluations on the way; 0 for none
-    :param eval_n_envs: environments to step at once
+    :param eval_n_envs: environments to make; 16 for each process take the least time a step
     :param eval_n_workers: processes that step them; the episodes are the same
     :param eval_seed: seed of the episodes before and after; those on the way, which choose the best, have the next one
     """
@@ -78,7 +78,7 @@ class Watching:
     eval_cost_limit: float | None = None
     eval_episodes: int = 20
     eval_freq: int = 1_000
-    eval_n_envs: int = 16
+    eval_n_envs: int = 32
     eval_n_workers: int = 1
     eval_seed: int = 0
 
