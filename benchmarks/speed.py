@@ -12,7 +12,7 @@ How fast PREFINE is, against the least that its network takes and against Algori
 
 Each writes benchmarks/results/speed/NAME.json; speed_page.py makes speed.md and its picture of them. What is compared
 is measured in turn, a few steps at a time, so that a busy machine is as busy for all. RL_TRAINED_AGENTS names the
-folder of rl-trained-agents, which `safe` needs.
+folder of rl-trained-agents, which `safe` and `rollout` need.
 """
 
 import multiprocessing
@@ -45,7 +45,9 @@ WIDTHS = (64, 128, 256, 512, 1024)
 # Episodes of 1,000 transitions, preferred and dispreferred.
 EPISODES = ((8, 2), (33, 7), (83, 17), (333, 67), (833, 167))
 RUNS = (1, 2, 4, 8)
-ROLLOUTS: tuple[tuple[str, rollout_speed.Algorithm], ...] = (
+# An environment and a policy.
+ROLLOUTS = (
+    ("SafetyHalfCheetahVelocity-v1", "ppo/HalfCheetah-v3"),
     ("SpeedLimitHalfCheetah-v0", "PPO"),
     ("SpeedLimitHalfCheetah-v0", "SAC"),
     ("SafetyBallRun-v0", "PPO"),

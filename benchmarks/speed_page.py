@@ -85,6 +85,17 @@ Of a Gaussian policy's step the floor is 64 calls into torch, PREFINE 98 (views 
 gathered, counterfactuals drawn, actions scored under both policies, the gradient measured. They work on a few numbers a
 state, so their time is that of the calls, not of the arithmetic."""
 
+_WHY_NOT_THE_ENVIRONMENT = """\
+Processes do not wait for each other, so a long rollout is what a step in one process is made of: the environment, the
+policy's `predict` for 16 observations at once, and the rest, which gathers and checks observations and actions and
+records. After sixteen steps of a simulation the policy's code is no longer in the processor's caches, and takes several
+times as long as in a loop of its own.
+
+A short rollout has to start as well, which is the last column's share of its time: each process makes its environments,
+and those that are started import what the environment needs. Where episodes are short and environments are costly to
+make, as Bullet's, that is most of it. In a program's first rollout the other processes import torch too, some
+seconds; this process goes on meanwhile, and does all the work alone if it is done before."""
+
 _NO_GPU = """\
 Nothing was measured on a GPU: none was at hand. The same code runs there (`device="cuda"`), and the commands take
 `--device cuda`."""
@@ -205,22 +216,50 @@ def _rollout(record: dict[str, Any]) -> list[str]:
     rows = [
         (
             run["env"],
-            run["algorithm"],
-            f"{run['raw_steps_per_second']:,}",
-            *(
-                text
-                for what in ("evaluate", "collect")
-                for text in (f"{run[what]['steps_per_second']:,}", f"{run[what]['share']:.0%}")
-            ),
+            run["policy"],
+            f"`{function}`",
+            f"{run[key]['raw_steps_per_second']:,}",
+            f"{run[key]['steady_steps_per_second']:,}",
+            f"{run[key]['steady_share']:.0%}",
+            f"{run[key]['steps_per_second']:,}",
+            f"{run[key]['share']:.0%}",
+            f"{run[key]['start']:.0%}",
+        )
+        for run in record["runs"]
+        for function, key in (("evaluate_policy", "evaluate"), ("collect", "collect"))
+    ]
+    head = (
+        "environment",
+        "policy",
+        "",
+        "environment alone",
+        "long rollout",
+        "share",
+        "short rollout",
+        "share",
+        "start",
+    )
+    parts = [
+        (
+            run["env"],
+            run["policy"],
+            *(f"{run['parts'][part]:.0%}" for part in ("environment", "policy", "rest")),
+            f"{run['make_ms']:.0f} ms",
         )
         for run in record["runs"]
     ]
-    head = ("environment", "policy", "environment alone", "`evaluate_policy`", "share", "`collect`", "share")
+    first = record["runs"][0]
     return [
-        "Steps a second of all processes together, one for each core. The environment alone is a plain loop of "
-        "`env.step` with random actions.",
+        f"Steps a second of all {first['n_workers']} processes together, one for each core, with {first['n_envs']} "
+        "environments. The environment alone replays the same episodes, the same resets and actions, in a plain loop "
+        f"of `env.step`. The short rollout is a call with {first['n_episodes']} episodes, as long as a user waits for "
+        "it; the long rollout is what four times as many take more.",
         "",
         *_table(head, rows),
+        "",
+        _WHY_NOT_THE_ENVIRONMENT,
+        "",
+        *_table(("environment", "policy", "`env.step`", "`predict`", "rest", "making one environment"), parts),
     ]
 
 

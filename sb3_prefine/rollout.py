@@ -117,10 +117,16 @@ def _run(
     group: Group, envs: Iterator[gym.Env], acting: Acting, randomness: OwnRandomState, workers: Workers
 ) -> Iterator[Episode]:
     """Run a group in this process, and yield its episodes and those of other processes as they finish."""
+    made: list[gym.Env] = []
+    finished: list[Episode] = []
     with randomness, one_thread():
-        runner = GroupRunner(list(itertools.islice(envs, group.n_envs)), group, acting)
+        for env in itertools.islice(envs, group.n_envs):
+            made.append(env)
+            finished += workers.receive()  # a process that is ready need not wait for the rest
+        runner = GroupRunner(made, group, acting)
+    yield from finished
     while runner.running:
-        finished: list[Episode] = []
+        finished = []
         with randomness, one_thread():
             for ended in runner.steps():
                 finished = ended + workers.receive()

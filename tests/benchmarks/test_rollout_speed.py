@@ -5,13 +5,37 @@ import pytest
 import rollout_speed
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
-def test_the_shares_are_of_what_was_measured(algorithm):
-    found = rollout_speed.measure("Pendulum-v1", algorithm, n_episodes=2, n_envs=2, n_workers=1, rounds=1)
-    assert (found.env, found.algorithm, found.n_envs, found.n_workers) == ("Pendulum-v1", algorithm, 2, 1)
+@pytest.mark.parametrize("policy", ["PPO", "SAC"])
+def test_the_shares_are_of_what_was_measured(policy, monkeypatch):
+    monkeypatch.setattr(rollout_speed, "GROUP_SIZE", 2)
+    found = rollout_speed.measure("Pendulum-v1", policy, n_workers=1, rounds=1)
+    assert (found.env, found.policy, found.n_episodes, found.n_envs, found.n_workers) == (
+        "Pendulum-v1",
+        policy,
+        2,
+        2,
+        1,
+    )
     for part in (found.evaluate, found.collect):
-        assert part.share == pytest.approx(part.steps_per_second / found.raw_steps_per_second, rel=1e-2)
-        assert part.share_in_one_process == pytest.approx(found.raw_cpu_us / part.cpu_us)
+        assert part.share == pytest.approx(part.steps_per_second / part.raw_steps_per_second, rel=1e-2)
+        assert part.steady_share == pytest.approx(part.steady_steps_per_second / part.raw_steps_per_second, rel=1e-2)
+        assert part.start == pytest.approx(1 - part.share / part.steady_share)
         # A policy takes longer than a pendulum.
-        assert 0 < part.share_in_one_process < 0.9
+        assert 0 < part.share < 0.9
+    shares = asdict(found.parts)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(0 < share < 1 for share in shares.values())
+    assert found.make_ms > 0
     assert json.loads(json.dumps(asdict(found))) == asdict(found)
+
+
+def test_the_environment_alone_has_the_same_episodes():
+    policy = rollout_speed._open("Pendulum-v1", "PPO")
+    recorded = rollout_speed._recorded("Pendulum-v1", policy, 3, 2, deterministic=False)
+    data = rollout_speed.collect(policy, "Pendulum-v1", 3, n_envs=2, seed=0, progress_bar=False)
+    env = rollout_speed.gym.make("Pendulum-v1")
+    for i, episode in enumerate(recorded):
+        observation, _ = env.reset(seed=episode.seed)
+        for t, action in enumerate(episode.actions):
+            assert observation.tolist() == data[i].observations[t].tolist()
+            observation, *_ = env.step(action)
