@@ -164,18 +164,25 @@ def train_reference(task: str, budget: Budget, folders: Folders) -> None:
     model.learn(budget.ref_steps).save(path)
 
 
+def open_reference(task: str, budget: Budget, folders: Folders) -> Reference:
+    """
+    Read π_ref.
+
+    :raises FileNotFoundError: it was not trained
+    """
+    return _open(reference_path(task, budget, folders))
+
+
 def _setting(cell: Cell, folders: Folders) -> Setting:
     task = dsrl.find_task(cell.task)
     trajectories = _load(task.name, folders.data)
-    path = reference_path(task.name, cell.budget, folders)
-    reference = _open(path)
     own = None
     if cell.selection.dispreferred == "reference":
-        own = _own_episodes(task.name, path)
+        own = _own_episodes(task.name, reference_path(task.name, cell.budget, folders))
     settings = paper.settings(task)
     return Setting(
         env_id=paper.env_id(task),
-        reference=reference,
+        reference=open_reference(task.name, cell.budget, folders),
         preferences=choose(task, trajectories, cell.selection, own),
         trajectories=trajectories,
         cost_limit=settings["eval_cost_limit"],

@@ -59,9 +59,8 @@ FIGURES = (
         "Fig. 4: what training takes",
         "table",
         table_figures.time,
-        "Reward, cost and training time of Walker2dVelocity: the larger the marker, the longer. The numbers are seconds "
-        "of one core for this tier's budget and, beside them, for the budget that the method's own paper gives it, at the "
-        "same pace.",
+        "Reward, cost and training time of Walker2dVelocity. The numbers are seconds of a core for this budget, "
+        "and hours for the budget of the method's own paper at the same pace, which the marker's size shows.",
     ),
     Figure(
         "profiles",

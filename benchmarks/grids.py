@@ -177,7 +177,7 @@ def cells(
     draws: Sequence[int] | None = None,
 ) -> list[Cell]:
     """
-    The cells of a study, those of a task one after the other.
+    The cells of a study, seed by seed: half of a run is all of it with half of the seeds.
 
     :param tasks: in place of the study's or tier's, and so are the others
     :raises ValueError: there is no such task or method
@@ -188,8 +188,8 @@ def cells(
     repetitions = [(seed, seed) for seed in seeds] if draws is None else list(product(draws, seeds))
     return [
         Cell(task, method, replace(selection, tau=tau, draw=draw), seed, tier.curves if study.curves else tier.budget)
-        for task, tau, selection, (draw, seed), method in product(
-            names, taus or study.taus or tier.taus, study.selections, repetitions, chosen
+        for (draw, seed), task, tau, selection, method in product(
+            repetitions, names, taus or study.taus or tier.taus, study.selections, chosen
         )
         # Named, they run where they are named.
         if tasks or method.name not in COSTLY or task in tier.costly_tasks

@@ -66,8 +66,8 @@ NOISE_FACTORS = dict.fromkeys(RECIPES, (1.0, 2.0, 4.0))
 # More fells it.
 NOISE_FACTORS["AntVelocity"] = (0.5, 1.0, 2.0)
 
-# Agents beside the trained ones, from careful to blind: speed, margin and caution, and noise. Where a careless agent ends
-# is luck: below the threshold are some of its episodes, too. So that most of those are of agents that are safe indeed,
+# Agents beside the trained ones, from careful to blind: speed, margin and caution, and noise. By luck some episodes of
+# a careless one cost little, too. So that most of the episodes below the threshold are of agents that are safe indeed,
 # three of five are careful.
 _SEEKERS = [
     (speed, margin, caution, noise)

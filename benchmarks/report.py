@@ -84,11 +84,12 @@ def _introduction(runs: Sequence[Run], tier: TierName) -> str:
 
 def _size(runs: Sequence[Run]) -> str:
     budgets = [run.record["budget"] for run in runs]
+    steps, ref_steps = (distinct(format(b[name], ",") for b in budgets) for name in ("steps", "ref_steps"))
+    episodes, samples = (distinct(b[name] for b in budgets) for name in ("episodes", "stochastic_episodes"))
     return (
-        f"{distinct(f'{b["steps"]:,}' for b in budgets)} gradient steps from a reference of "
-        f"{distinct(f'{b["ref_steps"]:,}' for b in budgets)}, τ = {distinct(f'{run.selection.tau:g}' for run in runs)}, "
-        f"seeds {distinct(run.seed for run in runs)}, {distinct(b['episodes'] for b in budgets)} episodes a seed by the "
-        f"mode of the policy and {distinct(b['stochastic_episodes'] for b in budgets)} by samples"
+        f"{steps} gradient steps from a reference of {ref_steps}, τ = "
+        f"{distinct(format(run.selection.tau, 'g') for run in runs)}, seeds {distinct(run.seed for run in runs)}, "
+        f"{episodes} episodes a seed by the mode of the policy and {samples} by samples"
     )
 
 
@@ -96,8 +97,8 @@ def _table_1(runs: Sequence[Run]) -> str:
     """A line of ours and a line of the paper's in each cell."""
     parts = [
         "## Table 1",
-        "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit κ, the "
-        "middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method with the highest reward. *The "
+        "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit κ, "
+        "the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest reward. *The "
         "second line is the paper's*, on DSRL's data. D_p are the preferred episodes.",
     ]
     for suite, tasks in SUITES.items():
@@ -181,7 +182,7 @@ def _verdict(runs: Sequence[Run]) -> str:
         [
             "## What PREFINE reaches",
             f"It is safe on {safe} of {n_tasks} tasks. Intervals are 95%, by bootstrap over seeds and, of each, its "
-            "episodes. A rival has significantly more reward where the interval of the difference is above 0.",
+            "episodes. Named are rivals whose interval of the difference is above 0.",
             table(head, rows),
         ]
     )
@@ -258,16 +259,16 @@ def _how(runs: Sequence[Run], tier: TierName) -> str:
             "- **BC** starts from nothing and sees D_p alone. **SFT** is PREFINE with β = 0: the same data from the "
             "reference's weights. **DPO** is PREFINE with λ = 0. **PPL**, **CPL** and **CPL-KL** start from the "
             "reference, too. All have the same steps.\n"
-            "- **SafeDICE** has D_np as its labelled and both sets as its unlabelled data, **CPQ** the rewards and costs "
-            "of all of the task's data, and κ. Their budgets here are "
+            "- **SafeDICE** has D_np as its labelled and both sets as its unlabelled data, **CPQ** the rewards and "
+            "costs of all of the task's data, and κ. Their budgets here are "
             f"{distinct(r['budget']['safedice_steps'] for r in records)} and "
             f"{distinct(r['budget']['cpq_steps'] for r in records)} steps, "
             "less than their papers' (100,000 + 1,000,000 and 100,000).\n"
             "- PREFINE's β and λ are the paper's ([prefine.yml](../sb3_prefine/zoo/hyperparams/prefine.yml)), those of "
             "the others their papers'. Nothing was tuned on test episodes; `python benchmarks/tune.py` chooses β and λ "
             "on held-out preferences.",
-            f"Training took {hours:.1f} hours of one core, {len(runs)} cells. Dates "
-            f"{distinct(r['date'] for r in records)}; {distinct(r['processor'] for r in records)}; {versions(records)}.",
+            f"Training took {hours:.1f} hours of one core, {len(runs)} cells. {distinct(r['date'] for r in records)}; "
+            f"{distinct(r['processor'] for r in records)}; {versions(records)}.",
         ]
     )
 

@@ -1,6 +1,7 @@
 """The figures of the smaller studies: in training, and against λ, β, τ and the number of episodes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from methods import Method
 from scores import Run
+from selection import Selection
 
 from sb3_prefine import Evaluation
 
@@ -26,7 +28,7 @@ def curves(runs: Sequence[Run]) -> Figure:
         record = found[0].record
         for axes, key, label in zip(pair, ("rewards", "costs"), ("return", "cost"), strict=True):
             for method in dict.fromkeys(run.method for run in found):
-                _band(axes, scores.of(found, method=method), lambda e, key=key: float(np.mean(e[key])), method)
+                _band(axes, scores.of(found, method=method), partial(_mean, key), method)
             axes.axhline(record["preferred"][key.removesuffix("s")], color="0.3", linestyle=":", linewidth=1)
             axes.set_title(f"{task}: {label}", fontsize=9)
         pair[1].axhline(found[0].kappa, color="0.3", linestyle="--", linewidth=1)
@@ -45,9 +47,9 @@ def weights(runs: Sequence[Run]) -> Figure:
     coefs = sorted({option["sft_coef"] for option in options.values()})
     figure = Figure(figsize=(3.2 * len(betas), 7.5), layout="constrained")
     rows: list[tuple[str, Callable[[dict[str, Any]], float]]] = [
-        ("cost", lambda e: float(np.mean(e["costs"]))),
+        ("cost", partial(_mean, "costs")),
         ("CVaR of the cost", _cvar),
-        ("return", lambda e: float(np.mean(e["rewards"]))),
+        ("return", partial(_mean, "rewards")),
     ]
     places = figure.subplots(3, len(betas), sharey="row", sharex=True, squeeze=False)
     for row, (label, value) in zip(places, rows, strict=True):
@@ -62,6 +64,10 @@ def weights(runs: Sequence[Run]) -> Figure:
     places[0][-1].legend(frameon=False, fontsize=8)
     figure.supxlabel("gradient steps")
     return figure
+
+
+def _mean(key: str, episodes: dict[str, Any]) -> float:
+    return float(np.mean(episodes[key]))
 
 
 def _cvar(episodes: dict[str, Any]) -> float:
@@ -79,7 +85,7 @@ def _band(axes: Axes, runs: Sequence[Run], value: Callable[[dict[str, Any]], flo
 
 def sizes(runs: Sequence[Run]) -> Figure:
     """Fig. 5: against |D_p| and |D_np|."""
-    usual = runs[0].selection.__class__()
+    usual = Selection()
     of_preferred = [run for run in runs if run.selection.n_dispreferred == usual.n_dispreferred]
     of_dispreferred = [run for run in runs if run.selection.n_preferred == usual.n_preferred]
     figure = Figure(figsize=(11, 6), layout="constrained")
@@ -88,10 +94,14 @@ def sizes(runs: Sequence[Run]) -> Figure:
         (0, of_preferred, "n_preferred", "|D_p|"),
         (1, of_dispreferred, "n_dispreferred", "|D_np|"),
     ):
-        _against(places[:, column], found, lambda run, name=name: getattr(run.selection, name), label)
+        _against(places[:, column], found, partial(_selected, name), label)
         for axes in places[:, column]:
             axes.set_xscale("log")
     return figure
+
+
+def _selected(name: str, run: Run) -> float:
+    return getattr(run.selection, name)
 
 
 def taus(runs: Sequence[Run]) -> Figure:

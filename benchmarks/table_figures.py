@@ -1,6 +1,6 @@
 """The figures of Table 1's runs: who is where, how long it takes, and how many are safe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import paper
@@ -20,6 +20,7 @@ SUITES = {"Safety-Gymnasium": paper.TABLE_2, "Bullet-Safety-Gym": paper.TABLE_3}
 # Steps of SafeDICE's and CPQ's own papers; PREFINE's is 500,000.
 OWN_STEPS = {"SafeDICE": 1_100_000, "CPQ": 100_000}
 PAPER_STEPS = 500_000
+PROFILED = (REFERENCE, *EVERYBODY)
 
 
 def scatter(runs: Sequence[Run]) -> Figure:
@@ -79,31 +80,34 @@ def time(runs: Sequence[Run]) -> Figure:
 
 def profiles(runs: Sequence[Run]) -> Figure:
     """The share of runs above a reward, and below a cost."""
-    methods = (REFERENCE, *EVERYBODY)
-    tasks = [t for t in dsrl.PAPER_TASKS if all(scores.of(runs, task=t, method=m) for m in methods)]
+    tasks = [t for t in dsrl.PAPER_TASKS if all(scores.of(runs, task=t, method=m) for m in PROFILED)]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     # rliable counts what is above: costs are turned round.
-    for axes, sign, grid, label in (
-        (left, 1.0, np.linspace(0, 1.1, 111), "normalised reward of at least"),
-        (right, -1.0, -np.linspace(0, 4, 101), "normalised cost of at most"),
-    ):
-        values = {
-            method: sign
-            * scores.matrix(runs, tasks, method, lambda run, s=sign: (run.rewards if s > 0 else run.costs).mean())
-            for method in methods
-        }
-        # Those at the value count, too.
-        profiles, bands = library.create_performance_profile(values, np.nextafter(grid, -np.inf))
-        for method in methods:
-            [line] = axes.plot(sign * grid, profiles[method], label=LABELS.get(method, method))
-            axes.fill_between(sign * grid, *bands[method], color=line.get_color(), alpha=0.1, linewidth=0)
-        axes.set_xlabel(label)
-        axes.set_ylabel("share of runs")
-        axes.spines[["top", "right"]].set_visible(False)
+    _profile(left, runs, tasks, lambda run: float(run.rewards.mean()), np.linspace(0, 1.1, 111), "reward of at least")
+    _profile(right, runs, tasks, lambda run: -float(run.costs.mean()), -np.linspace(0, 4, 101), "cost of at most")
     right.axvline(1.0, color="0.3", linewidth=1, linestyle=":")
     left.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _profile(
+    axes: Axes,
+    runs: Sequence[Run],
+    tasks: Sequence[str],
+    value: Callable[[Run], float],
+    grid: np.ndarray,
+    label: str,
+) -> None:
+    values = {method: scores.matrix(runs, tasks, method, value) for method in PROFILED}
+    # Those at the value count, too.
+    shares, bands = library.create_performance_profile(values, np.nextafter(grid, -np.inf))
+    for method in PROFILED:
+        [line] = axes.plot(np.abs(grid), shares[method], label=LABELS.get(method, method))
+        axes.fill_between(np.abs(grid), *bands[method], color=line.get_color(), alpha=0.1, linewidth=0)
+    axes.set_xlabel(f"normalised {label}")
+    axes.set_ylabel("share of runs")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def safe(runs: Sequence[Run]) -> Figure:
@@ -117,7 +121,7 @@ def safe(runs: Sequence[Run]) -> Figure:
         shares, labels = [], []
         for method in methods:
             costs = [scores.cost(of).mean for task in tasks if (of := scores.of(runs, method=method, task=task))]
-            shares.append(np.mean(np.array(costs) <= 1) if costs else 0.0)
+            shares.append(float(np.mean(np.array(costs) <= 1)) if costs else 0.0)
             labels.append(f"{sum(cost <= 1 for cost in costs)}/{len(costs)}")
         bars = axes.bar(np.arange(len(methods)) + offset, shares, width, label=suite)
         axes.bar_label(bars, labels, fontsize=8)
