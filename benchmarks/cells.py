@@ -50,7 +50,9 @@ class Cell:
     @property
     def path(self) -> Path:
         """Of its record, in the folder of the results."""
-        return Path(self.task) / f"{self.method}-{self.selection.name}-seed{self.seed}.json"
+        # Windows has no colons in names.
+        method = str(self.method).replace(":", ",")
+        return Path(self.task) / f"{method}-{self.selection.name}-seed{self.seed}.json"
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,9 @@ def _on_curve(model: OfflineAlgorithm, cell: Cell) -> Record:
     return _episodes(evaluate_policy(model, _env_id(cell), cell.budget.curve_episodes, seed=seed))
 
 
-def _evaluate(policy: Reference | OfflineAlgorithm, cell: Cell, n_episodes: int, deterministic: bool) -> Record:
+def _evaluate(policy: Reference | OfflineAlgorithm, cell: Cell, n_episodes: int, deterministic: bool) -> Record | None:
+    if n_episodes == 0:
+        return None
     seed = EVALUATION_SEED + cell.seed
     return _episodes(evaluate_policy(policy, _env_id(cell), n_episodes, deterministic=deterministic, seed=seed))
 

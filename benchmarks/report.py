@@ -98,8 +98,8 @@ def _table_1(runs: Sequence[Run]) -> str:
     parts = [
         "## Table 1",
         "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit κ, "
-        "the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest reward. *The "
-        "second line is the paper's*, on DSRL's data. D_p are the preferred episodes.",
+        "the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest reward. "
+        "*The second line is the paper's*, on DSRL's data. D_p are the preferred episodes.",
     ]
     for suite, tasks in SUITES.items():
         rows = []

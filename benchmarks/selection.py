@@ -85,10 +85,16 @@ def _flip(
     preferred: Trajectories, dispreferred: Trajectories, share: float, generator: np.random.Generator
 ) -> tuple[Trajectories, Trajectories]:
     """Put a share of each set into the other."""
-    sets = (preferred, dispreferred)
-    moved = [np.isin(np.arange(len(s)), generator.permutation(len(s))[: round(share * len(s))]) for s in sets]
-    (to_dispreferred, to_preferred), (kept, left) = (
-        [s[m] for s, m in zip(sets, moved, strict=True)],
-        [s[~m] for s, m in zip(sets, moved, strict=True)],
+    mistaken, missed = (
+        np.isin(np.arange(len(s)), generator.permutation(len(s))[: round(share * len(s))])
+        for s in (preferred, dispreferred)
     )
-    return kept + to_preferred, left + to_dispreferred
+    return (
+        _join((preferred, ~mistaken), (dispreferred, missed)),
+        _join((dispreferred, ~missed), (preferred, mistaken)),
+    )
+
+
+def _join(*parts: tuple[Trajectories, np.ndarray]) -> Trajectories:
+    """Some episodes of some sets."""
+    return Trajectories.concatenate([trajectories[mask] for trajectories, mask in parts if mask.any()])
