@@ -105,9 +105,10 @@ def _how(runs: Sequence[Run]) -> str:
     return (
         "## Make it again\n\n```bash\npython benchmarks/run.py --study preferences --executor joblib\n"
         "python benchmarks/preferences_page.py\n```\n\n"
-        f"{distinct(format(r['budget']['steps'], ',') for r in records)} steps, seeds {distinct(r['seed'] for r in records)}, "
-        f"each with a draw of its own, {distinct(r['budget']['episodes'] for r in records)} episodes a seed. Intervals are "
-        f"95%, by bootstrap over seeds and their episodes. {distinct(r['date'] for r in records)}; "
+        f"{distinct(format(r['budget']['steps'], ',') for r in records)} steps, seeds "
+        f"{distinct(r['seed'] for r in records)}, each with a draw of its own, "
+        f"{distinct(r['budget']['episodes'] for r in records)} episodes a seed. Intervals are 95%, by bootstrap over "
+        f"seeds and their episodes. {distinct(r['date'] for r in records)}; "
         f"{distinct(r['processor'] for r in records)}; {versions(records)}."
     )
 

@@ -56,7 +56,9 @@ def test_every_method_has_a_record(folder):
         assert all(map(math.isfinite, record["deterministic"]["rewards"]))
         assert (record["wall_seconds"] > 0) == (record["cpu_seconds"] > 0) == (method != REFERENCE)
         assert record["steps"] == {REFERENCE: 0, "SafeDICE": 40, "CPQ": 20}.get(method, 100)
-        assert record["data_sha256"] and record["versions"]["torch"] and record["date"] == records.today()
+        assert record["data_sha256"]
+        assert record["versions"]["torch"]
+        assert record["date"] == records.today()
     # No two methods end at the same policy.
     assert len({json.dumps(record["deterministic"]) for record in found.values()}) == len(found)
 
@@ -132,7 +134,8 @@ def test_a_cell_that_crashes_is_recorded_and_tried_again(folder, data, tmp_path,
     assert sorted(path.suffix for path in results.iterdir()) == [".failed", ".json"]
     [failed] = results.glob("*.failed")
     record = records.load(failed)
-    assert "beta" in record["error"] and "ValueError" in record["error"]
+    assert "beta" in record["error"]
+    assert "ValueError" in record["error"]
     assert any("prefine.py" in line for line in record["traceback"])
     assert "1 cells crashed" in capsys.readouterr().out
     assert main("smoke", methods=(wrong,), **where) == 1
