@@ -1,4 +1,4 @@
-"""Pairwise preference learning (PPL): Bradley-Terry on segments, with the policy's log-ratio as the reward."""
+"""PPL: preference learning by the Bradley-Terry model of segments, with the policy's log-ratio as their reward."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
@@ -25,7 +25,8 @@ _N_EXAMPLES = 2
 
 class PPL(OfflineAlgorithm):
     """
-    Preference learning by the Bradley-Terry model, directly on the policy: the paper's baseline "PPL" (section 5.1).
+    Preference learning by the Bradley-Terry model, directly on the policy: the paper's baseline "PPL" (section 5.1),
+    which is not the policy-labeled preference learning of Cho et al. (2025).
 
     The implicit reward of DPO, r = β log π_θ/π_ref (Eq. 2), of a whole segment of an episode takes the place of r_E in
     Eq. 1. Each pair is a segment of a preferred and one of a dispreferred episode, drawn at random; the dynamics cancel
