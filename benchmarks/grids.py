@@ -49,8 +49,8 @@ _SMOKE = Budget(ref_steps=300, steps=100, safedice_steps=(20, 20), cpq_steps=20,
 _SMALL = Budget(
     ref_steps=20_000,
     steps=5_000,
-    safedice_steps=(2_000, 10_000),
-    cpq_steps=5_000,
+    safedice_steps=(5_000, 45_000),
+    cpq_steps=20_000,
     episodes=20,
     stochastic_episodes=10,
 )
