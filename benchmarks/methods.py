@@ -12,8 +12,8 @@ from sb3_prefine import PREFINE, PreferenceBuffer, Reference, Trajectories
 from sb3_prefine.baselines import BC, CPL, CPQ, PPL, SafeDICE
 from sb3_prefine.offline import OfflineAlgorithm
 
-# BC, SafeDICE and CPQ start from a new policy of this kind, which is the reference's kind too.
-POLICY = "GaussianPolicy"
+# Of the reference and of BC; SafeDICE and CPQ have the one of their papers, a new one, too.
+POLICY, SQUASHED = "GaussianPolicy", "SquashedPolicy"
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _cpl(setting: Setting, options: dict[str, Any], usual: Mapping[str, Any] = M
 def _safedice(setting: Setting, options: dict[str, Any]) -> SafeDICE:
     """Its unlabelled data are the episodes that PREFINE has too, of both sets."""
     return SafeDICE(
-        POLICY,
+        SQUASHED,
         setting.preferences,
         env=setting.env_id,
         discriminator_steps=setting.budget.safedice_steps[0],
@@ -157,7 +157,7 @@ def _safedice(setting: Setting, options: dict[str, Any]) -> SafeDICE:
 def _cpq(setting: Setting, options: dict[str, Any]) -> CPQ:
     """With the rewards and costs of all of the task's data."""
     return CPQ(
-        POLICY,
+        SQUASHED,
         setting.trajectories,
         env=setting.env_id,
         cost_limit=setting.cost_limit,
