@@ -127,9 +127,7 @@ def main(
         print("\n".join(f"{figure.name:10} {figure.title}" for figure in FIGURES))
     for figure in chosen:
         if not _write(figure, results, tier, images):
-            raise SystemExit(
-                f"There are no records. Run: python benchmarks/run.py --tier {tier} --study {figure.study}"
-            )
+            raise SystemExit(f"No records yet. Run: python benchmarks/run.py --tier {tier} --study {figure.study}")
         print(f"Wrote {images / figure.name}.png.")
 
 

@@ -24,6 +24,7 @@ from table_figures import LABELS
 
 from sb3_prefine import dsrl
 from sb3_prefine.files import write_atomically
+from sb3_prefine.randomness import OwnRandomState
 
 HERE = Path(__file__).parent
 COLUMNS = (REFERENCE, *EVERYBODY, "SafeDICE", "CPQ")
@@ -226,9 +227,9 @@ def _aggregates(runs: Sequence[Run]) -> str:
 
 
 def _interval(values: np.ndarray, aggregate: library.Callable, form: str) -> str:
-    points, intervals = library.get_interval_estimates(
-        {"": values}, lambda x: np.array([aggregate(x)]), reps=2_000, random_state=np.random.RandomState(0)
-    )
+    # It draws from numpy's global state, whatever random_state is.
+    with OwnRandomState(0):
+        points, intervals = library.get_interval_estimates({"": values}, lambda x: np.array([aggregate(x)]), reps=2_000)
     (low,), (high,) = intervals[""]
     return f"{form.format(points[''][0])} [{form.format(low)}, {form.format(high)}]"
 
@@ -261,8 +262,8 @@ def _how(runs: Sequence[Run], tier: TierName) -> str:
             "reference, too. All have the same steps.\n"
             "- **SafeDICE** has D_np as its labelled and both sets as its unlabelled data, **CPQ** the rewards and "
             "costs of all of the task's data, and κ. Their budgets here are "
-            f"{distinct(r['budget']['safedice_steps'] for r in records)} and "
-            f"{distinct(r['budget']['cpq_steps'] for r in records)} steps, "
+            f"{distinct(' + '.join(format(n, ',') for n in r['budget']['safedice_steps']) for r in records)} and "
+            f"{distinct(format(r['budget']['cpq_steps'], ',') for r in records)} steps, "
             "less than their papers' (100,000 + 1,000,000 and 100,000).\n"
             "- PREFINE's β and λ are the paper's ([prefine.yml](../sb3_prefine/zoo/hyperparams/prefine.yml)), those of "
             "the others their papers'. Nothing was tuned on test episodes; `python benchmarks/tune.py` chooses β and λ "

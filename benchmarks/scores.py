@@ -126,12 +126,17 @@ def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tup
 def resampled_means(episodes: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
     """(n_resamples,) means over runs drawn with replacement, of each as many episodes, drawn with replacement."""
     generator = np.random.default_rng(seed)
-    n = len(episodes)
-    means = np.empty(N_RESAMPLES)
-    for i in range(N_RESAMPLES):
-        chosen = [episodes[j] for j in generator.integers(n, size=n)]
-        means[i] = np.mean([values[generator.integers(len(values), size=len(values))].mean() for values in chosen])
-    return means
+    lengths = np.array([len(values) for values in episodes])
+    filled = np.zeros((len(episodes), lengths.max()))
+    for row, values in zip(filled, episodes, strict=True):
+        row[: len(values)] = values
+    means = np.zeros(N_RESAMPLES)
+    for _ in episodes:
+        chosen = generator.integers(len(episodes), size=(N_RESAMPLES, 1))
+        places = (generator.random((N_RESAMPLES, filled.shape[1])) * lengths[chosen]).astype(int)
+        counted = np.arange(filled.shape[1]) < lengths[chosen]
+        means += (filled[chosen, places] * counted).sum(axis=1) / lengths[chosen[:, 0]]
+    return means / len(episodes)
 
 
 def matrix(runs: Iterable[Run], tasks: Sequence[str], method: str, value: Callable[[Run], float]) -> np.ndarray:

@@ -14,6 +14,7 @@ from scores import Run
 
 from sb3_prefine import dsrl
 from sb3_prefine.plots import SAFE, UNSAFE
+from sb3_prefine.randomness import OwnRandomState
 
 LABELS = {REFERENCE: "π_ref"}
 SUITES = {"Safety-Gymnasium": paper.TABLE_2, "Bullet-Safety-Gym": paper.TABLE_3}
@@ -84,8 +85,8 @@ def profiles(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     # rliable counts what is above: costs are turned round.
-    _profile(left, runs, tasks, lambda run: float(run.rewards.mean()), np.linspace(0, 1.1, 111), "reward of at least")
-    _profile(right, runs, tasks, lambda run: -float(run.costs.mean()), -np.linspace(0, 4, 101), "cost of at most")
+    _profile(left, runs, tasks, lambda run: float(run.rewards.mean()), np.linspace(0, 1.1, 56), "reward of at least")
+    _profile(right, runs, tasks, lambda run: -float(run.costs.mean()), -np.linspace(0, 4, 81), "cost of at most")
     right.axvline(1.0, color="0.3", linewidth=1, linestyle=":")
     left.legend(frameon=False, fontsize=8)
     return figure
@@ -101,7 +102,8 @@ def _profile(
 ) -> None:
     values = {method: scores.matrix(runs, tasks, method, value) for method in PROFILED}
     # Those at the value count, too.
-    shares, bands = library.create_performance_profile(values, np.nextafter(grid, -np.inf))
+    with OwnRandomState(0):
+        shares, bands = library.create_performance_profile(values, np.nextafter(grid, -np.inf), reps=500)
     for method in PROFILED:
         [line] = axes.plot(np.abs(grid), shares[method], label=LABELS.get(method, method))
         axes.fill_between(np.abs(grid), *bands[method], color=line.get_color(), alpha=0.1, linewidth=0)
