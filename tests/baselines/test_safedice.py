@@ -176,24 +176,31 @@ def test_the_policy_clones_with_weights_that_grow_with_the_advantage():
     assert logged["train/max_weight"] == pytest.approx(16 * shares.max(), rel=1e-4)
 
 
-def test_each_loss_has_its_weight_and_its_rate():
+@pytest.mark.parametrize("stage", ["discriminator", "nu"])
+def test_each_loss_has_its_weight_and_its_rate(stage):
     """Adam's first step is as long as the rate, whatever the gradient: the directions are compared."""
-    model = safedice(gradient_penalty=2.0, critic_learning_rate=3e-3)
+    model = safedice(gradient_penalty=2.0, nu_gradient_penalty=3.0, critic_learning_rate=3e-3)
+    model._n_updates = 0 if stage == "discriminator" else STAGE
     batch = next(model._batches())
-    before = [weight.detach().clone() for weight in model.discriminator.parameters()]
+    critic = getattr(model, stage)
+    before = [weight.detach().clone() for weight in critic.parameters()]
     # The noise that train is about to draw.
-    state = model._generator.get_state()
-    mix = torch.rand((16, 1), generator=model._generator)
-    model._generator.set_state(state)
-    entropy, penalty = discriminator_loss(model.discriminator, batch, mix)
-    gradients = torch.autograd.grad(entropy + 2.0 * penalty, list(model.discriminator.parameters()))
+    generator = torch.Generator()
+    generator.set_state(model._generator.get_state())
+    mix = torch.rand((16, 1), generator=generator)
+    if stage == "discriminator":
+        entropy, penalty = discriminator_loss(critic, batch, mix)
+        loss = entropy + 2.0 * penalty
+    else:
+        loss = nu_loss(critic, batch, model.gamma)[0] + 3.0 * nu_penalty(critic, batch, mix)
+    gradients = torch.autograd.grad(loss, list(critic.parameters()))
     model._set_learning_rate(1)
     model.train(batch)
-    for weight, old, gradient in zip(model.discriminator.parameters(), before, gradients, strict=True):
+    for weight, old, gradient in zip(critic.parameters(), before, gradients, strict=True):
+        # But where the terms cancel to the last bits.
         moved = gradient.abs() > 1e-5
-        assert moved.any()
-        step = (weight.detach() - old)[moved]
-        np.testing.assert_allclose(step, -3e-3 * gradient[moved].sign(), rtol=1e-2)
+        np.testing.assert_allclose((weight.detach() - old)[moved], -3e-3 * gradient[moved].sign(), rtol=1e-2)
+    assert sum(int((gradient.abs() > 1e-5).sum()) for gradient in gradients) > 100
 
 
 # From stage to stage
@@ -403,12 +410,23 @@ def test_other_policies_are_trained_too(source):
     assert (before != after).any()
 
 
-def test_a_loss_that_is_not_finite_stops_training_with_the_last_good_weights():
-    model = safedice(learning_rate=1e25)
-    with pytest.raises(FloatingPointError, match=r"in update \d+ of this call"):
-        model.learn(STAGE + 200)
+@pytest.mark.parametrize(("name", "update"), [("gradient_penalty", 3), ("nu_gradient_penalty", STAGE + 2)])
+def test_a_loss_that_is_not_finite_stops_training_with_the_last_good_weights(name, update):
+    model = safedice()
+
+    def spoil(run: dict, _: dict) -> bool:
+        if run["self"].num_timesteps == update - 1:
+            setattr(model, name, math.inf)
+        return True
+
+    with pytest.raises(FloatingPointError, match=rf"in update {update} of this call"):
+        model.learn(STAGE + 10, spoil)
     for module in (model.policy, model.nu, model.discriminator):
         assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+    clean = safedice()
+    clean.learn(update - 1)
+    for one, other in ((model.policy, clean.policy), (model.nu, clean.nu), (model.discriminator, clean.discriminator)):
+        assert_same_weights(weights(one), weights(other))
 
 
 # What is refused
