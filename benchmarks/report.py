@@ -248,6 +248,10 @@ def _figure(figure: figures.Figure) -> str:
 def _how(runs: Sequence[Run], tier: TierName) -> str:
     records = [run.record for run in runs]
     hours = sum(record["cpu_seconds"] for record in records) / 3600
+    safedice, cpq = (
+        distinct(format(run.record["steps"], ",") for run in scores.of(runs, method=method)) or "no"
+        for method in ("SafeDICE", "CPQ")
+    )
     return "\n\n".join(
         [
             "## Make it again",
@@ -261,10 +265,8 @@ def _how(runs: Sequence[Run], tier: TierName) -> str:
             "reference's weights. **DPO** is PREFINE with λ = 0. **PPL**, **CPL** and **CPL-KL** start from the "
             "reference, too. All have the same steps.\n"
             "- **SafeDICE** has D_np as its labelled and both sets as its unlabelled data, **CPQ** the rewards and "
-            "costs of all of the task's data, and κ. Their budgets here are "
-            f"{distinct(' + '.join(format(n, ',') for n in r['budget']['safedice_steps']) for r in records)} and "
-            f"{distinct(format(r['budget']['cpq_steps'], ',') for r in records)} steps, "
-            "less than their papers' (100,000 + 1,000,000 and 100,000).\n"
+            f"costs of all of the task's data, and κ. They make {safedice} and {cpq} steps here; 1,100,000 and 100,000 "
+            "are their papers'.\n"
             "- PREFINE's β and λ are the paper's ([prefine.yml](../sb3_prefine/zoo/hyperparams/prefine.yml)), those of "
             "the others their papers'. Nothing was tuned on test episodes; `python benchmarks/tune.py` chooses β and λ "
             "on held-out preferences.",
