@@ -57,8 +57,9 @@ class CPQ(OfflineAlgorithm):
     - sampled actions are squashed by tanh before critics and VAE see them
     - Q_c is not bootstrapped behind the ends of episodes that the environment ended (``terminals``), as Q
 
-    And as OSRL where the paper differs: the VAE is trained along with the rest, not before it, and OOD are the
-    actions of the largest divergences in the batch (``ood_quantile``), not those above a fixed one.
+    And as OSRL where the paper differs: the VAE is trained along with the rest, not before it; OOD are the actions of
+    the largest divergences in the batch (``ood_quantile``), not those above a fixed one; and they are to cost 1.5
+    thresholds (``ood_scale``; 1 is the threshold itself).
 
     One timestep is one gradient step on ``batch_size`` transitions, drawn with replacement; OSRL makes 100,000.
 
@@ -80,7 +81,7 @@ class CPQ(OfflineAlgorithm):
     :param horizon: T, steps of an episode; None is the longest episode of the data
     :param n_samples: K, actions a state that are sampled from the policy to look for OOD ones
     :param ood_quantile: the fraction of them that is taken to be in the distribution, in [0, 1)
-    :param ood_scale: OOD actions are to cost so many thresholds
+    :param ood_scale: OOD actions are to cost so many thresholds: α rises while they cost less, and falls while more
     :param ood_grad: let the OOD term train the cost critics, as in the paper; False: as in OSRL
     :param net_arch: units of the hidden layers of the critics
     :param vae_net_arch: the same of the VAE's encoder and decoder, whose latent has twice the dimensions of the action

@@ -46,9 +46,8 @@ class SafeDICE(OfflineAlgorithm):
     3. ν(s) and the policy are trained: ν on the dual of a KL-regularised problem with the reward r, the policy by
        behaviour cloning weighted with exp of the advantage.
 
-    As the published code, where it differs from the paper: gradient penalties on c and ν, a margin of 1e-5 below the
-    largest α, and the standardised r. Unlike that code, ν is not bootstrapped behind the ends of episodes that the
-    environment ended (``terminals``).
+    Gradient penalties on c and ν, the margin below the largest α and the standardised r are those of the published
+    code. Unlike there, ν is not bootstrapped behind the ends of episodes that the environment ended (``terminals``).
 
     ``learn`` may be called in pieces, and after loading: it goes on in the stage that the model is in.
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from sb3_prefine.baselines.action_vae import ActionVAE
-from tests.baselines.networks_by_hand import decoded, divergences, numbers, posterior
+from tests.baselines.critics_by_hand import decoded, divergences, numbers, posterior
 
 RNG = np.random.default_rng(0)
 OBSERVATIONS, ACTIONS = RNG.normal(size=(6, 4)), RNG.uniform(-1, 1, (6, 2))

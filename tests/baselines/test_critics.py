@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sb3_prefine.baselines.critics import Critics
-from tests.baselines.networks_by_hand import outputs, slopes
+from tests.baselines.critics_by_hand import outputs, slopes
 
 INPUTS = torch.randn((7, 4), generator=torch.Generator().manual_seed(0))
 

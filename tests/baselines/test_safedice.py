@@ -28,7 +28,7 @@ from sb3_prefine.baselines.safedice import (
     nu_penalty,
 )
 from sb3_prefine.baselines.transitions import Transitions
-from tests.baselines.networks_by_hand import numbers, outputs, slopes
+from tests.baselines.critics_by_hand import numbers, outputs, slopes
 from tests.worlds import (
     BAD,
     GOOD,
