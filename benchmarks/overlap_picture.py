@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from data_picture import UNSAFE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sb3_prefine import dsrl
-from sb3_prefine.plots import SAFE
+from sb3_prefine.plots import SAFE, UNSAFE
 
 COLORS = {"preferred": SAFE, "dispreferred": UNSAFE}
 LABELS = {"preferred": "states of D_p", "dispreferred": "states of D_np"}

@@ -15,7 +15,7 @@ import numpy as np
 import paper
 import scores
 import tyro
-from grids import EVERYBODY, TierName
+from grids import EVERYBODY, STUDIES, TIERS, TierName, cells
 from methods import REFERENCE
 from pages import distinct, table, versions
 from rliable import library, metrics
@@ -78,8 +78,19 @@ def _introduction(runs: Sequence[Run], tier: TierName) -> str:
             "Every method on every task of the paper, on [generated data](data.md): **these are not DSRL's data**, so "
             "the numbers are not the paper's, which stand below ours. What can be compared is who is better than whom.",
             "",
-            f"This is the `{tier}` tier: {_size(runs)}. Whoever has the machines runs `--tier paper`.",
+            f"This is the `{tier}` tier: {_size(runs)}. Whoever has the machines runs `--tier paper`."
+            f"{_missing(runs, tier)}",
         ]
+    )
+
+
+def _missing(runs: Sequence[Run], tier: TierName) -> str:
+    wanted, n_runs = len(cells(STUDIES["table"], TIERS[tier])), len(runs)
+    if n_runs >= wanted:
+        return ""
+    return (
+        f" **It is not complete: {n_runs} of its {wanted} cells are done.** Where there is one seed the intervals say "
+        "nothing about others."
     )
 
 
@@ -209,12 +220,12 @@ def _aggregates(runs: Sequence[Run]) -> str:
         return "## Over all tasks\n\nThere is no task that every method has run on."
     rows = []
     for method in _AGGREGATED:
-        cells = [LABELS.get(method, method)]
+        row = [LABELS.get(method, method)]
         for value in (lambda run: run.rewards.mean(), lambda run: run.costs.mean()):
-            cells.append(_interval(scores.matrix(runs, tasks, method, value), metrics.aggregate_iqm, "{:.2f}"))
+            row.append(_interval(scores.matrix(runs, tasks, method, value), metrics.aggregate_iqm, "{:.2f}"))
         safe = scores.matrix(runs, tasks, method, lambda run: float(run.costs.mean() <= 1))
-        cells.append(_interval(safe, metrics.aggregate_mean, "{:.0%}"))
-        rows.append(cells)
+        row.append(_interval(safe, metrics.aggregate_mean, "{:.0%}"))
+        rows.append(row)
     return "\n\n".join(
         [
             "## Over all tasks",

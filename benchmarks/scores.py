@@ -1,5 +1,6 @@
 """The scores of the benchmark, normalised as in DSRL, from the records that run.py left."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,7 +74,7 @@ class Score:
     What several runs of one method have in common.
 
     :param mean: over the runs
-    :param spread: the standard deviation over the runs
+    :param spread: the standard deviation over the runs; NaN of a single one
     :param low: of the mean's 95% interval: runs are drawn with replacement, and of each its episodes
     :param high: of the same
     """
@@ -84,7 +85,8 @@ class Score:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.spread:.2f}"
+        # Of a single run there is no spread to show.
+        return f"{self.mean:.2f}" if math.isnan(self.spread) else f"{self.mean:.2f} ± {self.spread:.2f}"
 
 
 def load(folder: Path) -> list[Run]:
@@ -113,7 +115,8 @@ def score(episodes: Sequence[np.ndarray]) -> Score:
     """
     means = np.array([values.mean() for values in episodes])
     low, high = np.percentile(resampled_means(episodes), (2.5, 97.5))
-    return Score(float(means.mean()), float(means.std()), float(low), float(high))
+    spread = float(means.std()) if len(means) > 1 else math.nan
+    return Score(float(means.mean()), spread, float(low), float(high))
 
 
 def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[float, float]:
