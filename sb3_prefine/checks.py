@@ -108,6 +108,12 @@ def check_positive_or_none(name: str, value: float | None) -> None:
         raise ValueError(f"{name}: expected a finite number > 0 or None, found {value!r}.")
 
 
+def check_discount(gamma: float) -> None:
+    """:raises ValueError: it is not in (0, 1)"""
+    if not (_is_finite(gamma) and 0 < gamma < 1):
+        raise ValueError(f"gamma: expected a discount factor in (0, 1), found {gamma!r}.")
+
+
 def _is_finite(value: object) -> bool:
     # NumPy's numbers are registered as Real.
     return isinstance(value, Real) and math.isfinite(value)

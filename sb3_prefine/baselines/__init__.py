@@ -2,6 +2,8 @@
 
 from sb3_prefine.baselines.bc import BC
 from sb3_prefine.baselines.cpl import CPL
+from sb3_prefine.baselines.cpq import CPQ
 from sb3_prefine.baselines.ppl import PPL
+from sb3_prefine.baselines.safedice import SafeDICE
 
-__all__ = ["BC", "CPL", "PPL"]
+__all__ = ["BC", "CPL", "CPQ", "PPL", "SafeDICE"]
