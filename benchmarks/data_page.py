@@ -3,10 +3,9 @@ Writes benchmarks/data.md and its picture from the records in benchmarks/results
 
     python benchmarks/data_page.py
 
-generate.py and references.py write those records. A task without one is named as missing.
+generate.py writes those records. A task without one is named as missing.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ import records
 import tyro
 from data_picture import draw
 from generate import dsrl_episodes
+from pages import distinct, table, versions
 
-from sb3_prefine import Evaluation, dsrl
+from sb3_prefine import dsrl
 from sb3_prefine.dsrl_download import REPOSITORY
 from sb3_prefine.files import write_atomically
 
@@ -34,38 +34,24 @@ class Results:
 
     :param agents: of generate.py train
     :param data: of generate.py rollout
-    :param references: of references.py
     """
 
     agents: dict[str, Record]
     data: dict[str, Record]
-    references: dict[str, Record]
 
     @classmethod
     def load(cls, folder: Path) -> "Results":
-        """
-        Read the records of the twelve tasks.
-
-        :raises ValueError: a reference was trained on another file than the one that is described
-        """
+        """Read the records of the twelve tasks."""
         kinds = [
             {name: records.load(path) for name in dsrl.PAPER_TASKS if (path := folder / kind / f"{name}.json").exists()}
-            for kind in ("agents", "data", "references")
+            for kind in ("agents", "data")
         ]
-        results = cls(*kinds)
-        for name in results.data.keys() & results.references.keys():
-            described, trained_on = results.data[name]["sha256"], results.references[name]["data"]["sha256"]
-            if described != trained_on:
-                raise ValueError(
-                    f"{folder / 'references' / name}.json: trained on a file with SHA-256 {trained_on[:12]}…, while "
-                    f"data/{name}.json describes {described[:12]}…. Remove it and run benchmarks/references.py {name}."
-                )
-        return results
+        return cls(*kinds)
 
 
 def main(results: Path = HERE / "results", page: Path = HERE / "data.md") -> None:
     """
-    :param results: the folder with agents/, data/ and references/
+    :param results: the folder with agents/ and data/
     :param page: the page; its picture goes to images/ beside it
     """
     loaded = Results.load(results)
@@ -82,19 +68,14 @@ def write(results: Results) -> str:
         _introduction(results),
         _sets(results.data),
         _ranges(results.data),
-        _scores(results.references),
         _files(results),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _introduction(results: Results) -> str:
-    mujoco = _distinct(record["versions"]["mujoco"] for record in results.data.values())
-    missing = [
-        f"{what} of {', '.join(names)}"
-        for what, there in (("the data", results.data), ("the first results", results.references))
-        if (names := [name for name in dsrl.PAPER_TASKS if name not in there])
-    ]
+    mujoco = distinct(record["versions"]["mujoco"] for record in results.data.values())
+    missing = [name for name in dsrl.PAPER_TASKS if name not in results.data]
     lines = [
         "# Generated data for the paper's twelve tasks",
         "",
@@ -118,7 +99,7 @@ def _introduction(results: Results) -> str:
         "numbers, which stand beside ours here, marked *paper*.",
     ]
     if missing:
-        lines += ["", f"**Missing so far**: {'; '.join(missing)}."]
+        lines += ["", f"**Missing so far**: {', '.join(missing)}."]
     return "\n".join(lines)
 
 
@@ -129,7 +110,7 @@ def _sets(data: dict[str, Record]) -> str:
     parts = [
         "## The two sets",
         f"Chosen as the paper says ({paper.N_PREFERRED} and {paper.N_DISPREFERRED} episodes), with τ = "
-        f"{_distinct(record['cost_limit'] for record in data.values()) or 'that of prefine.yml'}. The paper uses 30, "
+        f"{distinct(record['cost_limit'] for record in data.values()) or 'that of prefine.yml'}. The paper uses 30, "
         "40 and 50, and does not say of which its tables are. Means over the episodes of a set:",
     ]
     for title, columns in (
@@ -158,7 +139,7 @@ def _sets(data: dict[str, Record]) -> str:
             rows.append(
                 [name, sizes, *(cell for of_paper, ours in pairs for cell in (f"{of_paper:,.10g}", f"{ours:,.1f}"))]
             )
-        parts += [f"{title}:", _table(headers, rows)]
+        parts += [f"{title}:", table(headers, rows)]
     parts.append(f"![Returns and costs of all episodes, one picture a task]({PICTURE.as_posix()})")
     return "\n\n".join(parts)
 
@@ -195,76 +176,7 @@ def _ranges(data: dict[str, Record]) -> str:
                 f"{record['mean_cost']:,.1f} ± {record['std_cost']:,.1f}",
             ]
         )
-    return f"## The files\n\nDSRL's columns are the constants of dsrl 0.1.0.\n\n{_table(headers, rows)}"
-
-
-def _scores(references: dict[str, Record]) -> str:
-    """The first table of twelve rows, raw and normalised."""
-    raw, normalised = [], []
-    for name in dsrl.PAPER_TASKS:
-        if name not in references:
-            raw.append([name, "missing", *[""] * 4])
-            normalised.append([name, *[""] * 5, *_paper_scores(name)])
-            continue
-        task, record = dsrl.find_task(name), references[name]
-        evaluations = {of: _evaluation(record[of]) for of in ("reference", "preferred", "prefine")}
-        kappa = record["settings"]["eval_cost_limit"]
-        seconds = record["cpu_seconds"]
-        raw.append(
-            [
-                name,
-                _with_interval(evaluations["reference"]),
-                _means(evaluations["preferred"]),
-                _with_interval(evaluations["prefine"]),
-                f"{seconds['reference']:,.0f}",
-                f"{seconds['prefine']:,.0f}",
-            ]
-        )
-        scores = {of: _normalised(evaluation, task, kappa) for of, evaluation in evaluations.items()}
-        normalised.append(
-            [
-                name,
-                f"{kappa:g}",
-                _with_interval(scores["reference"], 2),
-                _means(scores["preferred"], 2),
-                _with_interval(scores["prefine"], 2),
-                "yes" if scores["prefine"].mean_cost <= 1 else "no",
-                *_paper_scores(name),
-            ]
-        )
-    parts = [
-        "## First results",
-        "Reward / cost, means with 95% intervals over the evaluation episodes. There is **one training seed and one "
-        "τ**: the intervals say nothing about other seeds. D_p is the data that PREFINE is to be like.",
-        _how(references),
-        _table(["task", "reference", "D_p", "PREFINE", "reference trained, CPU s", "PREFINE trained, CPU s"], raw),
-        "Normalised as in DSRL: a reward of 0 and 1 are the lowest and highest return in DSRL's data, a cost of 1 is "
-        "the limit κ (the middle one of DSRL's three), up to which a policy is safe. The paper's columns are of its "
-        "Table 1: means over 5 seeds and 3 thresholds, on DSRL's data, with a policy that is a VAE, after 500,000 "
-        "steps.",
-        _table(
-            ["task", "κ", "reference", "D_p", "PREFINE", "safe", "reference: paper", "PREFINE: paper"],
-            normalised,
-        ),
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _how(references: dict[str, Record]) -> str:
-    """Whatever all results have in common; where they differ, each value."""
-    if not references:
-        return ""
-    found = references.values()
-    return (
-        f"Reference: {_distinct(r['policy'] for r in found)}, cloned from the episodes of the highest "
-        f"{_distinct(format(r['ref_quantile'], '.0%') for r in found)} of returns in "
-        f"{_distinct(format(r['ref_steps'], ',') for r in found)} steps. PREFINE: "
-        f"{_distinct(format(r['steps'], ',') for r in found)} steps with the paper's values "
-        "([prefine.yml](../sb3_prefine/zoo/hyperparams/prefine.yml)). "
-        f"Evaluated: {_distinct(len(r['prefine']['rewards']) for r in found)} episodes each, deterministic. Seed "
-        f"{_distinct(r['seed'] for r in found)}. `python benchmarks/references.py`, "
-        f"{_distinct(r['date'] for r in found)}; {_versions(found)}."
-    )
+    return f"## The files\n\nDSRL's columns are the constants of dsrl 0.1.0.\n\n{table(headers, rows)}"
 
 
 def _files(results: Results) -> str:
@@ -291,72 +203,23 @@ def _files(results: Results) -> str:
         "## Make them",
         "```bash\npython benchmarks/generate.py rollout BallCircle    # benchmarks/generated/BallCircle.hdf5, with the "
         "committed agents\npython benchmarks/generate.py train BallCircle      # only for other agents\n"
-        "python benchmarks/references.py BallCircle          # the first results\n"
         "python benchmarks/data_page.py                      # this page\n```",
         'Read one with `dsrl.load("BallCircle", "benchmarks/generated/BallCircle.hdf5")`. Versions, seed and the '
         "checksum of the agents stand in its attributes. The same versions give the same bytes on the same kind of "
         "processor. On another kind the simulators round differently: a few episodes take another course, and the "
         "checksum is another one.",
         "CPU min is the time of one core. `rollout` shares it between two processes, `train` runs in one.",
-        _table(headers, rows),
+        table(headers, rows),
     ]
     if results.data:
         found = results.data.values()
-        dates = _distinct(record["date"] for record in found)
-        parts.append(f"Seed {_distinct(r['seed'] for r in found)}, {dates}; {_versions(found)}.")
+        dates = distinct(record["date"] for record in found)
+        parts.append(f"Seed {distinct(r['seed'] for r in found)}, {dates}; {versions(found)}.")
     return "\n\n".join(parts)
-
-
-def _paper_scores(name: str) -> tuple[str, str]:
-    theirs = paper.TABLE_1[name]
-    reward, cost = (f"{mean:.2f} ± {spread:.2f}" for mean, spread in (theirs.prefine_reward, theirs.prefine_cost))
-    return " / ".join(f"{value:.2f}" for value in theirs.reference), f"{reward} / {cost}"
-
-
-def _evaluation(episodes: dict[str, list[float]]) -> Evaluation:
-    return Evaluation(*(np.array(episodes[column]) for column in ("rewards", "costs", "lengths")))
-
-
-def _normalised(evaluation: Evaluation, task: dsrl.Task, kappa: float) -> Evaluation:
-    return Evaluation(
-        dsrl.normalized_reward(task, evaluation.episode_rewards),
-        dsrl.normalized_cost(evaluation.episode_costs, kappa),
-        evaluation.episode_lengths,
-    )
-
-
-def _with_interval(of: Evaluation, decimals: int = 1) -> str:
-    values = ((of.mean_reward, of.reward_interval), (of.mean_cost, of.cost_interval))
-    return " / ".join(
-        f"{mean:,.{decimals}f} [{low:,.{decimals}f}, {high:,.{decimals}f}]" for mean, (low, high) in values
-    )
-
-
-def _means(of: Evaluation, decimals: int = 1) -> str:
-    return f"{of.mean_reward:,.{decimals}f} / {of.mean_cost:,.{decimals}f}"
 
 
 def _minutes(seconds: float | None) -> str:
     return "not recorded" if seconds is None else f"{seconds / 60:,.1f}"
-
-
-def _distinct(values: Iterable[Any]) -> str:
-    """Each value once: mostly there is one."""
-    return ", ".join(map(str, sorted(set(values))))
-
-
-def _versions(of: Iterable[Record]) -> str:
-    found: dict[str, list[str]] = {}
-    for record in of:
-        for package, version in record["versions"].items():
-            found.setdefault(package, []).append(version)
-    return ", ".join(f"{package} {_distinct(versions)}" for package, versions in found.items())
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown, the first column text and the others numbers."""
-    lines = [headers, ["---", *["--:"] * (len(headers) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

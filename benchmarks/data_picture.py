@@ -10,9 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sb3_prefine import dsrl
-from sb3_prefine.plots import SAFE
-
-UNSAFE = "#c62828"
+from sb3_prefine.plots import SAFE, UNSAFE
 
 
 def draw(data: Mapping[str, dict[str, Any]]) -> bytes:

@@ -4,6 +4,7 @@ What the paper says of its twelve tasks: Tables 1, 2 and 3 as they are printed, 
 PREFINE: Preference-Based Implicit Reward and Cost Fine-Tuning for Safety Alignment (AAMAS 2026 submission 525).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -51,33 +52,119 @@ N_PREFERRED, N_DISPREFERRED = 100, 20
 
 
 @dataclass(frozen=True)
-class Scores:
+class Score:
     """
-    Of a row of Table 1: normalised, means over 5 seeds and 3 thresholds. The reference has no spread there.
+    Of Table 1: normalised, a mean over 5 seeds and 3 thresholds. The reference has no spread there.
 
-    :param reference: reward and cost of π_ref
-    :param prefine_reward: mean and spread
-    :param prefine_cost: mean and spread
+    :param reward: mean
+    :param cost: mean
+    :param reward_spread: what the paper prints after ±
+    :param cost_spread: the same
     """
 
-    reference: tuple[float, float]
-    prefine_reward: tuple[float, float]
-    prefine_cost: tuple[float, float]
+    reward: float
+    cost: float
+    reward_spread: float = math.nan
+    cost_spread: float = math.nan
 
 
 TABLE_1 = {
-    "AntVelocity": Scores((0.93, 8.04), (0.93, 0.04), (0.13, 0.03)),
-    "HalfCheetahVelocity": Scores((0.99, 8.01), (0.86, 0.05), (0.15, 0.33)),
-    "HopperVelocity": Scores((0.93, 8.24), (0.66, 0.03), (0.33, 0.05)),
-    "SwimmerVelocity": Scores((0.94, 6.34), (0.62, 0.09), (0.36, 0.03)),
-    "Walker2dVelocity": Scores((0.93, 9.81), (0.75, 0.01), (0.03, 0.04)),
-    "PointGoal1": Scores((0.64, 2.82), (0.40, 0.03), (0.24, 0.11)),
-    "CarGoal1": Scores((0.44, 3.69), (0.38, 0.01), (0.30, 0.01)),
-    "BallRun": Scores((0.95, 3.88), (0.41, 0.08), (0.41, 0.07)),
-    "BallCircle": Scores((0.89, 3.73), (0.71, 0.04), (0.35, 0.10)),
-    "CarRun": Scores((0.99, 1.89), (0.93, 0.04), (0.38, 0.01)),
-    "CarCircle": Scores((0.97, 4.58), (0.54, 0.04), (1.23, 0.04)),
-    "DroneRun": Scores((0.84, 6.77), (0.57, 0.08), (0.42, 0.06)),
+    "AntVelocity": {
+        "reference": Score(0.93, 8.04),
+        "BC": Score(0.81, 4.23, 0.05, 0.06),
+        "PPL": Score(0.90, 0.66, 0.04, 0.02),
+        "SafeDICE": Score(0.79, 0.50, 0.04, 0.02),
+        "CPQ": Score(0.24, 0.10, 0.05, 0.09),
+        "PREFINE": Score(0.93, 0.13, 0.04, 0.03),
+    },
+    "HalfCheetahVelocity": {
+        "reference": Score(0.99, 8.01),
+        "BC": Score(0.57, 4.10, 0.01, 0.04),
+        "PPL": Score(0.28, 0.00, 0.01, 0.06),
+        "SafeDICE": Score(0.70, 0.31, 0.05, 0.04),
+        "CPQ": Score(0.19, 0.71, 0.03, 0.03),
+        "PREFINE": Score(0.86, 0.15, 0.05, 0.33),
+    },
+    "HopperVelocity": {
+        "reference": Score(0.93, 8.24),
+        "BC": Score(0.60, 5.22, 0.00, 0.04),
+        "PPL": Score(0.38, 1.19, 0.02, 0.03),
+        "SafeDICE": Score(0.51, 2.12, 0.08, 0.03),
+        "CPQ": Score(0.16, 2.10, 0.05, 0.08),
+        "PREFINE": Score(0.66, 0.33, 0.03, 0.05),
+    },
+    "SwimmerVelocity": {
+        "reference": Score(0.94, 6.34),
+        "BC": Score(0.52, 4.83, 0.07, 0.01),
+        "PPL": Score(-0.03, 1.25, 0.05, 0.07),
+        "SafeDICE": Score(0.50, 0.20, 0.04, 0.07),
+        "CPQ": Score(0.14, 2.79, 0.05, 0.07),
+        "PREFINE": Score(0.62, 0.36, 0.09, 0.03),
+    },
+    "Walker2dVelocity": {
+        "reference": Score(0.93, 9.81),
+        "BC": Score(0.65, 3.21, 0.06, 0.04),
+        "PPL": Score(0.61, 0.39, 0.05, 0.01),
+        "SafeDICE": Score(0.68, 0.29, 0.03, 0.04),
+        "CPQ": Score(0.20, 0.04, 0.08, 0.08),
+        "PREFINE": Score(0.75, 0.03, 0.01, 0.04),
+    },
+    "PointGoal1": {
+        "reference": Score(0.64, 2.82),
+        "BC": Score(0.22, 0.82, 0.05, 0.05),
+        "PPL": Score(0.46, 0.95, 0.01, 0.05),
+        "SafeDICE": Score(0.24, 0.26, 0.09, 0.00),
+        "CPQ": Score(0.25, 0.20, 0.08, 0.05),
+        "PREFINE": Score(0.40, 0.24, 0.03, 0.11),
+    },
+    "CarGoal1": {
+        "reference": Score(0.44, 3.69),
+        "BC": Score(0.28, 0.31, 0.06, 0.06),
+        "PPL": Score(-0.01, 0.40, 0.05, 0.02),
+        "SafeDICE": Score(0.32, 0.44, 0.05, 0.07),
+        "CPQ": Score(0.28, 0.20, 0.01, 0.04),
+        "PREFINE": Score(0.38, 0.30, 0.01, 0.01),
+    },
+    "BallRun": {
+        "reference": Score(0.95, 3.88),
+        "BC": Score(0.32, 0.97, 0.04, 0.04),
+        "PPL": Score(0.22, 1.99, 0.06, 0.05),
+        "SafeDICE": Score(0.21, 1.71, 0.04, 0.02),
+        "CPQ": Score(0.07, 0.28, 0.05, 0.04),
+        "PREFINE": Score(0.41, 0.41, 0.08, 0.07),
+    },
+    "BallCircle": {
+        "reference": Score(0.89, 3.73),
+        "BC": Score(0.72, 0.70, 0.07, 0.01),
+        "PPL": Score(0.65, 1.82, 0.04, 0.05),
+        "SafeDICE": Score(0.59, 0.82, 0.09, 0.07),
+        "CPQ": Score(0.18, 0.21, 0.04, 0.04),
+        "PREFINE": Score(0.71, 0.35, 0.04, 0.10),
+    },
+    "CarRun": {
+        "reference": Score(0.99, 1.89),
+        "BC": Score(0.86, 0.11, 0.05, 0.07),
+        "PPL": Score(0.71, 0.39, 0.04, 0.08),
+        "SafeDICE": Score(0.81, 0.28, 0.05, 0.07),
+        "CPQ": Score(-0.18, 0.06, 0.01, 0.06),
+        "PREFINE": Score(0.93, 0.38, 0.04, 0.01),
+    },
+    "CarCircle": {
+        "reference": Score(0.97, 4.58),
+        "BC": Score(0.77, 1.17, 0.04, 0.02),
+        "PPL": Score(0.59, 1.73, 0.05, 0.12),
+        "SafeDICE": Score(0.62, 0.91, 0.03, 0.03),
+        "CPQ": Score(0.19, 0.33, 0.06, 0.06),
+        "PREFINE": Score(0.54, 1.23, 0.04, 0.04),
+    },
+    "DroneRun": {
+        "reference": Score(0.84, 6.77),
+        "BC": Score(0.55, 0.01, 0.07, 0.07),
+        "PPL": Score(0.54, 0.79, 0.02, 0.05),
+        "SafeDICE": Score(0.46, 0.40, 0.05, 0.02),
+        "CPQ": Score(0.13, 0.04, 0.06, 0.02),
+        "PREFINE": Score(0.57, 0.42, 0.08, 0.06),
+    },
 }
 
 
@@ -108,18 +195,26 @@ def settings(task: dsrl.Task) -> dict[str, Any]:
     return yaml.safe_load(text)[env_id(task)]
 
 
-def choose(task: dsrl.Task, trajectories: Trajectories, seed: int) -> PreferenceBuffer:
+def choose(
+    task: dsrl.Task,
+    trajectories: Trajectories,
+    seed: int,
+    tau: float | None = None,
+    n_preferred: int = N_PREFERRED,
+    n_dispreferred: int = N_DISPREFERRED,
+) -> PreferenceBuffer:
     """
     The paper's selection from a task's data: ``PreferenceBuffer.from_costs`` with its values.
 
+    :param tau: the threshold on the cost of an episode; None is the one of ``prefine.yml``
     :raises ValueError: no episode is safe, or none is unsafe
     """
     chosen = settings(task)
     return PreferenceBuffer.from_costs(
         trajectories,
-        cost_limit=chosen["cost_limit"],
-        n_preferred=chosen["n_preferred"],
-        n_dispreferred=chosen["n_dispreferred"],
+        cost_limit=chosen["cost_limit"] if tau is None else tau,
+        n_preferred=n_preferred,
+        n_dispreferred=n_dispreferred,
         seed=seed,
         unsafe=chosen.get("unsafe", "over_limit"),
     )

@@ -49,13 +49,14 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def versions(task: dsrl.Task | None = None) -> dict[str, str]:
+def versions(task: dsrl.Task | None = None, *others: str) -> dict[str, str]:
     """
     Of Python and of the packages that have a part in the numbers.
 
     :param task: whose simulator is one of them
+    :param others: further packages
     """
-    packages = _PACKAGES if task is None else (*_PACKAGES, task.suite)
+    packages = (*_PACKAGES, *others) if task is None else (*_PACKAGES, task.suite, *others)
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

@@ -1,10 +1,37 @@
 """Steps of torch's fused Adam."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+
+
+def descend(
+    optimizers: Sequence[torch.optim.Adam],
+    loss: Tensor,
+    check: Callable[[Tensor], Tensor],
+    max_grad_norm: float | None,
+) -> list[Tensor]:
+    """
+    One step of each optimizer down one loss; none of any ever after a loss or gradient that is not finite.
+
+    :param optimizers: fused, with one group of parameters each
+    :param loss: a scalar: the sum of what each of them is to lower
+    :param check: of :class:`~sb3_prefine.tracking.FiniteGuard`: its ``check``, or its ``check_part`` where another step
+        of the same update is to come
+    :param max_grad_norm: clip the gradient's norm at this value, that of each optimizer by itself; None does not clip
+    :return: for each optimizer the norm of its gradient, before it is clipped
+    """
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    norms = [_clip(optimizer.param_groups[0]["params"], max_grad_norm) for optimizer in optimizers]
+    found_inf = check(sum(norms, start=loss.detach()))
+    for optimizer in optimizers:
+        adam_step(optimizer, found_inf)
+    return norms
 
 
 @torch.no_grad()
@@ -43,3 +70,13 @@ def adam_step(optimizer: torch.optim.Adam, found_inf: Tensor) -> None:
         maximize=group["maximize"],
         **decoupled,
     )
+
+
+def _clip(parameters: Sequence[Tensor], max_grad_norm: float | None) -> Tensor:
+    """The norm of the gradient, before it is clipped."""
+    # torch.nn.utils.get_total_norm, three times as fast.
+    norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+    grad_norm = torch.linalg.vector_norm(torch.stack(norms))
+    if max_grad_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
+    return grad_norm

@@ -2,14 +2,17 @@
 
 import io
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
+from sb3_prefine.cost_gap import CostFunction, CostGap, cost_gap
 from sb3_prefine.env_source import EnvSource
 from sb3_prefine.evaluation import Evaluation, check_cost_limit, evaluate_policy
 from sb3_prefine.files import write_atomically
+from sb3_prefine.preferences import PreferenceBuffer
 
 
 class CostEvalCallback(EventCallback):
@@ -172,3 +175,99 @@ class CostEvalCallback(EventCallback):
             costs=[e.episode_costs for e in self._evaluations],
         )
         write_atomically(path, file.getvalue())
+
+
+@dataclass(frozen=True, eq=False)
+class CostGaps:
+    """
+    One measurement of :class:`CostGapCallback`.
+
+    :param timestep: gradient steps before it
+    :param preferred: the costs of the episodes of D_p
+    :param dispreferred: of D_np
+    """
+
+    timestep: int
+    preferred: CostGap
+    dispreferred: CostGap
+
+
+class CostGapCallback(BaseCallback):
+    """
+    Follow how far the cost of the policy's own actions is from that of the recorded ones (paper, Fig. 2).
+
+    Of every episode of both sets, at each recorded state an action is sampled from the policy. The gap is the absolute
+    difference between the episode's recorded cost and the cost of these actions; logged are the means over the
+    episodes, ``cost_gap/preferred`` and ``cost_gap/dispreferred``. A policy that becomes safer comes closer to the
+    preferred episodes and goes away from the dispreferred ones. Whether its actions cost more or less than the data's
+    the gap does not say; :attr:`history` does.
+
+    Measured is before the first gradient step too. Every measurement draws the same noise: what differs between two is
+    the policy. It does not touch the model's random state, and needs no environment::
+
+        watch = CostGapCallback(one_step_costs(gymnasium.make("SafetyHalfCheetahVelocity-v1")))
+        model.learn(20_000, callback=watch)
+        [gaps.preferred.mean for gaps in watch.history]
+
+    :param cost_fn: the costs (N,) of actions at N raw observations, see :func:`~sb3_prefine.cost_gap.cost_gap`
+    :param preferences: whose episodes to take; None takes those that the model learns from. Fewer are faster
+    :param eval_freq: measure at every ``eval_freq``-th call of the callback: a gradient step of PREFINE
+    :param seed: of the actions
+    :param verbose: 0 for no output, 1 for a line for each measurement
+    :raises ValueError: ``eval_freq`` is not positive; at the start of training, there are no preferences; at a
+        measurement, as ``cost_gap``
+    """
+
+    def __init__(
+        self,
+        cost_fn: CostFunction,
+        preferences: PreferenceBuffer | None = None,
+        *,
+        eval_freq: int = 1000,
+        seed: int = 0,
+        verbose: int = 0,
+    ):
+        super().__init__(verbose)
+        if eval_freq < 1:
+            raise ValueError(f"eval_freq: {eval_freq} is not positive.")
+        self.cost_fn = cost_fn
+        self.preferences = preferences
+        self.eval_freq = eval_freq
+        self.seed = seed
+        self.history: list[CostGaps] = []
+
+    def _on_training_start(self) -> None:
+        found = getattr(self.model, "preferences", None) if self.preferences is None else self.preferences
+        if found is None:
+            raise ValueError(
+                f"preferences: the {type(self.model).__name__} has none whose cost could be compared. Pass "
+                "CostGapCallback(cost_fn, preferences)."
+            )
+        self._measured = found
+        if self.num_timesteps == 0:
+            self.history = []
+        # A training that goes on begins where the last one was measured, or in between.
+        if not self.history or self.history[-1].timestep != self.num_timesteps:
+            self._measure()
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.eval_freq == 0:
+            self._measure()
+        return True
+
+    def _measure(self) -> None:
+        preferred, dispreferred = (
+            cost_gap(self.model, episodes, self.cost_fn, self.seed)
+            for episodes in (self._measured.preferred, self._measured.dispreferred)
+        )
+        self.history.append(CostGaps(self.num_timesteps, preferred, dispreferred))
+        if self.verbose >= 1:
+            print(
+                f"Cost gap at {self.num_timesteps:,} timesteps: preferred {preferred.mean:,.1f}, "
+                f"dispreferred {dispreferred.mean:,.1f}"
+            )
+        self.logger.record("cost_gap/preferred", preferred.mean)
+        self.logger.record("cost_gap/dispreferred", dispreferred.mean)
+        # Dumped here so that the numbers stand at the timestep they belong to.
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)

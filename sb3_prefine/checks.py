@@ -37,27 +37,23 @@ def check_hyperparameters(
     """
     check_training(learning_rate, batch_size, log_std_min, max_grad_norm)
     for name, value in (("beta", beta), ("sft_coef", sft_coef)):
-        _check_not_negative(name, value)
+        check_not_negative(name, value)
     if beta == sft_coef == 0:
         raise ValueError("beta, sft_coef: both are 0, which leaves nothing to learn. Raise one of them.")
-    for name, choice, choices in (
-        ("loss_type", loss_type, get_args(LossType)),
-        ("counterfactuals", counterfactuals, get_args(Counterfactuals)),
-    ):
-        if choice not in choices:
-            raise ValueError(f"{name}: {choice!r} is not known. Choose one of {', '.join(choices)}.")
+    check_choice("loss_type", loss_type, get_args(LossType))
+    check_choice("counterfactuals", counterfactuals, get_args(Counterfactuals))
     if loss_type == "ipo" and beta == 0:
         raise ValueError("beta: 0 does not go with loss_type='ipo', which aims at a margin of 1/(2 beta). Raise it.")
     if not (_is_finite(label_smoothing) and 0 <= label_smoothing < 0.5):
         raise ValueError(f"label_smoothing: expected a fraction in [0, 0.5), found {label_smoothing!r}.")
-    _check_count("n_counterfactuals", n_counterfactuals)
-    _check_count("buffer_size", buffer_size)
+    check_count("n_counterfactuals", n_counterfactuals)
+    check_count("buffer_size", buffer_size)
     for name, optional in (
         ("log_ratio_bound", log_ratio_bound),
         ("fixed_std", fixed_std),
         ("temperature", temperature),
     ):
-        _check_positive(name, optional)
+        check_positive_or_none(name, optional)
 
 
 def check_training(
@@ -69,26 +65,53 @@ def check_training(
     :raises ValueError: names the argument, what was found, and what is expected
     """
     if not callable(learning_rate):
-        _check_not_negative("learning_rate", learning_rate)
-    _check_count("batch_size", batch_size)
+        check_not_negative("learning_rate", learning_rate)
+    check_count("batch_size", batch_size)
     if not _is_finite(log_std_min):
         raise ValueError(f"log_std_min: expected a finite number, found {log_std_min!r}.")
-    _check_positive("max_grad_norm", max_grad_norm)
+    check_positive_or_none("max_grad_norm", max_grad_norm)
 
 
-def _check_not_negative(name: str, value: float) -> None:
+def check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
+    """:raises ValueError: it is none of the choices"""
+    if choice not in choices:
+        raise ValueError(f"{name}: {choice!r} is not known. Choose one of {', '.join(choices)}.")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """:raises ValueError: it is not in (0, 1]"""
+    if not (_is_finite(value) and 0 < value <= 1):
+        raise ValueError(f"{name}: expected a fraction in (0, 1], found {value!r}.")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """:raises ValueError: it is negative or not finite"""
     if not (_is_finite(value) and value >= 0):
         raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}.")
 
 
-def _check_count(name: str, count: int) -> None:
+def check_count(name: str, count: int) -> None:
+    """:raises ValueError: it is no whole number, or none above 0"""
     if isinstance(count, bool) or not (isinstance(count, Integral) and count > 0):
         raise ValueError(f"{name}: expected a whole number > 0, found {count!r}.")
 
 
-def _check_positive(name: str, value: float | None) -> None:
+def check_positive(name: str, value: float) -> None:
+    """:raises ValueError: it is not above 0, or not finite"""
+    if not (_is_finite(value) and value > 0):
+        raise ValueError(f"{name}: expected a finite number > 0, found {value!r}.")
+
+
+def check_positive_or_none(name: str, value: float | None) -> None:
+    """:raises ValueError: it is neither None nor above 0, or not finite"""
     if value is not None and not (_is_finite(value) and value > 0):
         raise ValueError(f"{name}: expected a finite number > 0 or None, found {value!r}.")
+
+
+def check_discount(gamma: float) -> None:
+    """:raises ValueError: it is not in (0, 1)"""
+    if not (_is_finite(gamma) and 0 < gamma < 1):
+        raise ValueError(f"gamma: expected a discount factor in (0, 1), found {gamma!r}.")
 
 
 def _is_finite(value: object) -> bool:

@@ -108,6 +108,46 @@ def likelihood_of(
     raise TypeError(_why_not(policy))
 
 
+def gaussian_around_mode(policy: nn.Module, std: float) -> Likelihood:
+    """
+    A Gaussian of fixed standard deviation around the action that a policy takes deterministically, before it is
+    clipped. Its log-prob is a squared error: the normalising constant, a number for every action, is left out.
+
+    Its parameters are that action, scaled to [-1, 1], (B, A).
+
+    :param policy: with a Gaussian or squashed Gaussian likelihood, or deterministic (TD3, DDPG)
+    :param std: in units of actions scaled to [-1, 1]
+    :raises TypeError: the policy has no single such action that a gradient goes through
+    """
+    has_its_own = isinstance(policy, HasLikelihood)
+    # Of the policy's own likelihood only the mean is read: any standard deviation and temperature will do.
+    own = likelihood_of(
+        policy,
+        log_std_min=0.0,
+        fixed_std=std if isinstance(policy, TD3Policy) and not has_its_own else None,
+        temperature=1.0 if _has_q_values(policy) and not has_its_own else None,
+    )
+    space: Any = policy.action_space
+    to_scaled: dict[str, Callable[[Tensor], Tensor]] = {
+        "diagonal Gaussian": partial(_scale, space),
+        "squashed Gaussian": torch.tanh,
+        "Gaussian of fixed std": _as_rows,
+    }
+    if own.family not in to_scaled:
+        raise TypeError(
+            f"fixed_std: {std} was given for {type(policy).__name__}, whose likelihood is {own.family}: there is no "
+            "mean action to measure from. Pass fixed_std=None for the policy's own likelihood."
+        )
+    return Likelihood(
+        "Gaussian around the mode",
+        lambda policy, inputs: to_scaled[own.family](own.params(policy, inputs).chunk(2, dim=-1)[0]),
+        lambda params, actions: -0.5 * ((actions - params) / std).square().sum(dim=-1),
+        lambda params, generator: params + std * _noise_like(params, generator),
+        partial(_scale, space),
+        own.needs,
+    )
+
+
 def trainable_parameters(policy: nn.Module, likelihood: Likelihood, inputs: Inputs) -> list[nn.Parameter]:
     """
     The parameters of the policy that its likelihood depends on: the actor's, without critics and value heads.
@@ -198,8 +238,11 @@ def _gaussian_log_prob(params: Tensor, actions: Tensor) -> Tensor:
 
 def _gaussian_sample(params: Tensor, generator: torch.Generator | None) -> Tensor:
     mean, log_std = params.chunk(2, dim=-1)
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return mean + torch.exp(log_std) * noise
+    return mean + torch.exp(log_std) * _noise_like(mean, generator)
+
+
+def _noise_like(values: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(values.shape, generator=generator, device=values.device, dtype=values.dtype)
 
 
 def _squashed_log_prob(params: Tensor, actions: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger, update_learning_rate
 
-from sb3_prefine.adam import adam_step
+from sb3_prefine.adam import descend
 from sb3_prefine.checks import check_masks
 from sb3_prefine.files import with_zip_suffix, write_atomically
 from sb3_prefine.folder import find_checkpoint
@@ -116,7 +116,7 @@ class OfflineAlgorithm(BaseAlgorithm):
     @property
     @abstractmethod
     def _states_per_update(self) -> int:
-        """How many states go through the network in a gradient step."""
+        """How many states go through the policy in a gradient step, or through another network of about its size."""
 
     def learn(
         self,
@@ -183,15 +183,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param loss: a scalar
         :return: the norm of the gradient, before it is clipped
         """
-        self.optimizer.zero_grad()
-        loss.backward()
-        parameters = self.optimizer.param_groups[0]["params"]
-        # torch.nn.utils.get_total_norm, three times as fast.
-        norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
-        grad_norm = torch.linalg.vector_norm(torch.stack(norms))
-        if self.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
-        adam_step(self.optimizer, found_inf=self._guard.check(loss.detach() + grad_norm))
+        [grad_norm] = descend((self.optimizer,), loss, self._guard.check, self.max_grad_norm)
         return grad_norm
 
     def predict(
@@ -360,7 +352,7 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     @classmethod
     def _algorithm(cls) -> str:
-        """PREFINE or BC, also for what somebody derives from them."""
+        """PREFINE, BC or another of this package, also for what somebody derives from them."""
         return next(kind.__name__ for kind in cls.__mro__ if OfflineAlgorithm in kind.__bases__)
 
     def _excluded_save_params(self) -> list[str]:

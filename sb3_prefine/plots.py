@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_prefine.files import write_atomically
 
-SAFE = "#2e7d32"
+SAFE, UNSAFE = "#2e7d32", "#c62828"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Policies that are trained here: the conditional variational autoencoder (CVAE), and short names of SB3's own."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -108,8 +108,8 @@ class CVAEPolicy(BasePolicy):
         self.log_std_min = log_std_min
         self.features_extractor = self.make_features_extractor()
         n_features = self.features_extractor.features_dim
-        self.encoder = _Conditional(n_features, n_actions, self.net_arch, 2 * latent_dim, activation_fn)
-        self.decoder = _Conditional(n_features, latent_dim, self.net_arch, 2 * n_actions, activation_fn)
+        self.encoder = Conditional(n_features, n_actions, self.net_arch, 2 * latent_dim, activation_fn)
+        self.decoder = Conditional(n_features, latent_dim, self.net_arch, 2 * n_actions, activation_fn)
         # They fill the cube evenly, so that the bound is tighter than with independent ones.
         points = torch.quasirandom.SobolEngine(latent_dim, scramble=True, seed=0).draw(n_importance_samples)
         self.register_buffer("points", points)
@@ -283,7 +283,7 @@ def default_extractor(observation_space: spaces.Space) -> type[BaseFeaturesExtra
     return NatureCNN if is_image_space(observation_space) else FlattenExtractor
 
 
-class _Conditional(nn.Module):
+class Conditional(nn.Module):
     """
     A multilayer perceptron of the features of a state and of something else there.
 
@@ -292,7 +292,12 @@ class _Conditional(nn.Module):
     """
 
     def __init__(
-        self, n_features: int, n_others: int, net_arch: Sequence[int], n_outputs: int, activation_fn: type[nn.Module]
+        self,
+        n_features: int,
+        n_others: int,
+        net_arch: Sequence[int],
+        n_outputs: int,
+        activation_fn: Callable[[], nn.Module],
     ) -> None:
         super().__init__()
         sizes = [*net_arch, n_outputs]

@@ -180,7 +180,7 @@ class Scorer:
             for columns, rows_of_set in zip(self._columns, rows_of_sets, strict=True)
         ]
         values = unflatten({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-        observations = _normalized("preferences", values["observations"], self._reference, self._policy)
+        observations = normalized("preferences", values["observations"], self._reference, self._policy)
         masks = on_device(values.get("action_masks"), self._device)
         inputs = observations if masks is None else Masked(observations, masks)
         return Tables(
@@ -304,12 +304,19 @@ def normalized_observations(
     """
     parts: list[Any] = [trajectories.observations for trajectories in sets]
     if isinstance(parts[0], np.ndarray):
-        return _normalized(name, np.concatenate(parts), reference, policy)
+        return normalized(name, np.concatenate(parts), reference, policy)
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return _normalized(name, joined, reference, policy)
+    return normalized(name, joined, reference, policy)
 
 
-def _normalized(name: str, raw: Any, reference: Reference, policy: BasePolicy) -> Observations:
+def normalized(name: str, raw: Any, reference: Reference, policy: BasePolicy) -> Observations:
+    """
+    Raw observations as the network sees them, on the policy's device.
+
+    :param raw: (N, …), or a dict of such arrays
+    :param name: what to call them in errors
+    :raises ValueError: one is not finite after normalisation
+    """
     observations = policy.obs_to_tensor(reference.normalize(raw))[0]
     for part in observations.values() if isinstance(observations, dict) else [observations]:
         if part.is_floating_point() and not torch.isfinite(part).all():

@@ -105,15 +105,28 @@ class FiniteGuard:
 
     def check(self, value: Tensor) -> Tensor:
         """
-        :param value: a scalar a run
+        :param value: a scalar a run, the last one of an update
         :return: 0.0 while every value was finite, 1.0 ever after: what torch's fused optimizers take as ``found_inf``,
             at which they leave weights and moments alone
         """
-        self._sum += value - value
-        stopped = (self._sum != 0).to(self._sum.dtype)
+        stopped = self.check_part(value)
         self._bad_updates += stopped
         self._updates += 1
         return stopped
+
+    def check_part(self, value: Tensor) -> Tensor:
+        """
+        ``check``, of an update whose last value is still to come.
+
+        :param value: a scalar a run
+        """
+        self._sum += value - value
+        return self.stopped
+
+    @property
+    def stopped(self) -> Tensor:
+        """What ``check`` returned last."""
+        return (self._sum != 0).to(self._sum.dtype)
 
     def errors(self) -> list[FloatingPointError | None]:
         """

@@ -1,9 +1,12 @@
 """Steps of Adam, against torch's own."""
 
+import math
+
 import pytest
 import torch
 
-from sb3_prefine.adam import adam_step
+from sb3_prefine.adam import adam_step, descend
+from sb3_prefine.tracking import FiniteGuard
 
 OPTIONS = (
     {},
@@ -54,3 +57,37 @@ def test_moments_that_were_loaded_are_those_that_go_on():
     optimizer.load_state_dict({**state, "state": {0: {name: value + 1 for name, value in state["state"][0].items()}}})
     adam_step(optimizer, torch.tensor(0.0))
     assert optimizer.state_dict()["state"][0]["step"].item() == 3.0
+
+
+def two_parts(max_grad_norm, losses):
+    """Two parameters, each with an optimizer of its own, down one loss after another; the norms of each step."""
+    parts = [torch.nn.Parameter(torch.tensor(values)) for values in ([3.0, 4.0], [1.0])]
+    optimizers = [torch.optim.Adam([part], lr=0.1, fused=True) for part in parts]
+    guard = FiniteGuard(torch.device("cpu"))
+    norms = [
+        descend(optimizers, factor * (parts[0].square().sum() + 5.0 * parts[1].sum()), guard.check, max_grad_norm)
+        for factor in losses
+    ]
+    return parts, optimizers, norms, guard
+
+
+def test_one_loss_is_descended_by_several_optimizers():
+    parts, optimizers, norms, _ = two_parts(None, [1.0])
+    # Adam's first step is as long as the rate.
+    assert [part.tolist() for part in parts] == [pytest.approx([2.9, 3.9]), pytest.approx([0.9])]
+    assert [norm.item() for norm in norms[0]] == [pytest.approx(10.0), pytest.approx(5.0)]
+    assert optimizers[0].state[parts[0]]["exp_avg"].tolist() == pytest.approx([0.6, 0.8])
+
+
+def test_the_gradient_of_each_is_clipped_by_itself():
+    parts, optimizers, norms, _ = two_parts(1.0, [1.0])
+    assert [norm.item() for norm in norms[0]] == [pytest.approx(10.0), pytest.approx(5.0)]
+    assert optimizers[0].state[parts[0]]["exp_avg"].tolist() == pytest.approx([0.06, 0.08])
+    assert optimizers[1].state[parts[1]]["exp_avg"].tolist() == pytest.approx([0.1])
+
+
+def test_none_of_them_steps_once_the_loss_was_not_finite():
+    parts, _, _, guard = two_parts(None, [1.0, math.nan, 1.0])
+    assert [part.tolist() for part in parts] == [pytest.approx([2.9, 3.9]), pytest.approx([0.9])]
+    with pytest.raises(FloatingPointError, match="in update 2 of this call"):
+        guard.raise_if_stopped()

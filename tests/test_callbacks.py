@@ -1,5 +1,6 @@
 import csv
 import math
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -17,10 +18,11 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_prefine import PREFINE
-from sb3_prefine.callbacks import CostEvalCallback
+from sb3_prefine import PREFINE, PreferenceBuffer
+from sb3_prefine.callbacks import CostEvalCallback, CostGapCallback
+from sb3_prefine.cost_gap import cost_gap
 from sb3_prefine.evaluation import evaluate_policy
-from tests.worlds import Anything, model_of, preferences
+from tests.worlds import Anything, Recorder, assert_same_weights, model_of, preferences, weights
 
 
 class Speed(gym.Env):
@@ -238,3 +240,88 @@ def test_an_environment_without_costs_is_refused():
 def test_numbers_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}: {value}"):
         CostEvalCallback(Speed, **{"cost_limit": 5, name: value})
+
+
+# The cost gap
+
+
+def fast_costs(observations, actions):
+    """A step costs 1 if its action has a positive first number: GOOD's are negative, BAD's positive."""
+    return (actions[:, 0] > 0).astype(float)
+
+
+def priced_preferences():
+    sets = preferences()
+    return PreferenceBuffer(
+        *(replace(each, costs=fast_costs(None, each.actions)) for each in (sets.preferred, sets.dispreferred))
+    )
+
+
+def test_a_policy_that_becomes_safe_comes_to_the_preferred_and_leaves_the_dispreferred():
+    sets = priced_preferences()
+    assert sets.preferred.episode_costs.max() == 0
+    assert sets.dispreferred.episode_costs.min() == 10
+    watch = CostGapCallback(fast_costs, eval_freq=150)
+    PREFINE(model_of(PPO), sets, learning_rate=1e-2, seed=0, device="cpu").learn(300, watch)
+    assert [gaps.timestep for gaps in watch.history] == [0, 150, 300]
+    before, _, after = watch.history
+    # Of a policy that knows nothing about half of ten steps.
+    assert 3 < before.preferred.mean < 7
+    assert 3 < before.dispreferred.mean < 7
+    assert after.preferred.mean < 1
+    assert after.dispreferred.mean > 9
+
+
+def test_the_last_measurement_is_of_the_trained_policy():
+    sets, watch = priced_preferences(), CostGapCallback(fast_costs, eval_freq=10, seed=7)
+    model = PREFINE(model_of(PPO), sets, learning_rate=1e-2, seed=0, device="cpu").learn(20, watch)
+    for name in ("preferred", "dispreferred"):
+        expected = cost_gap(model, getattr(sets, name), fast_costs, seed=7)
+        found = getattr(watch.history[-1], name)
+        np.testing.assert_array_equal(found.sampled, expected.sampled)
+        np.testing.assert_array_equal(found.recorded, getattr(sets, name).episode_costs)
+
+
+def test_following_the_cost_gap_does_not_change_the_training():
+    def train(callback):
+        return PREFINE(model_of(PPO), priced_preferences(), seed=0, device="cpu").learn(20, callback=callback)
+
+    assert_same_weights(weights(train(None).policy), weights(train(CostGapCallback(fast_costs, eval_freq=5)).policy))
+
+
+def test_the_cost_gap_is_logged_where_it_was_measured(capsys):
+    watch = CostGapCallback(fast_costs, eval_freq=3, verbose=1)
+    model = PREFINE(model_of(PPO), priced_preferences(), seed=0, device="cpu")
+    model.set_logger(recorder := Recorder())
+    model.learn(7, watch, log_interval=None)
+    assert [row["time/total_timesteps"] for row in recorder.rows] == [0, 3, 6]
+    for row, gaps in zip(recorder.rows, watch.history, strict=True):
+        assert row["cost_gap/preferred"] == gaps.preferred.mean
+        assert row["cost_gap/dispreferred"] == gaps.dispreferred.mean
+    assert f"Cost gap at 3 timesteps: preferred {watch.history[1].preferred.mean:.1f}, disp" in capsys.readouterr().out
+
+
+def test_a_training_that_goes_on_is_followed_on_and_a_new_one_anew():
+    watch = CostGapCallback(fast_costs, eval_freq=2)
+    model = PREFINE(model_of(PPO), priced_preferences(), seed=0, device="cpu")
+    model.learn(4, watch)
+    model.learn(4, watch, reset_num_timesteps=False)
+    assert [gaps.timestep for gaps in watch.history] == [0, 2, 4, 6, 8]
+    model.learn(2, watch)
+    assert [gaps.timestep for gaps in watch.history] == [0, 2]
+
+
+def test_the_cost_gap_of_given_preferences_and_of_a_model_that_has_none():
+    sets = priced_preferences()
+    few = PreferenceBuffer(sets.preferred[:1], sets.dispreferred[:2])
+    watch = CostGapCallback(fast_costs, few, eval_freq=16)
+    model_of(PPO, n_steps=16, batch_size=16, n_epochs=1).learn(32, watch)
+    assert [gaps.timestep for gaps in watch.history] == [0, 16, 32]
+    assert {(len(gaps.preferred.sampled), len(gaps.dispreferred.sampled)) for gaps in watch.history} == {(1, 2)}
+    with pytest.raises(ValueError, match="preferences: the PPO has none whose cost could be compared"):
+        model_of(PPO).learn(1, CostGapCallback(fast_costs))
+
+
+def test_an_interval_of_the_cost_gap_is_positive():
+    with pytest.raises(ValueError, match="eval_freq: 0 is not positive"):
+        CostGapCallback(fast_costs, eval_freq=0)

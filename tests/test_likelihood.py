@@ -8,7 +8,7 @@ from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from scipy.stats import norm
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 
-from sb3_prefine.likelihood import ACTION_MARGIN, likelihood_of, trainable_parameters
+from sb3_prefine.likelihood import ACTION_MARGIN, gaussian_around_mode, likelihood_of, trainable_parameters
 from tests.worlds import ACTIONS, OBSERVATIONS, Anything, choosing, model_of
 
 DIAGONAL, SQUASHED = (PPO, A2C, TRPO), (SAC, TQC, CrossQ)
@@ -299,3 +299,39 @@ def test_a_deterministic_actor_is_scored_as_a_gaussian_around_its_action(algorit
     expected = norm.logpdf(policy.scale_action(actions), mean, 0.2).sum(axis=1)
     found = likelihood.log_prob(params, likelihood.encode(torch.as_tensor(actions.astype(np.float32))))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+# A Gaussian of fixed standard deviation around the mode
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C, SAC, TQC, CrossQ, TD3, DDPG])
+def test_around_the_mode_scores_are_squared_errors_of_the_action_that_is_taken(algorithm, observations):
+    policy = model_of(algorithm).policy.eval()
+    likelihood = gaussian_around_mode(policy, std=0.5)
+    params = likelihood.params(policy, observations)
+    taken, _ = policy.predict(observations.numpy(), deterministic=True)
+    low, high = Anything.action_space.low, Anything.action_space.high
+    scaled = 2 * (taken - low) / (high - low) - 1
+    # PPO and A2C clip the action that they take.
+    np.testing.assert_allclose(params.detach().numpy().clip(-1, 1), scaled, atol=1e-5)
+    actions = Anything.action_space.sample()[None]
+    errors = (2 * (actions - low) / (high - low) - 1 - params.detach().numpy()) ** 2
+    scores = likelihood.log_prob(params, likelihood.encode(torch.as_tensor(actions)))
+    np.testing.assert_allclose(scores.detach(), -errors.sum(-1) / (2 * 0.5**2), rtol=1e-4, atol=1e-5)
+
+
+def test_around_the_mode_samples_have_the_fixed_standard_deviation():
+    policy = model_of(SAC).policy.eval()
+    likelihood = gaussian_around_mode(policy, std=0.5)
+    with torch.no_grad():
+        params = likelihood.params(policy, torch.zeros(1, OBSERVATIONS)).expand(20_000, -1)
+        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(samples.mean(0), params[0], rtol=0, atol=0.02)
+    torch.testing.assert_close(samples.std(0), torch.full((ACTIONS,), 0.5), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+def test_around_the_mode_there_is_nothing_of_discrete_actions(algorithm):
+    policy = model_of(algorithm, choosing(spaces.Discrete(4))()).policy
+    with pytest.raises(TypeError, match=r"fixed_std: 0\.5 was given for .*there is no mean action.*fixed_std=None"):
+        gaussian_around_mode(policy, std=0.5)

@@ -110,7 +110,7 @@ def _return_and_cost(printed: str, policy: str) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
-def test_the_blocks_of_the_docs_run_as_they_stand(document, tmp_path, monkeypatch):
+def test_the_blocks_of_the_docs_run_as_they_stand(document, zoo, tmp_path, monkeypatch):
     """The pages speak of the reader's own model, data and environment: here they are small ones."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
@@ -126,6 +126,8 @@ def test_the_blocks_of_the_docs_run_as_they_stand(document, tmp_path, monkeypatc
     if document.name == "dsrl.md":
         assert names["model"].num_timesteps == 40
         assert np.isfinite([names["reward"], names["cost"]]).all()
+    if document.name == "rivals.md":
+        assert [rival.num_timesteps for rival in names["rivals"].values()] == [20] * 8
     run_shell(document, tmp_path)
 
 

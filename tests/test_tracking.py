@@ -57,6 +57,19 @@ def test_the_guard_stops_at_the_first_value_that_is_not_finite_and_stays_so(bad)
         guard.raise_if_stopped()
 
 
+@pytest.mark.parametrize(("part", "last"), [(math.nan, 1.0), (1.0, math.nan)])
+def test_an_update_of_several_values_counts_as_one(part, last):
+    guard = FiniteGuard(torch.device("cpu"))
+    assert guard.stopped.item() == 0.0
+    stops = []
+    for values in ((1.0, 2.0), (part, last), (1.0, 2.0)):
+        stops.append((guard.check_part(torch.tensor(values[0])).item(), guard.check(torch.tensor(values[1])).item()))
+    assert stops == [(0.0, 0.0), (float(math.isnan(part)), 1.0), (1.0, 1.0)]
+    assert guard.stopped.item() == 1.0
+    with pytest.raises(FloatingPointError, match="not finite in update 2 of this call"):
+        guard.raise_if_stopped()
+
+
 def test_means_of_many_runs_are_handed_out_and_added_to_what_each_has():
     together, own = MetricMeans(), [MetricMeans(), MetricMeans()]
     together.hand_out(own)

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from sb3_prefine.baselines.start import starting_policy
-from sb3_prefine.checks import check_training
+from sb3_prefine.checks import check_fraction, check_training
 from sb3_prefine.fit import check_fit
 from sb3_prefine.inputs import Observations
 from sb3_prefine.likelihood import likelihood_of
@@ -91,8 +91,8 @@ class BC(OfflineAlgorithm):
 
     def _setup_model(self) -> None:
         check_training(self.learning_rate, self.batch_size, self.log_std_min, self.max_grad_norm)
-        if self.ref_quantile is not None and not 0 < self.ref_quantile <= 1:
-            raise ValueError(f"ref_quantile: expected a fraction in (0, 1], found {self.ref_quantile}.")
+        if self.ref_quantile is not None:
+            check_fraction("ref_quantile", self.ref_quantile)
         super()._setup_model()
         self._likelihood = likelihood_of(self.policy, self.log_std_min)
         if self._likelihood.needs != "observations":

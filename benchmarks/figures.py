@@ -1,0 +1,150 @@
+"""
+The figures of the benchmark, from the records that run.py left.
+
+    python benchmarks/figures.py scatter          # Fig. 3; one name a figure
+    python benchmarks/figures.py                  # lists them
+
+Each is written to benchmarks/images/NAME.png.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import study_figures
+import table_figures
+import tyro
+from grids import StudyName, TierName
+from matplotlib.figure import Figure as Canvas
+from scores import Run, load
+
+from sb3_prefine.files import write_atomically
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Figure:
+    """
+    :param name: of its file and of its command
+    :param title: with the number that it has in the paper
+    :param study: whose records it shows
+    :param draw: draws them
+    :param text: what is to be seen
+    """
+
+    name: str
+    title: str
+    study: StudyName
+    draw: Callable[[Sequence[Run]], Canvas]
+    text: str
+
+    @property
+    def command(self) -> str:
+        return f"python benchmarks/figures.py {self.name}"
+
+
+FIGURES = (
+    Figure(
+        "scatter",
+        "Fig. 3: reward and cost of every method",
+        "table",
+        table_figures.scatter,
+        "A point a task: green is safe (normalised cost up to 1), red is not. To the upper left is better.",
+    ),
+    Figure(
+        "time",
+        "Fig. 4: what training takes",
+        "table",
+        table_figures.time,
+        "Reward, cost and training time of Walker2dVelocity. The numbers are seconds of a core for this budget, "
+        "and hours for the budget of the method's own paper at the same pace, which the marker's size shows.",
+    ),
+    Figure(
+        "profiles",
+        "Performance profiles",
+        "table",
+        table_figures.profiles,
+        "The share of runs with more than a reward (left), or less than a cost (right), with 95% bands by stratified "
+        "bootstrap (rliable).",
+    ),
+    Figure(
+        "safe",
+        "Fig. 8: tasks solved safely",
+        "table",
+        table_figures.safe,
+        "The share of tasks whose mean cost is up to the limit. SafeDICE and CPQ: of the tasks that they ran on.",
+    ),
+    Figure(
+        "curves",
+        "Fig. 6, 10, 11 and 12: in training",
+        "curves",
+        study_figures.curves,
+        "Episode return and cost against gradient steps, PREFINE and DPO (λ = 0), both from the reference at step 0. "
+        "Mean, lowest and highest of the seeds; the dashed line is κ, the dotted one the mean of D_p.",
+    ),
+    Figure(
+        "weights",
+        "Fig. 9: λ and β",
+        "weights",
+        study_figures.weights,
+        "Walker2dVelocity: cost, its CVaR (the worst tenth of the episodes) and return in training.",
+    ),
+    Figure(
+        "sizes",
+        "Fig. 5: how many episodes",
+        "sizes",
+        study_figures.sizes,
+        "Normalised reward and cost against the number of preferred (left) and dispreferred (right) episodes, with 95% "
+        "intervals.",
+    ),
+    Figure(
+        "taus",
+        "Fig. 7: the threshold on the data",
+        "taus",
+        study_figures.taus,
+        "Normalised reward and cost against τ, with 95% intervals.",
+    ),
+)
+
+
+def main(
+    name: Annotated[str | None, tyro.conf.Positional] = None,
+    tier: TierName = "small",
+    results: Path = HERE / "results",
+    images: Path = HERE / "images",
+) -> None:
+    """
+    :param name: of the figure; without, all are listed
+    :param tier: whose records
+    :param results: the folder with TIER/STUDY/TASK
+    :param images: where it goes
+    """
+    chosen = [figure for figure in FIGURES if figure.name == name]
+    if not chosen:
+        print("\n".join(f"{figure.name:10} {figure.title}" for figure in FIGURES))
+    for figure in chosen:
+        if not _write(figure, results, tier, images):
+            raise SystemExit(f"No records yet. Run: python benchmarks/run.py --tier {tier} --study {figure.study}")
+        print(f"Wrote {images / figure.name}.png.")
+
+
+def draw_all(results: Path, tier: TierName, images: Path) -> list[Figure]:
+    """Those that there are records for."""
+    return [figure for figure in FIGURES if _write(figure, results, tier, images)]
+
+
+def _write(figure: Figure, results: Path, tier: TierName, images: Path) -> bool:
+    runs = load(results / tier / figure.study)
+    if runs:
+        images.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        figure.draw(runs).savefig(content, format="png", dpi=110)
+        write_atomically(images / f"{figure.name}.png", content.getvalue())
+    return bool(runs)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -1,0 +1,188 @@
+"""Which cells a run is made of: how much of everything (a tier), and what is compared (a study)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal, get_args
+
+import paper
+from cells import Cell
+from methods import REFERENCE, Budget, Method
+from selection import Dispreferred, Selection
+
+from sb3_prefine import dsrl
+
+TierName = Literal["smoke", "small", "paper"]
+EVERYBODY = ("BC", "SFT", "DPO", "PPL", "CPL", "CPL-KL", "PREFINE")
+# Their updates take many times as long, and they need many more.
+COSTLY = ("SafeDICE", "CPQ")
+# A preference term that outweighs the supervised one, and cannot run away.
+BOUNDED = "PREFINE:sft_coef=0.3,beta=1.0,log_ratio_bound=5.0"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """
+    How much of everything.
+
+    :param tasks: of Table 1
+    :param taus: thresholds on the data
+    :param draws: of the two sets; None gives each seed a draw of its own
+    :param seeds: of the training
+    :param costly_tasks: those of SafeDICE and CPQ
+    :param budget: of a cell of Table 1
+    :param curves: of a cell with a curve
+    :param sweeps: of a cell of the other studies, of which there are many
+    """
+
+    tasks: tuple[str, ...]
+    taus: tuple[float, ...]
+    draws: tuple[int, ...] | None
+    seeds: tuple[int, ...]
+    costly_tasks: tuple[str, ...]
+    budget: Budget
+    curves: Budget
+    sweeps: Budget
+
+
+_SMOKE = Budget(ref_steps=300, steps=100, safedice_steps=(20, 20), cpq_steps=20, episodes=4, stochastic_episodes=2)
+_SMALL = Budget(
+    ref_steps=20_000,
+    steps=5_000,
+    safedice_steps=(5_000, 45_000),
+    cpq_steps=20_000,
+    episodes=20,
+    stochastic_episodes=10,
+)
+_PAPER = Budget(
+    ref_steps=500_000,
+    steps=500_000,
+    safedice_steps=(100_000, 1_000_000),
+    cpq_steps=100_000,
+    episodes=100,
+    stochastic_episodes=100,
+)
+_COSTLY_TASKS = ("BallRun", "BallCircle", "HalfCheetahVelocity", "Walker2dVelocity")
+TIERS: dict[TierName, Tier] = {
+    "smoke": Tier(
+        tasks=("BallRun",),
+        taus=(40.0,),
+        draws=None,
+        seeds=(0,),
+        costly_tasks=("BallRun",),
+        budget=_SMOKE,
+        curves=replace(_SMOKE, curve_points=2, curve_episodes=2),
+        sweeps=_SMOKE,
+    ),
+    "small": Tier(
+        tasks=dsrl.PAPER_TASKS,
+        taus=(40.0,),
+        draws=None,
+        seeds=(0, 1, 2),
+        costly_tasks=_COSTLY_TASKS,
+        budget=_SMALL,
+        curves=replace(_SMALL, curve_points=10, curve_episodes=5, stochastic_episodes=0),
+        sweeps=replace(_SMALL, steps=3_000, stochastic_episodes=0),
+    ),
+    "paper": Tier(
+        tasks=dsrl.PAPER_TASKS,
+        taus=(30.0, 40.0, 50.0),
+        draws=(0, 1, 2, 3, 4),
+        seeds=(0, 1, 2, 3, 4),
+        costly_tasks=dsrl.PAPER_TASKS,
+        budget=_PAPER,
+        curves=replace(_PAPER, curve_points=50, curve_episodes=20, stochastic_episodes=0),
+        sweeps=replace(_PAPER, stochastic_episodes=0),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    What is compared.
+
+    :param methods: as :meth:`Method.parse` takes them
+    :param tasks: None for all of the tier's
+    :param selections: what is not as in the paper in the choice of the sets; the threshold and the draw are the tier's
+    :param taus: None for those of the tier
+    :param budget: which of the tier's budgets a cell has
+    """
+
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...] | None = None
+    selections: tuple[Selection, ...] = (Selection(),)
+    taus: tuple[float, ...] | None = None
+    budget: Literal["budget", "curves", "sweeps"] = "sweeps"
+
+
+StudyName = Literal["table", "curves", "weights", "sizes", "taus", "preferences"]
+STUDIES: dict[StudyName, Study] = {
+    # Table 1, Fig. 3, 4 and 8
+    "table": Study((REFERENCE, *EVERYBODY, *COSTLY), budget="budget"),
+    # Fig. 6, 10, 11 and 12
+    "curves": Study(("PREFINE", "DPO"), budget="curves"),
+    # Fig. 9
+    "weights": Study(
+        tuple(
+            f"PREFINE:sft_coef={sft_coef},beta={beta}"
+            for sft_coef, beta in product((0.1, 1.0, 1.6, 2.0), (0.05, 0.2, 0.6, 0.95))
+        ),
+        tasks=("Walker2dVelocity",),
+        budget="curves",
+    ),
+    # Fig. 5
+    "sizes": Study(
+        ("PREFINE",),
+        tasks=("AntVelocity", "Walker2dVelocity"),
+        selections=(
+            *(Selection(n_preferred=n) for n in (5, 10, 25, 50, 100)),
+            *(Selection(n_dispreferred=n) for n in (1, 5, 10, 50)),
+        ),
+    ),
+    # Fig. 7
+    "taus": Study(("PREFINE",), taus=(30.0, 40.0, 50.0)),
+    # when_preferences_help.md
+    "preferences": Study(
+        ("BC", "SFT", "PREFINE", "DPO", BOUNDED),
+        tasks=("BallCircle", "HalfCheetahVelocity"),
+        selections=(
+            *(Selection(n_preferred=n) for n in (1, 5, 25, 100)),
+            *(
+                Selection(pool="all_safe", n_preferred=n, dispreferred=dispreferred)
+                for n in (2, 5, 25, 100)
+                for dispreferred in get_args(Dispreferred)
+            ),
+            *(Selection(flipped=share) for share in (0.1, 0.2, 0.4)),
+        ),
+    ),
+}
+
+
+def cells(
+    study: Study,
+    tier: Tier,
+    tasks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    taus: Sequence[float] | None = None,
+    draws: Sequence[int] | None = None,
+) -> list[Cell]:
+    """
+    The cells of a study, seed by seed: half of a run is all of it with half of the seeds.
+
+    :param tasks: in place of the study's or tier's, and so are the others
+    :raises ValueError: there is no such task or method
+    """
+    names = [task.name for task in paper.find_tasks(tasks or study.tasks or tier.tasks)]
+    chosen = [Method.parse(method) for method in methods or study.methods]
+    seeds, draws = seeds or tier.seeds, draws or tier.draws
+    repetitions = [(seed, seed) for seed in seeds] if draws is None else list(product(draws, seeds))
+    return [
+        Cell(task, method, replace(selection, tau=tau, draw=draw), seed, getattr(tier, study.budget))
+        for (draw, seed), task, tau, selection, method in product(
+            repetitions, names, taus or study.taus or tier.taus, study.selections, chosen
+        )
+        # Named, they run where they are named.
+        if tasks or method.name not in COSTLY or task in tier.costly_tasks
+    ]

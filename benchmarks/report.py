@@ -1,0 +1,291 @@
+"""
+Writes benchmarks/README.md, the paper's tables again, from the records that run.py left.
+
+    python benchmarks/report.py                # of the small tier
+    python benchmarks/report.py --tier paper
+
+Its pictures are made by figures.py.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import figures
+import numpy as np
+import paper
+import scores
+import tyro
+from grids import EVERYBODY, STUDIES, TIERS, TierName, cells
+from methods import REFERENCE
+from pages import distinct, table, versions
+from rliable import library, metrics
+from scores import Run
+from table_figures import LABELS
+
+from sb3_prefine import dsrl
+from sb3_prefine.files import write_atomically
+from sb3_prefine.randomness import OwnRandomState
+
+HERE = Path(__file__).parent
+COLUMNS = (REFERENCE, *EVERYBODY, "SafeDICE", "CPQ")
+_AGGREGATED = (REFERENCE, *EVERYBODY)
+SUITES = {
+    "Safety-Gymnasium": [name for name in dsrl.PAPER_TASKS if name in paper.TABLE_2],
+    "Bullet-Safety-Gym": [name for name in dsrl.PAPER_TASKS if name in paper.TABLE_3],
+}
+
+
+def main(tier: TierName = "small", results: Path = HERE / "results", page: Path = HERE / "README.md") -> None:
+    """
+    :param tier: whose records to read
+    :param results: the folder with TIER/STUDY/TASK
+    :param page: the page; its pictures go to images/ beside it
+    """
+    runs = scores.load(results / tier / "table")
+    if not runs:
+        raise SystemExit(
+            f"{results / tier / 'table'}: there are no records. Run: python benchmarks/run.py --tier {tier}"
+        )
+    drawn = figures.draw_all(results, tier, page.parent / "images")
+    write_atomically(page, write(runs, tier, drawn).encode())
+    print(f"Wrote {page} and {len(drawn)} pictures.")
+
+
+def write(runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figure]) -> str:
+    """
+    The page, as Markdown.
+
+    :param runs: of the study ``table``
+    :param tier: whose
+    :param drawn: the figures that there are
+    """
+    sections = [
+        _introduction(runs, tier),
+        _table_1(runs),
+        _verdict(runs),
+        _aggregates(runs),
+        *(_figure(figure) for figure in drawn),
+        _how(runs, tier),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _introduction(runs: Sequence[Run], tier: TierName) -> str:
+    return "\n".join(
+        [
+            "# The paper's tables and figures, again",
+            "",
+            "Every method on every task of the paper, on [generated data](data.md): **these are not DSRL's data**, so "
+            "the numbers are not the paper's, which stand below ours. What can be compared is who is better than whom.",
+            "",
+            f"This is the `{tier}` tier: {_size(runs)}. Whoever has the machines runs `--tier paper`."
+            f"{_missing(runs, tier)}",
+        ]
+    )
+
+
+def _missing(runs: Sequence[Run], tier: TierName) -> str:
+    wanted, n_runs = len(cells(STUDIES["table"], TIERS[tier])), len(runs)
+    if n_runs >= wanted:
+        return ""
+    return (
+        f" **It is not complete: {n_runs} of its {wanted} cells are done.** Where there is one seed the intervals say "
+        "nothing about others."
+    )
+
+
+def _size(runs: Sequence[Run]) -> str:
+    budgets = [run.record["budget"] for run in runs]
+    steps, ref_steps = (distinct(format(b[name], ",") for b in budgets) for name in ("steps", "ref_steps"))
+    episodes, samples = (distinct(b[name] for b in budgets) for name in ("episodes", "stochastic_episodes"))
+    return (
+        f"{steps} gradient steps from a reference of {ref_steps}, τ = "
+        f"{distinct(format(run.selection.tau, 'g') for run in runs)}, seeds {distinct(run.seed for run in runs)}, "
+        f"{episodes} episodes a seed by the mode of the policy and {samples} by samples"
+    )
+
+
+def _table_1(runs: Sequence[Run]) -> str:
+    """A line of ours and a line of the paper's in each cell."""
+    parts = [
+        "## Table 1",
+        "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit κ, "
+        "the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest reward. "
+        "*The second line is the paper's*, on DSRL's data. D_p are the preferred episodes.",
+    ]
+    for suite, tasks in SUITES.items():
+        rows = []
+        for task in tasks:
+            found = {method: of for method in COLUMNS if (of := scores.of(runs, task=task, method=method))}
+            best = best_safe([m for m in found if m != REFERENCE], found)
+            kappa = distinct(f"{run.kappa:g}" for of in found.values() for run in of)
+            rows.append([task, kappa, _of_preferred(found), *(_cell(task, m, found, m == best) for m in COLUMNS)])
+        parts += [f"{suite}:", table(["task", "κ", "D_p", *(LABELS.get(m, m) for m in COLUMNS)], rows)]
+    return "\n\n".join(parts)
+
+
+def best_safe(methods: Sequence[str], found: dict[str, list[Run]]) -> str | None:
+    """The method with the highest reward among those whose mean cost is up to the limit."""
+    safe = [method for method in methods if scores.cost(found[method]).mean <= 1]
+    return max(safe, key=lambda method: scores.reward(found[method]).mean, default=None)
+
+
+def _cell(task: str, method: str, found: dict[str, list[Run]], best: bool) -> str:
+    theirs = paper.TABLE_1[task].get(method)
+    ours = "not run"
+    if method in found:
+        reward, cost = scores.reward(found[method]), scores.cost(found[method])
+        ours = f"{reward} / {cost}"
+        ours = f"**{ours}**" if cost.mean <= 1 else ours
+        ours = f"🔵 {ours}" if best else ours
+    return ours if theirs is None else f"{ours}<br>*{theirs.reward:.2f} / {theirs.cost:.2f}*"
+
+
+def _of_preferred(found: dict[str, list[Run]]) -> str:
+    """Its mean over the draws."""
+    runs = next(iter(found.values()), [])
+    if not runs:
+        return ""
+    return f"{np.mean([_data_reward(run) for run in runs]):.2f} / {np.mean([_data_cost(run) for run in runs]):.2f}"
+
+
+def _data_reward(run: Run) -> float:
+    return float(dsrl.normalized_reward(run.task, run.record["preferred"]["reward"]))
+
+
+def _data_cost(run: Run) -> float:
+    return float(dsrl.normalized_cost(run.record["preferred"]["cost"], run.kappa))
+
+
+def _verdict(runs: Sequence[Run]) -> str:
+    """PREFINE, held against what it is for, task by task."""
+    rows, safe, n_tasks = [], 0, 0
+    for task in dsrl.PAPER_TASKS:
+        found = {method: of for method in COLUMNS if (of := scores.of(runs, task=task, method=method))}
+        if "PREFINE" not in found or REFERENCE not in found:
+            rows.append([task, "not run", "", "", "", ""])
+            continue
+        n_tasks += 1
+        reward, cost = scores.reward(found["PREFINE"]), scores.cost(found["PREFINE"])
+        before = scores.cost(found[REFERENCE]).mean
+        safe += cost.mean <= 1
+        kept = np.mean([run.rewards.mean() for run in found["PREFINE"]]) / np.mean(
+            [_data_reward(run) for run in found["PREFINE"]]
+        )
+        rows.append(
+            [
+                task,
+                f"{'yes' if cost.mean <= 1 else 'no'}: {cost.mean:.2f} [{cost.low:.2f}, {cost.high:.2f}]",
+                f"{1 - cost.mean / before:.0%}" if before > 1 else f"the reference is safe ({before:.2f})",
+                f"{kept:.0%}",
+                f"{reward.mean:.2f} [{reward.low:.2f}, {reward.high:.2f}]",
+                ", ".join(_better(found)) or "none",
+            ]
+        )
+    head = [
+        "task",
+        "safe: cost",
+        "cost cut",
+        "reward, of D_p's",
+        "reward",
+        "safe rivals with significantly more reward",
+    ]
+    return "\n\n".join(
+        [
+            "## What PREFINE reaches",
+            f"It is safe on {safe} of {n_tasks} tasks. Intervals are 95%, by bootstrap over seeds and, of each, its "
+            "episodes. Named are rivals whose interval of the difference is above 0.",
+            table(head, rows),
+        ]
+    )
+
+
+def _better(found: dict[str, list[Run]]) -> list[str]:
+    """Safe rivals whose reward is significantly above PREFINE's, and by how much."""
+    names = []
+    ours = [run.rewards for run in found["PREFINE"]]
+    for method, runs in found.items():
+        if method in ("PREFINE", REFERENCE) or scores.cost(runs).mean > 1:
+            continue
+        low, high = scores.difference([run.rewards for run in runs], ours)
+        if low > 0:
+            names.append(f"{LABELS.get(method, method)} (+{low:.2f} to +{high:.2f})")
+    return names
+
+
+def _aggregates(runs: Sequence[Run]) -> str:
+    """Over all tasks, by rliable."""
+    tasks = [t for t in dsrl.PAPER_TASKS if all(scores.of(runs, task=t, method=m) for m in _AGGREGATED)]
+    if not tasks:
+        return "## Over all tasks\n\nThere is no task that every method has run on."
+    rows = []
+    for method in _AGGREGATED:
+        row = [LABELS.get(method, method)]
+        for value in (lambda run: run.rewards.mean(), lambda run: run.costs.mean()):
+            row.append(_interval(scores.matrix(runs, tasks, method, value), metrics.aggregate_iqm, "{:.2f}"))
+        safe = scores.matrix(runs, tasks, method, lambda run: float(run.costs.mean() <= 1))
+        row.append(_interval(safe, metrics.aggregate_mean, "{:.0%}"))
+        rows.append(row)
+    return "\n\n".join(
+        [
+            "## Over all tasks",
+            f"Of the {len(tasks)} tasks that all of these have run on: interquartile means, and the share of runs that "
+            "are safe, with 95% intervals by stratified bootstrap "
+            "([rliable](https://github.com/google-research/rliable)).",
+            table(["method", "reward: IQM", "cost: IQM", "safe runs"], rows),
+        ]
+    )
+
+
+def _interval(values: np.ndarray, aggregate: library.Callable, form: str) -> str:
+    # It draws from numpy's global state, whatever random_state is.
+    with OwnRandomState(0):
+        points, intervals = library.get_interval_estimates({"": values}, lambda x: np.array([aggregate(x)]), reps=2_000)
+    (low,), (high,) = intervals[""]
+    return f"{form.format(points[''][0])} [{form.format(low)}, {form.format(high)}]"
+
+
+def _figure(figure: figures.Figure) -> str:
+    return "\n\n".join(
+        [
+            f"## {figure.title}",
+            figure.text,
+            f"![{figure.title}](images/{figure.name}.png)",
+            f"`{figure.command}`",
+        ]
+    )
+
+
+def _how(runs: Sequence[Run], tier: TierName) -> str:
+    records = [run.record for run in runs]
+    hours = sum(record["cpu_seconds"] for record in records) / 3600
+    safedice, cpq = (
+        distinct(format(run.record["steps"], ",") for run in scores.of(runs, method=method)) or "no"
+        for method in ("SafeDICE", "CPQ")
+    )
+    return "\n\n".join(
+        [
+            "## Make it again",
+            "```bash\npython benchmarks/generate.py rollout BallRun BallCircle HalfCheetahVelocity Walker2dVelocity    "
+            f"# and the others\npython benchmarks/run.py --tier {tier} --executor joblib\n"
+            f"python benchmarks/report.py --tier {tier}\n```",
+            "- **The reference** is behaviour cloning of the episodes of the highest "
+            f"{distinct(format(r['ref_quantile'], '.0%') for r in records)} of returns, one for each task "
+            f"({distinct(r['policy'] for r in records)}).\n"
+            "- **BC** starts from nothing and sees D_p alone. **SFT** is PREFINE with β = 0: the same data from the "
+            "reference's weights. **DPO** is PREFINE with λ = 0. **PPL**, **CPL** and **CPL-KL** start from the "
+            "reference, too. All have the same steps.\n"
+            "- **SafeDICE** has D_np as its labelled and both sets as its unlabelled data, **CPQ** the rewards and "
+            f"costs of all of the task's data, and κ. They make {safedice} and {cpq} steps here; 1,100,000 and 100,000 "
+            "are their papers'.\n"
+            "- PREFINE's β and λ are the paper's ([prefine.yml](../sb3_prefine/zoo/hyperparams/prefine.yml)), those of "
+            "the others their papers'. Nothing was tuned on test episodes; `python benchmarks/tune.py` chooses β and λ "
+            "on held-out preferences.",
+            f"Training took {hours:.1f} hours of one core, {len(runs)} cells. {distinct(r['date'] for r in records)}; "
+            f"{distinct(r['processor'] for r in records)}; {versions(records)}.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -1,0 +1,158 @@
+"""The scores of the benchmark, normalised as in DSRL, from the records that run.py left."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import records
+from selection import Selection
+
+from sb3_prefine import dsrl
+
+# Of every interval: 95%, percentile bootstrap, a fixed seed.
+N_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """
+    One cell.
+
+    :param record: as run.py wrote it
+    """
+
+    record: dict[str, Any]
+
+    @cached_property
+    def task(self) -> dsrl.Task:
+        return dsrl.find_task(self.record["task"])
+
+    @property
+    def method(self) -> str:
+        """As ``--methods`` names it."""
+        return self.record["method"]
+
+    @property
+    def seed(self) -> int:
+        return self.record["seed"]
+
+    @cached_property
+    def selection(self) -> Selection:
+        return Selection(**self.record["selection"])
+
+    @property
+    def kappa(self) -> float:
+        """The limit of the evaluation, the middle one of DSRL's three."""
+        return self.record["settings"]["eval_cost_limit"]
+
+    @cached_property
+    def rewards(self) -> np.ndarray:
+        """(n_episodes,) normalised, by the mode."""
+        return self.rewards_of(self.record["deterministic"])
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """(n_episodes,) normalised, by the mode."""
+        return self.costs_of(self.record["deterministic"])
+
+    def rewards_of(self, episodes: dict[str, list[float]]) -> np.ndarray:
+        """Normalised returns of an evaluation of its record."""
+        return dsrl.normalized_reward(self.task, episodes["rewards"])
+
+    def costs_of(self, episodes: dict[str, list[float]]) -> np.ndarray:
+        """Normalised costs of an evaluation of its record."""
+        return dsrl.normalized_cost(episodes["costs"], self.kappa)
+
+
+@dataclass(frozen=True)
+class Score:
+    """
+    What several runs of one method have in common.
+
+    :param mean: over the runs
+    :param spread: the standard deviation over the runs; NaN of a single one
+    :param low: of the mean's 95% interval: runs are drawn with replacement, and of each its episodes
+    :param high: of the same
+    """
+
+    mean: float
+    spread: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        # Of a single run there is no spread to show.
+        return f"{self.mean:.2f}" if math.isnan(self.spread) else f"{self.mean:.2f} ± {self.spread:.2f}"
+
+
+def load(folder: Path) -> list[Run]:
+    """All runs of a study, in the order of their files' names."""
+    return [Run(records.load(path)) for path in sorted(folder.glob("*/*.json"))]
+
+
+def of(runs: Iterable[Run], **wanted: Any) -> list[Run]:
+    """Those of a task (by its name), a method, …"""
+    return [run for run in runs if all(_value(run, name) == value for name, value in wanted.items())]
+
+
+def reward(runs: Sequence[Run]) -> Score:
+    """Normalised, by the mode."""
+    return score([run.rewards for run in runs])
+
+
+def cost(runs: Sequence[Run]) -> Score:
+    """Normalised, by the mode."""
+    return score([run.costs for run in runs])
+
+
+def score(episodes: Sequence[np.ndarray]) -> Score:
+    """
+    :param episodes: of each run, values of its episodes
+    """
+    means = np.array([values.mean() for values in episodes])
+    low, high = np.percentile(resampled_means(episodes), (2.5, 97.5))
+    spread = float(means.std()) if len(means) > 1 else math.nan
+    return Score(float(means.mean()), spread, float(low), float(high))
+
+
+def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The 95% interval of the first's mean minus the second's."""
+    differences = resampled_means(first) - resampled_means(second, seed=1)
+    low, high = np.percentile(differences, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def resampled_means(episodes: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+    """(n_resamples,) means over runs drawn with replacement, of each as many episodes, drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    lengths = np.array([len(values) for values in episodes])
+    filled = np.zeros((len(episodes), lengths.max()))
+    for row, values in zip(filled, episodes, strict=True):
+        row[: len(values)] = values
+    means = np.zeros(N_RESAMPLES)
+    for _ in episodes:
+        chosen = generator.integers(len(episodes), size=(N_RESAMPLES, 1))
+        places = (generator.random((N_RESAMPLES, filled.shape[1])) * lengths[chosen]).astype(int)
+        counted = np.arange(filled.shape[1]) < lengths[chosen]
+        means += (filled[chosen, places] * counted).sum(axis=1) / lengths[chosen[:, 0]]
+    return means / len(episodes)
+
+
+def matrix(runs: Iterable[Run], tasks: Sequence[str], method: str, value: Callable[[Run], float]) -> np.ndarray:
+    """
+    (n_runs, n_tasks), as rliable takes it: the first runs of each task, as many as the task with the fewest has.
+
+    :param value: of a run
+    """
+    columns = [[value(run) for run in of(runs, task=task, method=method)] for task in tasks]
+    n_runs = min(map(len, columns))
+    return np.array([column[:n_runs] for column in columns]).T
+
+
+def _value(run: Run, name: str) -> Any:
+    value = getattr(run, name)
+    return value.name if isinstance(value, dsrl.Task) else value

@@ -1,0 +1,375 @@
+"""Constraints penalized Q-learning (CPQ, Xu et al. 2022): offline RL under a limit on the cost of an episode."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import update_learning_rate
+from torch import Tensor
+from torch.func import functional_call
+
+from sb3_prefine.adam import descend
+from sb3_prefine.baselines.action_vae import ActionVAE
+from sb3_prefine.baselines.critics import Critics
+from sb3_prefine.baselines.start import starting_policy
+from sb3_prefine.baselines.transitions import Transitions, check_vectors, draw_rows, transitions_of
+from sb3_prefine.checks import (
+    check_count,
+    check_discount,
+    check_fraction,
+    check_not_negative,
+    check_positive,
+    check_training,
+)
+from sb3_prefine.fit import check_fit
+from sb3_prefine.likelihood import likelihood_of, trainable_parameters
+from sb3_prefine.offline import OfflineAlgorithm
+from sb3_prefine.reference import Reference, Source
+from sb3_prefine.trajectories import Trajectories
+
+# Bounds of log α, as in OSRL.
+_LOG_ALPHA_BOUND = 5.0
+
+
+class CPQ(OfflineAlgorithm):
+    """
+    Constraints penalized Q-learning (Xu, Zhan & Zhu, AAAI 2022), with the hyperparameters of OSRL (Liu et al. 2024).
+
+    Two critics learn the return Q, two the cost Q_c, two of each for their minimum. What is expected to cost more than
+    the threshold is worth nothing, neither as a bootstrapped value nor to the policy. Actions that a variational
+    autoencoder (VAE) finds to be out of the distribution (OOD) of the data are taught to cost much. Every update is a
+    step of all of these: VAE, critics, and then the policy.
+
+    The threshold is ``cost_limit`` as Q_c knows it: κ (1 - γ^T) / ((1 - γ) T), of an episode of ``horizon`` steps T
+    whose cost is spread evenly (:func:`cost_threshold`).
+
+    Where OSRL differs from the paper this is as the paper says:
+
+    - ``ood_grad``: the OOD term trains the cost critics. In OSRL no gradient comes from it, so that VAE, α and the OOD
+      actions do not touch the policy: ``ood_grad=False``
+    - the OOD term is the mean over the OOD actions; in OSRL it is over all sampled ones, the others counting as 0
+    - sampled actions are squashed by tanh before critics and VAE see them
+    - Q_c is not bootstrapped behind the ends of episodes that the environment ended (``terminals``), as Q
+
+    And as OSRL where the paper differs: the VAE is trained along with the rest, not before it; OOD are the actions of
+    the largest divergences in the batch (``ood_quantile``), not those above a fixed one; and they are to cost 1.5
+    thresholds (``ood_scale``; 1 is the threshold itself).
+
+    One timestep is one gradient step on ``batch_size`` transitions, drawn with replacement; OSRL makes 100,000.
+
+    :param policy: ``"SquashedPolicy"``, see :func:`~sb3_prefine.policies.make_policy`; or a policy class. A policy that
+        is there already, in any form that ``load_reference`` takes, goes on from its weights. It has to be a squashed
+        Gaussian, such as SAC's
+    :param trajectories: the data, with rewards and costs; may be given later, as ``model.trajectories = …``
+    :param cost_limit: κ, on the sum of costs of an episode
+    :param env: not used to train; gives the spaces of a new policy, else they are read off the data: observations
+        without bounds, actions in [-1, 1]. Raw: normalisation happens inside the model
+    :param learning_rate: of the policy's Adam, or a schedule of the progress remaining (from 1 to 0)
+    :param critic_learning_rate: of the critics' Adam
+    :param vae_learning_rate: of the VAE's Adam
+    :param alpha_learning_rate: of log α, by gradient ascent
+    :param batch_size: transitions of one gradient step
+    :param gamma: discount factor γ, in (0, 1)
+    :param tau: how far the target networks move to the critics in an update (Polyak), in (0, 1]
+    :param reward_scale: rewards are multiplied by it
+    :param horizon: T, steps of an episode; None is the longest episode of the data
+    :param n_samples: K, actions a state that are sampled from the policy to look for OOD ones
+    :param ood_quantile: the fraction of them that is taken to be in the distribution, in [0, 1)
+    :param ood_scale: OOD actions are to cost so many thresholds: α rises while they cost less, and falls while more
+    :param ood_grad: let the OOD term train the cost critics, as in the paper; False: as in OSRL
+    :param net_arch: units of the hidden layers of the critics
+    :param vae_net_arch: the same of the VAE's encoder and decoder, whose latent has twice the dimensions of the action
+    :param normalize: normalise the observations of a new policy by the mean and variance of ``trajectories``. A policy
+        that is there already keeps the normaliser that it has. Critics and VAE read what the policy reads
+    :param log_std_min: floor of the policy's log-std
+    :param max_grad_norm: clip the norm of the gradient of policy, critics and VAE at this value; None does not clip
+    :param policy_kwargs: further arguments of a new policy, such as ``{"net_arch": [64, 64]}``
+    :param stats_window_size: as in SB3; unused
+    :param tensorboard_log: the folder of TensorBoard's logs; None writes none
+    :param verbose: 0 no output, 1 info, 2 debug
+    :param seed: of the networks' weights, the batches and all noise
+    :param device: of the computation
+    :param _init_setup_model: build the networks at once
+    :raises ValueError: a hyperparameter out of its range, no ``cost_limit``, data that do not fit the policy, unknown
+        costs
+    :raises TypeError: a policy other than a squashed Gaussian, spaces other than vectors of numbers
+    """
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy] | Reference | Source,
+        trajectories: Trajectories | None = None,
+        cost_limit: float | None = None,
+        env: GymEnv | str | None = None,
+        learning_rate: float | Schedule = 1e-4,
+        critic_learning_rate: float = 1e-3,
+        vae_learning_rate: float = 1e-3,
+        alpha_learning_rate: float = 1e-4,
+        batch_size: int = 512,
+        gamma: float = 0.99,
+        tau: float = 0.005,
+        reward_scale: float = 0.1,
+        horizon: int | None = None,
+        n_samples: int = 10,
+        ood_quantile: float = 0.75,
+        ood_scale: float = 1.5,
+        ood_grad: bool = True,
+        net_arch: Sequence[int] = (256, 256),
+        vae_net_arch: Sequence[int] = (400, 400),
+        normalize: bool = True,
+        log_std_min: float = -5.0,
+        max_grad_norm: float | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        reference = starting_policy(policy, trajectories, env, normalize, policy_kwargs, seed)
+        super().__init__(reference, env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
+        self.trajectories = trajectories
+        self.cost_limit = cost_limit
+        self.critic_learning_rate = critic_learning_rate
+        self.vae_learning_rate = vae_learning_rate
+        self.alpha_learning_rate = alpha_learning_rate
+        self.batch_size = batch_size
+        self.gamma = gamma
+        self.tau = tau
+        self.reward_scale = reward_scale
+        self.horizon = horizon
+        self.n_samples = n_samples
+        self.ood_quantile = ood_quantile
+        self.ood_scale = ood_scale
+        self.ood_grad = ood_grad
+        self.net_arch = list(net_arch)
+        self.vae_net_arch = list(vae_net_arch)
+        self.log_std_min = log_std_min
+        self.max_grad_norm = max_grad_norm
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._check_hyperparameters()
+        super()._setup_model()
+        check_vectors("CPQ", self.observation_space, self.action_space)
+        self._likelihood = likelihood_of(self.policy, self.log_std_min)
+        if self._likelihood.family != "squashed Gaussian" or self._likelihood.needs != "observations":
+            raise TypeError(
+                f"policy: {type(self.policy).__name__} is a {self._likelihood.family}. CPQ trains a squashed Gaussian, "
+                "whose actions keep to their bounds: take SquashedPolicy, or a policy of SAC."
+            )
+        if self.trajectories is not None:
+            self._check(self.trajectories)
+        n_observations, n_actions = self.observation_space.shape[0], self.action_space.shape[0]  # type: ignore[index]
+        self.critic, self.cost_critic = (
+            Critics(n_observations + n_actions, 2, self.net_arch).to(self.device) for _ in range(2)
+        )
+        self.critic_target, self.cost_critic_target = (
+            deepcopy(critic).requires_grad_(False) for critic in (self.critic, self.cost_critic)
+        )
+        self.vae = ActionVAE(n_observations, n_actions, self.vae_net_arch).to(self.device)
+        self.log_alpha = torch.zeros((), device=self.device)
+        actor = trainable_parameters(self.policy, self._likelihood, self._example_inputs(1))
+        critics = [*self.critic.parameters(), *self.cost_critic.parameters()]
+        self.optimizer = torch.optim.Adam(actor, lr=self.lr_schedule(1.0), fused=True)
+        self.critic_optimizer = torch.optim.Adam(critics, lr=self.critic_learning_rate, fused=True)
+        self.vae_optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.vae_learning_rate, fused=True)
+
+    def train(self, batch: "Costed") -> None:
+        """
+        One gradient step of everything.
+
+        :param batch: some of the transitions
+        """
+        # The policy changes last: what it does at these states is computed once.
+        params = self._likelihood.params(self.policy, batch.observations)
+
+        vae_loss = self.vae.loss(batch.observations, batch.actions, self._generator)
+        critic_loss, cost_critic_loss = self._bellman_losses(batch)
+        ood_cost = self._ood_cost(batch.observations, params.detach())
+        ood_gap = self.ood_scale * self.cost_threshold - ood_cost
+        alpha = self.log_alpha.exp()
+        loss = vae_loss + critic_loss + cost_critic_loss + alpha * ood_gap
+        descend((self.vae_optimizer, self.critic_optimizer), loss, self._guard.check_part, self.max_grad_norm)
+        self._ascend_alpha(alpha * ood_gap.detach())
+
+        policy_loss, is_safe = self._policy_loss(batch.observations, params)
+        grad_norm = self._descend(policy_loss)
+        for target, critic in ((self.critic_target, self.critic), (self.cost_critic_target, self.cost_critic)):
+            torch._foreach_lerp_(list(target.parameters()), [p.detach() for p in critic.parameters()], self.tau)
+        self._metrics.add(
+            {
+                "train/vae_loss": vae_loss.detach(),
+                "train/critic_loss": critic_loss.detach(),
+                "train/cost_critic_loss": cost_critic_loss.detach(),
+                "train/ood_cost": ood_cost.detach(),
+                "train/alpha": alpha,
+                "train/policy_loss": policy_loss.detach(),
+                "train/safe": is_safe.mean(),
+                "train/grad_norm": grad_norm,
+            }
+        )
+
+    def _bellman_losses(self, batch: "Costed") -> tuple[Tensor, Tensor]:
+        """
+        Of Q with the target r + γ 1[Q_c(s', a') <= threshold] Q(s', a'), and of Q_c with c + γ Q_c(s', a').
+
+        :return: squared errors, their means summed over the two critics of each: scalars
+        """
+        with torch.no_grad():
+            params = self._likelihood.params(self.policy, batch.next_observations)
+            after = torch.cat((batch.next_observations, self._sample(params)), dim=1)
+            next_value, next_cost = self.critic_target(after).amin(dim=0), self.cost_critic_target(after).amin(dim=0)
+            is_safe = next_cost <= self.cost_threshold
+            values = self.reward_scale * batch.rewards + self.gamma * batch.continues * is_safe * next_value
+            costs = batch.costs + self.gamma * batch.continues * next_cost
+        here = batch.inputs
+        return _squared_error(self.critic(here), values), _squared_error(self.cost_critic(here), costs)
+
+    def _ood_cost(self, observations: Tensor, params: Tensor) -> Tensor:
+        """
+        The mean of Q_c at those of the policy's actions that are farthest from the data's: whose posterior in the VAE
+        diverges most from the prior.
+
+        :param observations: (B, O)
+        :param params: of the policy there, without gradient, (B, P)
+        :return: a scalar, with gradient to Q_c if ``ood_grad``; else of the target network, as in OSRL
+        """
+        with torch.no_grad():
+            actions = self._sample(params.expand(self.n_samples, -1, -1))
+            divergences = self.vae.divergences(observations, actions).flatten()
+            chosen = divergences.topk(n_above(len(divergences), self.ood_quantile), sorted=False).indices
+            states = observations.index_select(0, chosen % len(observations))
+            ood = torch.cat((states, actions.flatten(0, 1).index_select(0, chosen)), dim=1)
+            if not self.ood_grad:
+                return self.cost_critic_target(ood).amin(dim=0).mean()
+        return self.cost_critic(ood).amin(dim=0).mean()
+
+    def _ascend_alpha(self, slope: Tensor) -> None:
+        """One step of log α up its slope, as far as the guard has not stopped all steps."""
+        raised = self.log_alpha + self.alpha_learning_rate * slope
+        raised = raised.clamp(-_LOG_ALPHA_BOUND, _LOG_ALPHA_BOUND)
+        self.log_alpha = torch.where(self._guard.stopped > 0, self.log_alpha, raised)
+
+    def _policy_loss(self, observations: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        -E[1[Q_c(s, a) <= threshold] Q(s, a)], with the gradient through the sampled action.
+
+        :param params: of the policy, with gradient, (B, P)
+        :return: the loss, a scalar, and whether each action is safe, 1 or 0, (B,)
+        """
+        inputs = torch.cat((observations, self._sample(params)), dim=1)
+        with torch.no_grad():
+            is_safe = (self.cost_critic(inputs).amin(dim=0) <= self.cost_threshold).float()
+        # The critics' own gradient is not wanted.
+        weights = {name: weight.detach() for name, weight in self.critic.named_parameters()}
+        values = functional_call(self.critic, weights, (inputs,)).amin(dim=0)
+        return -(is_safe * values).mean(), is_safe
+
+    def _sample(self, params: Tensor) -> Tensor:
+        """Actions of the policy, in [-1, 1], (…, B, A); the noise is drawn apart, so they have the mean's gradient."""
+        return torch.tanh(self._likelihood.sample(params, self._generator))
+
+    @property
+    def _states_per_update(self) -> int:
+        # The VAE's encoder, twice as large, without a way back, for K actions a state; and all else together.
+        return (self.n_samples + 15) * self.batch_size
+
+    def _set_learning_rate(self, total_timesteps: int) -> None:
+        super()._set_learning_rate(total_timesteps)
+        update_learning_rate(self.critic_optimizer, self.critic_learning_rate)
+        update_learning_rate(self.vae_optimizer, self.vae_learning_rate)
+
+    def _batches(self) -> Iterator["Costed"]:
+        if self.trajectories is None:
+            raise ValueError("trajectories: there are none to learn from. Pass CPQ(policy, trajectories, …).")
+        assert self.cost_limit is not None  # _check_hyperparameters
+        self._check(self.trajectories)
+        horizon = self.horizon or int(self.trajectories.episode_lengths.max())
+        self.cost_threshold = cost_threshold(self.cost_limit, self.gamma, horizon)
+        columns = transitions_of("trajectories", self.trajectories, self.reference, self.policy)
+        rewards, costs = (
+            torch.tensor(column, device=self.device) for column in (self.trajectories.rewards, self.trajectories.costs)
+        )
+        data = Costed(**vars(columns), rewards=rewards, costs=costs)
+        return (data.at(rows) for rows in draw_rows(len(data), self.batch_size, self._generator))
+
+    def _check(self, trajectories: Trajectories) -> None:
+        check_fit("trajectories", trajectories, self.observation_space, self.action_space, takes_action_masks=False)
+        n_unknown = int(np.isnan(trajectories.episode_costs).sum())
+        if n_unknown:
+            raise ValueError(
+                f"trajectories: the cost of {n_unknown} of {len(trajectories)} episodes is unknown. Leave them out: "
+                "trajectories[~np.isnan(trajectories.episode_costs)]."
+            )
+
+    def _check_hyperparameters(self) -> None:
+        check_training(self.learning_rate, self.batch_size, self.log_std_min, self.max_grad_norm)
+        if self.cost_limit is None:
+            raise ValueError("cost_limit: there is none. Give the largest sum of costs that an episode may have.")
+        names = ("cost_limit", "critic_learning_rate", "vae_learning_rate", "alpha_learning_rate", "ood_scale")
+        for name in names:
+            check_not_negative(name, getattr(self, name))
+        check_positive("reward_scale", self.reward_scale)
+        check_discount(self.gamma)
+        check_fraction("tau", self.tau)
+        check_count("n_samples", self.n_samples)
+        if self.horizon is not None:
+            check_count("horizon", self.horizon)
+        for name in ("net_arch", "vae_net_arch"):
+            for n_units in getattr(self, name):
+                check_count(name, n_units)
+        if not 0 <= self.ood_quantile < 1:
+            raise ValueError(f"ood_quantile: expected a fraction in [0, 1), found {self.ood_quantile!r}.")
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "trajectories", "_likelihood"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        names, variables = super()._get_torch_save_params()
+        critics = ["critic", "critic_target", "cost_critic", "cost_critic_target", "critic_optimizer"]
+        return [*names, *critics, "vae", "vae_optimizer"], [*variables, "log_alpha"]
+
+
+@dataclass(frozen=True, eq=False)
+class Costed(Transitions):
+    """
+    Transitions with what they earn and cost.
+
+    :param rewards: not scaled, (N,)
+    :param costs: (N,)
+    """
+
+    rewards: Tensor
+    costs: Tensor
+
+
+def cost_threshold(cost_limit: float, gamma: float, horizon: int) -> float:
+    """
+    What Q_c is of an episode that costs ``cost_limit`` in ``horizon`` steps, the same at each: its sum, discounted.
+
+    :param cost_limit: κ
+    :param gamma: γ
+    :param horizon: T
+    :return: κ (1 - γ^T) / ((1 - γ) T)
+    """
+    return cost_limit * (1.0 - gamma**horizon) / ((1.0 - gamma) * horizon)
+
+
+def n_above(n: int, quantile: float) -> int:
+    """How many of ``n`` different numbers are not below their quantile, as ``torch.quantile`` takes it."""
+    # Rounded first: 0.7 * 10 is 7.000000000000001, above which there are as many as above 7.
+    return n - math.ceil(round((n - 1) * quantile, 9))
+
+
+def _squared_error(values: Tensor, targets: Tensor) -> Tensor:
+    """Of n critics (n, B) and the targets of all (B,): the mean over the batch, summed over the critics."""
+    return (values - targets).square().mean(dim=1).sum()

@@ -1,0 +1,58 @@
+"""The networks of SafeDICE and CPQ once more, in numpy and doubles."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from sb3_prefine.baselines.action_vae import ActionVAE
+from sb3_prefine.baselines.critics import Critics
+
+
+def numbers(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().double().numpy()
+
+
+def outputs(critics: Critics, inputs: np.ndarray) -> np.ndarray:
+    """(n, B)"""
+    layers = [(numbers(weight), numbers(bias)) for weight, bias in zip(critics.weights, critics.biases, strict=True)]
+    rows = []
+    for i in range(len(layers[0][0])):
+        values = inputs
+        for weight, bias in layers[:-1]:
+            values = np.maximum(values @ weight[i] + bias[i], 0.0)
+        rows.append((values @ layers[-1][0][i] + layers[-1][1][i])[:, 0])
+    return np.stack(rows)
+
+
+def slopes(function: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    """The gradients of (B, D) -> (B,) by central differences, (B, D)."""
+    columns = []
+    for shift in step * np.eye(inputs.shape[1]):
+        columns.append((function(inputs + shift) - function(inputs - shift)) / (2 * step))
+    return np.stack(columns, axis=1)
+
+
+def posterior(vae: ActionVAE, observations: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and log-std of z."""
+    mean, log_std = np.split(_conditional(vae.encoder, observations, actions), 2, axis=-1)
+    return mean, np.clip(log_std, -4.0, 15.0)
+
+
+def decoded(vae: ActionVAE, observations: np.ndarray, latents: np.ndarray) -> np.ndarray:
+    return np.tanh(_conditional(vae.decoder, observations, latents))
+
+
+def divergences(mean: np.ndarray, log_std: np.ndarray) -> np.ndarray:
+    """KL(N(mean, std) || N(0, 1)), a mean over the last dimension."""
+    std = np.exp(log_std)
+    return (-0.5 * (1.0 + np.log(std**2) - mean**2 - std**2)).mean(axis=-1)
+
+
+def _conditional(network: torch.nn.Module, observations: np.ndarray, others: np.ndarray) -> np.ndarray:
+    weights = {name: numbers(weight) for name, weight in network.named_parameters()}
+    values = observations @ weights["of_features.weight"].T + weights["of_features.bias"]
+    values = values + others @ weights["of_others.weight"].T
+    for i in range(1, len(network.rest), 2):
+        values = np.maximum(values, 0.0) @ weights[f"rest.{i}.weight"].T + weights[f"rest.{i}.bias"]
+    return values

@@ -1,0 +1,70 @@
+"""What critics read of the data."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from sb3_prefine import Trajectories
+from sb3_prefine.baselines import BC
+from sb3_prefine.baselines.transitions import check_vectors, draw_rows, transitions_of
+from tests.worlds import GOOD, Anything, trajectories
+
+
+def test_observations_are_normalised_actions_scaled_and_values_end_at_terminals_alone():
+    data = trajectories(GOOD, n_episodes=2, length=3)
+    data = Trajectories(
+        observations=data.observations,
+        next_observations=data.next_observations,
+        actions=np.tile(np.array([[-2.0, 3.0, 0.5]], np.float32), (6, 1)),
+        rewards=data.rewards,
+        costs=data.costs,
+        terminals=np.array([0, 0, 1, 0, 0, 0], bool),
+        timeouts=np.array([0, 0, 0, 0, 0, 1], bool),
+    )
+    model = BC("GaussianPolicy", data, env=Anything(), device="cpu")
+    found = transitions_of("data", data, model.reference, model.policy)
+    np.testing.assert_allclose(found.actions, np.tile([[-1.0, 1.0, 0.5]], (6, 1)), atol=1e-6)
+    for name in ("observations", "next_observations"):
+        np.testing.assert_array_equal(getattr(found, name), model.reference.normalize(getattr(data, name)))
+    assert found.continues.tolist() == [1, 1, 0, 1, 1, 1]
+    rows = torch.tensor([4, 2, 2])
+    some = found.at(rows)
+    assert len(some) == 3
+    assert torch.equal(some.inputs, torch.cat((found.observations, found.actions), dim=1)[rows])
+    assert torch.equal(some.next_observations, found.next_observations[rows])
+    assert some.continues.tolist() == [1, 0, 0]
+
+
+def test_rows_are_drawn_from_all_alike_and_without_end():
+    drawn = draw_rows(5, 200, torch.Generator().manual_seed(0))
+    rows = torch.stack([next(drawn) for _ in range(150)])
+    assert rows.shape == (150, 200)
+    counts = rows.flatten().bincount(minlength=6)
+    assert counts[5] == 0
+    np.testing.assert_allclose(counts[:5] / rows.numel(), 0.2, atol=0.01)
+
+
+VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space", "message"),
+    [
+        (
+            spaces.Dict({"a": VECTOR}),
+            VECTOR,
+            "observation_space: the critics of CPQ read vectors of numbers, found Dict",
+        ),
+        (spaces.Box(0, 255, (1, 36, 36), np.uint8), VECTOR, "observation_space: the critics of CPQ read vectors"),
+        (spaces.Discrete(3), VECTOR, "observation_space: the critics of CPQ read vectors"),
+        (VECTOR, spaces.Discrete(3), "action_space: the critics of CPQ read vectors of numbers, found Discrete"),
+    ],
+)
+def test_spaces_other_than_vectors_are_refused(observation_space, action_space, message):
+    with pytest.raises(TypeError, match=message):
+        check_vectors("CPQ", observation_space, action_space)
+
+
+def test_vectors_are_taken():
+    check_vectors("CPQ", VECTOR, spaces.Box(-2, 2, (1,), np.float64))

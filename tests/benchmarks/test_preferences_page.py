@@ -1,0 +1,89 @@
+"""The page about when preferences help, from records."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import records
+from grids import BOUNDED, STUDIES, TIERS, cells
+from matplotlib.image import imread
+from preferences_page import HERE, PICTURE, conditions, draw, main, name, write
+from scores import load
+from selection import Selection
+
+from tests.benchmarks.test_scores import record
+
+LEVELS = {"BC": (400.0, 5.0), "SFT": (450.0, 5.0), "PREFINE": (450.0, 6.0), "DPO": (705.0, 30.0)}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    generator = np.random.default_rng(0)
+    for cell in cells(STUDIES["preferences"], TIERS["small"], tasks=["BallRun"]):
+        if cell.selection.flipped == 0.4 and cell.method.name == "DPO":
+            continue
+        reward, cost = LEVELS[cell.method.name] if str(cell.method) != BOUNDED else (500.0, 8.0)
+        rewards, costs = generator.normal(reward, 5.0, 20).tolist(), generator.poisson(cost, 20).tolist()
+        made = record(str(cell.method), rewards, costs, cell.seed)
+        made["selection"] = vars(cell.selection)
+        records.save(folder / "small" / "preferences" / cell.path, made)
+    return folder
+
+
+def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results):
+    runs = load(results / "small" / "preferences")
+    page = write(runs)
+    lines = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if line.startswith("| ")}
+    assert conditions(runs) == list(STUDIES["preferences"].selections)
+    for selection in STUDIES["preferences"].selections:
+        cells = [cell.strip() for cell in lines[name(selection)]]
+        assert len(cells) == 1 + len(STUDIES["preferences"].methods)
+        assert cells[0] == "430 / 18"
+        found = [
+            run
+            for run in runs
+            if run.method == "SFT" and name(Selection(**{**vars(run.selection), "draw": 0})) == name(selection)
+        ]
+        reward = np.mean([np.mean(run.record["deterministic"]["rewards"]) for run in found])
+        assert cells[2].startswith(f"**{reward:,.0f} / ")
+        assert cells[4] == "not run" if selection.flipped == 0.4 else cells[4].startswith("70")
+        assert "**" not in cells[4]  # not safe
+    assert "`PREFINE:sft_coef=0.3,beta=1.0,log_ratio_bound=5.0`" in page
+
+
+def test_conditions_have_names_that_differ():
+    selections = STUDIES["preferences"].selections
+    assert len({name(selection) for selection in selections}) == len(selections)
+    assert name(Selection(n_preferred=5, pool="all_safe", dispreferred="reference")) == (
+        "5 of all safe, D_np of the reference's own"
+    )
+    assert name(Selection(flipped=0.1)) == "100 of the better half of the safe, 10% flipped"
+
+
+def test_the_picture_shows_the_differences(results):
+    figure = draw(load(results / "small" / "preferences"))
+    left, right = figure.axes
+    assert "reward, minus that of SFT" in left.get_title()
+    bounded = next(c for c in left.containers if c.get_label() == "bounded")
+    middles = np.asarray(bounded.lines[0].get_xdata(), float)
+    assert len(middles) == len(STUDIES["preferences"].selections)
+    np.testing.assert_allclose(middles, 50 / (1327.446 - 26.3397), atol=0.01)
+    dpo = next(c for c in right.containers if c.get_label() == "DPO")
+    np.testing.assert_allclose(np.asarray(dpo.lines[0].get_xdata(), float), 25 / 20, atol=0.15)
+
+
+def test_the_page_and_its_picture_are_written(results, tmp_path):
+    main("small", results, tmp_path / "page.md")
+    assert f"]({PICTURE.as_posix()})" in (tmp_path / "page.md").read_text()
+    assert imread(tmp_path / PICTURE)[..., :3].std() > 0.02
+    with pytest.raises(SystemExit, match="No records yet"):
+        main("paper", results, tmp_path / "page.md")
+
+
+def test_the_committed_page_is_what_the_committed_records_give():
+    runs = load(HERE / "results" / "small" / "preferences")
+    page = HERE / "when_preferences_help.md"
+    assert page.exists() == bool(runs)
+    if runs:
+        assert page.read_text() == write(runs)

@@ -1,0 +1,140 @@
+"""The page of the benchmark, from records."""
+
+import re
+from pathlib import Path
+
+import figures
+import numpy as np
+import pytest
+import records
+from grids import STUDIES, TIERS, cells
+from matplotlib.image import imread
+from report import HERE, best_safe, main, write
+from scores import Run, load
+
+from tests.benchmarks.test_scores import normalised, record
+
+LEVELS = {"reference": (800.0, 50.0), "SFT": (450.0, 5.0), "PREFINE": (440.0, 6.0), "DPO": (700.0, 30.0)}
+
+
+def save(folder: Path, study: str = "table") -> None:
+    """Two tasks and three seeds of a whole table, near certain levels, or another study's cells."""
+    generator = np.random.default_rng(0)
+    for cell in cells(STUDIES[study], TIERS["small"], tasks=["BallRun", "Walker2dVelocity"]):
+        reward, cost = LEVELS.get(cell.method.name, (430.0, 10.0))
+        rewards = generator.normal(reward, 5.0, 20).round(3).tolist()
+        costs = generator.poisson(cost, 20).tolist()
+        made = record(str(cell.method), rewards, costs, cell.seed, cell.task)
+        made["selection"] = {**made["selection"], "n_preferred": cell.selection.n_preferred}
+        made["selection"] |= {"n_dispreferred": cell.selection.n_dispreferred, "tau": cell.selection.tau}
+        if cell.budget.curve_points:
+            made["curve"] = [{"step": step, **made["deterministic"]} for step in (0, 50, 100)]
+        records.save(folder / "small" / study / cell.path, made)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    for study in STUDIES:
+        if study != "preferences":
+            save(folder, study)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(results) -> str:
+    return write(load(results / "small" / "table"), "small", figures.FIGURES)
+
+
+def rows(page: str, task: str) -> list[list[str]]:
+    found = re.findall(rf"^\| {task} \|(.*)\|$", page, flags=re.MULTILINE)
+    return [[cell.strip() for cell in line.split("|")] for line in found]
+
+
+def test_table_1_by_hand(page, results):
+    table, _ = rows(page, "BallRun")
+    head = re.search(r"^\| task \| κ \|(.*)\|$", page, flags=re.MULTILINE)
+    assert head is not None
+    columns = ["κ", *(name.strip() for name in head[1].split("|"))]
+    cells = dict(zip(columns, table, strict=True))
+    runs = [run for run in load(results / "small" / "table") if run.task.name == "BallRun" and run.method == "SFT"]
+    rewards, costs = (np.array([[v.mean() for v in (run.rewards, run.costs)] for run in runs])).T
+    ours = f"{rewards.mean():.2f} ± {rewards.std():.2f} / {costs.mean():.2f} ± {costs.std():.2f}"
+    assert cells["SFT"] == f"🔵 **{ours}**"
+    assert cells["PREFINE"].startswith("**")
+    assert cells["PREFINE"].endswith("<br>*0.41 / 0.41*")  # the paper's
+    assert not cells["DPO"].startswith("*")
+    assert cells["π_ref"].endswith("<br>*0.95 / 3.88*")
+    assert cells["D_p"] == f"{normalised(430):.2f} / 0.90"
+    assert cells["κ"] == "20"
+
+
+def test_the_verdict_by_hand(page):
+    _, verdict = rows(page, "BallRun")
+    assert verdict[0].startswith("yes: 0.")
+    cut = 1 - 6 / 50
+    assert abs(int(verdict[1].rstrip("%")) / 100 - cut) < 0.05
+    assert abs(int(verdict[2].rstrip("%")) / 100 - normalised(440) / normalised(430)) < 0.02
+    assert re.fullmatch(r"SFT \(\+0\.0\d to \+0\.0\d\)", verdict[4])
+    assert rows(page, "CarRun")[1][0] == "not run"
+    assert "It is safe on 2 of 2 tasks." in page
+
+
+def test_the_best_is_the_safe_one_of_the_highest_reward(results):
+    runs = load(results / "small" / "table")
+    found = {m: [r for r in runs if r.method == m and r.task.name == "BallRun"] for m in ("DPO", "SFT", "PREFINE")}
+    assert best_safe(["DPO", "SFT", "PREFINE"], found) == "SFT"
+    assert best_safe(["DPO"], found) is None
+
+
+def test_the_aggregates_are_rliable_s(page, results):
+    from scipy.stats import trim_mean
+
+    (line,) = re.findall(r"^\| SFT \|(.*)\|$", page, flags=re.MULTILINE)
+    runs = [run for run in load(results / "small" / "table") if run.method == "SFT"]
+    expected = trim_mean([run.rewards.mean() for run in runs], 0.25)
+    assert line.split("|")[0].strip().startswith(f"{expected:.2f} [")
+    assert line.split("|")[2].strip() == "100% [100%, 100%]"
+
+
+def test_all_rows_of_a_table_are_as_long_as_its_head(page):
+    tables = re.findall(r"(?:^\|.*\|\n)+", page + "\n", flags=re.MULTILINE)
+    assert len(tables) == 4
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_the_page_and_all_its_pictures_are_written(results, tmp_path, page):
+    main("small", results, tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text()
+    for figure in figures.FIGURES:
+        assert f"](images/{figure.name}.png)" in text
+        assert f"`python benchmarks/figures.py {figure.name}`" in text
+        pixels = imread(tmp_path / "images" / f"{figure.name}.png")
+        assert pixels[..., :3].std() > 0.02, f"{figure.name} is empty"
+    assert text == page
+
+
+def test_one_command_a_figure(results, tmp_path, capsys):
+    figures.main("safe", "small", results, tmp_path)
+    assert (tmp_path / "safe.png").exists()
+    figures.main(None, "small", results, tmp_path)
+    assert "Fig. 3: reward and cost" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"No records yet. Run: python benchmarks/run.py --tier paper --study taus"):
+        figures.main("taus", "paper", results, tmp_path)
+
+
+def test_without_records_it_says_what_to_run(tmp_path):
+    with pytest.raises(SystemExit, match=r"there are no records. Run: python benchmarks/run.py --tier small"):
+        main("small", tmp_path, tmp_path / "README.md")
+
+
+def test_the_committed_page_is_what_the_committed_records_give():
+    runs: list[Run] = load(HERE / "results" / "small" / "table")
+    page = HERE / "README.md"
+    assert page.exists() == bool(runs)
+    if runs:
+        drawn = [figure for figure in figures.FIGURES if load(HERE / "results" / "small" / figure.study)]
+        assert page.read_text() == write(runs, "small", drawn)
+        for figure in drawn:
+            assert (HERE / "images" / f"{figure.name}.png").exists()

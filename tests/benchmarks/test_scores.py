@@ -1,0 +1,113 @@
+"""The scores of runs, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import records
+import scores
+from scores import Run
+
+from sb3_prefine import dsrl
+
+TASK = dsrl.find_task("BallRun")
+
+
+def record(
+    method: str = "PREFINE",
+    rewards: tuple[float, ...] = (400.0, 500.0),
+    costs: tuple[float, ...] = (10.0, 20.0),
+    seed: int = 0,
+    task: str = "BallRun",
+) -> dict:
+    """As run.py writes it; all numbers can be told apart."""
+    episodes = {"rewards": list(rewards), "costs": list(costs), "lengths": [100] * len(rewards)}
+    return {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "selection": {"tau": 40.0, "draw": seed, "n_preferred": 100, "n_dispreferred": 20},
+        "budget": {
+            "ref_steps": 300,
+            "steps": 100,
+            "safedice_steps": [20, 20],
+            "cpq_steps": 20,
+            "episodes": len(rewards),
+            "stochastic_episodes": 2,
+        },
+        "steps": 100,
+        "deterministic": episodes,
+        "stochastic": {name: [value * 2 for value in values] for name, values in episodes.items()},
+        "preferred": {"episodes": 100, "reward": 430.0, "cost": 18.0},
+        "dispreferred": {"episodes": 20, "reward": 900.0, "cost": 60.0},
+        "curve": [],
+        "wall_seconds": 31.0,
+        "cpu_seconds": 30.0,
+        "trained_together": 1,
+        "settings": {"eval_cost_limit": 20},
+        "policy": "GaussianPolicy",
+        "ref_quantile": 0.2,
+        "versions": {"python": "3.11.7"},
+        "processor": "some processor, 2 cores",
+        "date": "2026-11-22",
+    }
+
+
+def normalised(reward: float) -> float:
+    return (reward - 26.3397) / (1327.446 - 26.3397)
+
+
+def test_a_run_is_normalised_by_its_task_and_its_limit():
+    run = Run(record())
+    np.testing.assert_allclose(run.rewards, [normalised(400), normalised(500)], atol=1e-4)
+    assert run.costs.tolist() == [0.5, 1.0]
+    assert (run.task.name, run.method, run.seed, run.kappa, run.selection.tau) == ("BallRun", "PREFINE", 0, 20, 40)
+
+
+def test_the_score_of_runs_is_over_runs_not_over_episodes():
+    runs = [Run(record(costs=(0.0, 0.0))), Run(record(costs=(40.0, 40.0, 40.0, 40.0), rewards=(1.0,) * 4))]
+    found = scores.cost(runs)
+    assert (found.mean, found.spread) == (1.0, 1.0)
+    assert (found.low, found.high) == (0.0, 2.0)
+    assert str(found) == "1.00 ± 1.00"
+
+
+def test_the_interval_is_the_bootstrap_s():
+    """Of one run with many episodes it is that of the mean, nearly a normal one."""
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    found = scores.score([values])
+    assert math.isnan(found.spread)
+    assert str(found) == f"{found.mean:.2f}"
+    error = values.std() / 20
+    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.02)
+    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.02)
+
+
+def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
+    generator = np.random.default_rng(0)
+    first, second = ([generator.normal(mean, 1.0, 50) for _ in range(3)] for mean in (0.0, 3.0))
+    low, high = scores.difference(second, first)
+    assert 2 < low < 3 < high < 4
+    low, high = scores.difference(first, first)
+    assert low < 0 < high
+
+
+def test_the_matrix_has_as_many_runs_as_the_task_with_the_fewest():
+    runs = [
+        Run(record(task=task, seed=seed, costs=(20.0 * seed,), rewards=(1.0,)))
+        for task, n in (("BallRun", 3), ("CarRun", 2))
+        for seed in range(n)
+    ]
+    found = scores.matrix(runs, ["BallRun", "CarRun"], "PREFINE", lambda run: run.costs.mean())
+    assert found.tolist() == [[0, 0], [1, 1]]
+
+
+def test_runs_are_read_and_chosen(tmp_path):
+    for method in ("SFT", "PREFINE"):
+        for seed in (0, 1):
+            records.save(tmp_path / "BallRun" / f"{method}-{seed}.json", record(method, seed=seed))
+    (tmp_path / "BallRun" / "CPQ-0.failed").write_text("{}")
+    runs = scores.load(tmp_path)
+    assert len(runs) == 4
+    assert [run.method for run in scores.of(runs, seed=1, task="BallRun")] == ["PREFINE", "SFT"]
+    assert scores.of(runs, method="DPO") == []
