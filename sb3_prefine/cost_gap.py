@@ -83,7 +83,7 @@ def _sample_actions(policy: OfflineAlgorithm | Reference, trajectories: Trajecto
     """The policy's action at every observation, in the layout of the recorded ones."""
     starts, lengths = trajectories.episode_starts, trajectories.episode_lengths
     actions = np.empty(trajectories.actions.shape, trajectories.actions.dtype)
-    predict = fast_predict(policy)
+    predict, fit = fast_predict(policy), fit_to_space(policy.action_space, len(starts))
     state: tuple[np.ndarray, ...] | None = None
     for step in range(int(lengths.max())):
         # Episodes that have ended stay in the batch, at their last state: a recurrent state keeps its rows.
@@ -98,8 +98,7 @@ def _sample_actions(policy: OfflineAlgorithm | Reference, trajectories: Trajecto
             deterministic=False,
             **masks,
         )
-        chosen = fit_to_space(chosen, policy.action_space, len(starts))
-        actions[rows[running]] = chosen[running].reshape(-1, *actions.shape[1:])
+        actions[rows[running]] = fit(chosen)[running].reshape(-1, *actions.shape[1:])
     return actions
 
 

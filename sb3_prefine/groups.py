@@ -14,8 +14,10 @@ from sb3_prefine.runner import Episode, Observation, Runner, is_finite, stack
 
 ActionTransform: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
-# Environments in a group. With fewer, what a policy takes at each step counts; with more, fewer processes have work.
+# Environments in a group, at most and at least. With fewer, what a policy takes at each step counts; with more, fewer
+# processes have work.
 GROUP_SIZE = 16
+MIN_GROUP_SIZE = 6
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,19 @@ class Group:
 
 def make_groups(n_episodes: int, n_envs: int, seed: int) -> list[Group]:
     """
-    Deal environments and episodes out to groups of the same size: two, or as many as it takes.
+    Deal environments and episodes out to groups of about the same size: one for fewer than twelve environments, two
+    for up to 32, then as many as it takes.
 
     :param n_episodes: How many episodes.
     :param n_envs: How many environments, ``n_episodes`` at most.
-    :param seed: Episode i is reset with a seed that depends on this and i alone.
+    :param seed: Episode i is reset with a seed that depends on this and i alone. It is the first group's own.
     """
-    n_groups = max(min(2, n_envs), -(-n_envs // GROUP_SIZE))
+    n_groups = max(-(-n_envs // GROUP_SIZE), min(2, n_envs // MIN_GROUP_SIZE), 1)
     return [
         Group(
             len(range(number, n_envs, n_groups)),
             tuple((i, _derive(seed, i)) for i in range(number, n_episodes, n_groups)),
-            _derive(seed, 0, number),
+            _derive(seed, 0, number) if number else seed,
         )
         for number in range(n_groups)
     ]

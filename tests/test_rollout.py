@@ -241,7 +241,7 @@ def test_recorded_is_what_the_environment_received():
 
 
 def test_actions_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"actions have shape \(2, 1\).*shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"actions have shape \(3, 1\).*shape \(3, 2\)"):
         run(Still(), ScriptedEnv, action_transform=lambda actions: actions[:, :1])
     with pytest.raises(ValueError, match="NaN or infinite action"):
         run(Still(), ScriptedEnv, action_transform=lambda actions: actions + np.inf)
