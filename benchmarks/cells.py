@@ -77,7 +77,7 @@ def run(cells: Sequence[Cell], folders: Folders) -> list[Record]:
     """
     torch.set_num_threads(1)
     task = dsrl.find_task(cells[0].task)
-    settings = [_setting(cell, folders) for cell in cells]
+    settings = [prepare(cell, folders) for cell in cells]
     timer = Timer()
     if cells[0].method.name == REFERENCE:
         policies: Sequence[Reference | OfflineAlgorithm] = [setting.reference for setting in settings]
@@ -175,7 +175,12 @@ def open_reference(task: str, budget: Budget, folders: Folders) -> Reference:
     return _open(reference_path(task, budget, folders))
 
 
-def _setting(cell: Cell, folders: Folders) -> Setting:
+def prepare(cell: Cell, folders: Folders) -> Setting:
+    """
+    What a cell's method is given.
+
+    :raises FileNotFoundError: the data or the reference are not there
+    """
     task = dsrl.find_task(cell.task)
     trajectories = _load(task.name, folders.data)
     own = None
