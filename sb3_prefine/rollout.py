@@ -60,8 +60,9 @@ def rollout(
     :param n_envs: How many environments to make for an id or a callable, ``n_episodes`` at most. Where they are fast,
         16 for each worker take the least time a step.
     :param n_workers: How many processes step them, this one included: one for each 16 environments at most, two for
-        12 to 32, one for fewer. More than one needs an id or a callable, and sends it, the policy and the ``action_transform`` to the
-        others (by cloudpickle, which takes lambdas too): what these remember, they remember in each process for itself.
+        12 to 32, one for fewer. More than one needs an id or a callable, and sends it, the policy and the
+        ``action_transform`` to the others (by cloudpickle, which takes lambdas too): what these remember, they remember
+        in each process for itself.
     :param deterministic: Whether the policy acts by its mode instead of sampling.
     :param seed: Episode i is reset with a seed that depends on ``seed`` and i alone.
     :param action_transform: Called on each (n, ...) batch of a group's actions before they are clipped to their bounds.
