@@ -64,7 +64,9 @@ def write(runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figure]) 
         _table_1(runs),
         _verdict(runs),
         _aggregates(runs),
+        _by_samples(scores.sampled(runs)),
         *(_figure(figure) for figure in drawn),
+        _OTHER_FIGURES,
         _how(runs, tier),
     ]
     return "\n\n".join(sections) + "\n"
@@ -106,13 +108,21 @@ def _size(runs: Sequence[Run]) -> str:
 
 
 def _table_1(runs: Sequence[Run]) -> str:
-    """A line of ours and a line of the paper's in each cell."""
-    parts = [
-        "## Table 1",
-        "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit κ, "
-        "the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest reward. "
-        "*The second line is the paper's*, on DSRL's data. D_p are the preferred episodes.",
-    ]
+    return "\n\n".join(
+        [
+            "## Table 1",
+            "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit "
+            "κ, the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest "
+            "reward. *The second line is the paper's*, on DSRL's data. D_p are the preferred episodes. Policies act by "
+            "their mode.",
+            *_of_suites(runs),
+        ]
+    )
+
+
+def _of_suites(runs: Sequence[Run]) -> list[str]:
+    """A table a suite, with a line of ours and a line of the paper's in each cell."""
+    parts = []
     for suite, tasks in SUITES.items():
         rows = []
         for task in tasks:
@@ -121,7 +131,7 @@ def _table_1(runs: Sequence[Run]) -> str:
             kappa = distinct(f"{run.kappa:g}" for of in found.values() for run in of)
             rows.append([task, kappa, _of_preferred(found), *(_cell(task, m, found, m == best) for m in COLUMNS)])
         parts += [f"{suite}:", table(["task", "κ", "D_p", *(LABELS.get(m, m) for m in COLUMNS)], rows)]
-    return "\n\n".join(parts)
+    return parts
 
 
 def best_safe(methods: Sequence[str], found: dict[str, list[Run]]) -> str | None:
@@ -158,6 +168,23 @@ def _data_cost(run: Run) -> float:
 
 
 def _verdict(runs: Sequence[Run]) -> str:
+    return f"## What PREFINE reaches\n\n{_reached(runs)}"
+
+
+def _by_samples(runs: Sequence[Run]) -> str:
+    """Table 1 and the verdict again."""
+    return "\n\n".join(
+        [
+            "## Acting by samples",
+            "The same policies, with the noise that they were trained with. Where behaviour cloning learns what many "
+            "agents did, that noise is what breaks the limit: several references are safe by their mode alone.",
+            *_of_suites(runs),
+            _reached(runs),
+        ]
+    )
+
+
+def _reached(runs: Sequence[Run]) -> str:
     """PREFINE, held against what it is for, task by task."""
     rows, safe, n_tasks = [], 0, 0
     for task in dsrl.PAPER_TASKS:
@@ -169,9 +196,7 @@ def _verdict(runs: Sequence[Run]) -> str:
         reward, cost = scores.reward(found["PREFINE"]), scores.cost(found["PREFINE"])
         before = scores.cost(found[REFERENCE]).mean
         safe += cost.mean <= 1
-        kept = np.mean([run.rewards.mean() for run in found["PREFINE"]]) / np.mean(
-            [_data_reward(run) for run in found["PREFINE"]]
-        )
+        kept = np.mean([run.mean_return / run.record["preferred"]["reward"] for run in found["PREFINE"]])
         rows.append(
             [
                 task,
@@ -186,15 +211,14 @@ def _verdict(runs: Sequence[Run]) -> str:
         "task",
         "safe: cost",
         "cost cut",
-        "reward, of D_p's",
+        "return, of D_p's",
         "reward",
         "safe rivals with significantly more reward",
     ]
     return "\n\n".join(
         [
-            "## What PREFINE reaches",
-            f"It is safe on {safe} of {n_tasks} tasks. Intervals are 95%, by bootstrap over seeds and, of each, its "
-            "episodes. Named are rivals whose interval of the difference is above 0.",
+            f"PREFINE is safe on {safe} of {n_tasks} tasks. Intervals are 95%, by bootstrap over seeds and, of each, "
+            "its episodes. Named are rivals whose interval of the difference is above 0.",
             table(head, rows),
         ]
     )
@@ -243,6 +267,26 @@ def _interval(values: np.ndarray, aggregate: library.Callable, form: str) -> str
         points, intervals = library.get_interval_estimates({"": values}, lambda x: np.array([aggregate(x)]), reps=2_000)
     (low,), (high,) = intervals[""]
     return f"{form.format(points[''][0])} [{form.format(low)}, {form.format(high)}]"
+
+
+_OTHER_FIGURES = """\
+## Fig. 2: the cost gap
+
+How far the cost of the policy's own actions is from the cost of the data's, at the states of the data, by thirds of
+training: the mean absolute difference in violations an episode, and the violations themselves. Dotted is what random
+actions have.
+
+![Fig. 2: the cost gap](images/cost_gap.png)
+
+`python benchmarks/cost_gap.py`
+
+## Fig. 13: how much the two sets overlap
+
+States of preferred and dispreferred episodes in the plane (UMAP), and the Jaccard index of the cells that they lie in.
+
+![Fig. 13: how much the two sets overlap](images/overlap.png)
+
+`python benchmarks/overlap.py`"""
 
 
 def _figure(figure: figures.Figure) -> str:

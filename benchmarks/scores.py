@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import records
@@ -23,9 +23,11 @@ class Run:
     One cell.
 
     :param record: as run.py wrote it
+    :param acting: which of its evaluations counts: by the mode of the policy, or by samples
     """
 
     record: dict[str, Any]
+    acting: Literal["deterministic", "stochastic"] = "deterministic"
 
     @cached_property
     def task(self) -> dsrl.Task:
@@ -51,13 +53,18 @@ class Run:
 
     @cached_property
     def rewards(self) -> np.ndarray:
-        """(n_episodes,) normalised, by the mode."""
-        return self.rewards_of(self.record["deterministic"])
+        """(n_episodes,) normalised."""
+        return self.rewards_of(self.record[self.acting])
 
     @cached_property
     def costs(self) -> np.ndarray:
-        """(n_episodes,) normalised, by the mode."""
-        return self.costs_of(self.record["deterministic"])
+        """(n_episodes,) normalised."""
+        return self.costs_of(self.record[self.acting])
+
+    @property
+    def mean_return(self) -> float:
+        """Of its episodes, not normalised."""
+        return float(np.mean(self.record[self.acting]["rewards"]))
 
     def rewards_of(self, episodes: dict[str, list[float]]) -> np.ndarray:
         """Normalised returns of an evaluation of its record."""
@@ -94,18 +101,23 @@ def load(folder: Path) -> list[Run]:
     return [Run(records.load(path)) for path in sorted(folder.glob("*/*.json"))]
 
 
+def sampled(runs: Iterable[Run]) -> list[Run]:
+    """The same runs, scored by samples; those that were not are left out."""
+    return [replace(run, acting="stochastic") for run in runs if run.record["stochastic"]]
+
+
 def of(runs: Iterable[Run], **wanted: Any) -> list[Run]:
     """Those of a task (by its name), a method, …"""
     return [run for run in runs if all(_value(run, name) == value for name, value in wanted.items())]
 
 
 def reward(runs: Sequence[Run]) -> Score:
-    """Normalised, by the mode."""
+    """Normalised."""
     return score([run.rewards for run in runs])
 
 
 def cost(runs: Sequence[Run]) -> Score:
-    """Normalised, by the mode."""
+    """Normalised."""
     return score([run.costs for run in runs])
 
 

@@ -57,6 +57,14 @@ def normalised(reward: float) -> float:
     return (reward - 26.3397) / (1327.446 - 26.3397)
 
 
+def test_a_run_is_scored_by_its_mode_or_by_samples():
+    run, unsampled = Run(record(rewards=(400.0, 500.0))), Run({**record(), "stochastic": None})
+    [sampled] = scores.sampled([run, unsampled])
+    assert (run.mean_return, sampled.mean_return) == (450.0, 900.0)
+    assert sampled.rewards == pytest.approx([normalised(800), normalised(1000)], rel=1e-5)
+    np.testing.assert_allclose(sampled.costs, 2 * run.costs)
+
+
 def test_a_run_is_normalised_by_its_task_and_its_limit():
     run = Run(record())
     np.testing.assert_allclose(run.rewards, [normalised(400), normalised(500)], atol=1e-4)
