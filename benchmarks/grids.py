@@ -117,7 +117,9 @@ class Study:
     budget: Literal["budget", "curves", "sweeps"] = "sweeps"
 
 
-StudyName = Literal["table", "curves", "weights", "sizes", "taus", "preferences"]
+StudyName = Literal["table", "curves", "weights", "sizes", "taus", "preferences", "counterfactuals"]
+# Poorer than the reference, against the reference's own: what whoever deploys a policy has.
+OWN_FAILURES = Selection(pool="all_safe", n_preferred=10, dispreferred="reference")
 STUDIES: dict[StudyName, Study] = {
     # Table 1, Fig. 3, 4 and 8
     "table": Study((REFERENCE, *EVERYBODY, *COSTLY), budget="budget"),
@@ -156,6 +158,17 @@ STUDIES: dict[StudyName, Study] = {
             ),
             *(Selection(flipped=share) for share in (0.1, 0.4)),
         ),
+    ),
+    # Of the same page: one counterfactual of the policy's is in "preferences"
+    "counterfactuals": Study(
+        (
+            "PREFINE:n_counterfactuals=4",
+            "PREFINE:counterfactuals=reference",
+            f"{BOUNDED},n_counterfactuals=4",
+            f"{BOUNDED},counterfactuals=reference",
+        ),
+        tasks=("BallCircle", "HalfCheetahVelocity"),
+        selections=(OWN_FAILURES,),
     ),
 }
 

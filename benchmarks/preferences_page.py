@@ -2,6 +2,7 @@
 Writes benchmarks/when_preferences_help.md and its picture from the records of the study ``preferences``.
 
     python benchmarks/run.py --study preferences --executor joblib
+    python benchmarks/run.py --study counterfactuals --executor joblib
     python benchmarks/preferences_page.py
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import scores
-from grids import BOUNDED, STUDIES, TierName
+from grids import BOUNDED, OWN_FAILURES, STUDIES, TierName
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pages import distinct, table, versions
@@ -43,17 +44,23 @@ def main(
     draw(runs).savefig(content, format="png", dpi=110)
     (page.parent / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page.parent / PICTURE, content.getvalue())
-    write_atomically(page, write(runs).encode())
+    write_atomically(page, write(runs, scores.load(results / tier / "counterfactuals")).encode())
     print(f"Wrote {page} and its picture.")
 
 
-def write(runs: Sequence[Run]) -> str:
-    """The page, as Markdown."""
+def write(runs: Sequence[Run], of_counterfactuals: Sequence[Run]) -> str:
+    """
+    The page, as Markdown.
+
+    :param runs: of the study ``preferences``
+    :param of_counterfactuals: of the study ``counterfactuals``
+    """
     sections = [
         _INTRODUCTION,
         f"![What each has more than {RIVAL}]({PICTURE.as_posix()})",
-        *(_of_task(runs, task) for task in dict.fromkeys(run.task.name for run in runs)),
-        _how(runs),
+        *(_of_task(runs, task) for task in _tasks(runs)),
+        _counterfactuals(runs, of_counterfactuals),
+        _how([*runs, *of_counterfactuals]),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -90,6 +97,40 @@ def _of_task(runs: Sequence[Run], task: str) -> str:
     )
 
 
+def _counterfactuals(runs: Sequence[Run], others: Sequence[Run]) -> str:
+    """How many, and whose: a row each, with one of the policy's own on top."""
+    found = [*(run for run in runs if condition(run) == OWN_FAILURES), *others]
+    rows = [
+        [
+            f"{LABELS.get(weights, weights)}: {text}",
+            *(_raw(scores.of(found, method=_with(weights, option), task=task)) for task in _tasks(runs)),
+        ]
+        for weights in ("PREFINE", BOUNDED)
+        for option, text in _COUNTERFACTUALS.items()
+    ]
+    return (
+        f"## Counterfactuals\n\nEpisode return / cost with {name(OWN_FAILURES)}, by how many counterfactuals a state "
+        f"has and by who draws them.\n\n{table(['', *_tasks(runs)], rows)}"
+    )
+
+
+_COUNTERFACTUALS = {
+    "": "one of the policy's",
+    "n_counterfactuals=4": "four of the policy's",
+    "counterfactuals=reference": "one of the reference's",
+}
+
+
+def _with(method: str, option: str) -> str:
+    if not option:
+        return method
+    return f"{method}{',' if ':' in method else ':'}{option}"
+
+
+def _tasks(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(run.task.name for run in runs))
+
+
 def _raw(runs: Sequence[Run]) -> str:
     if not runs:
         return "not run"
@@ -104,6 +145,7 @@ def _how(runs: Sequence[Run]) -> str:
     records = [run.record for run in runs]
     return (
         "## Make it again\n\n```bash\npython benchmarks/run.py --study preferences --executor joblib\n"
+        "python benchmarks/run.py --study counterfactuals --executor joblib\n"
         "python benchmarks/preferences_page.py\n```\n\n"
         f"{distinct(format(r['budget']['steps'], ',') for r in records)} steps, seeds "
         f"{distinct(r['seed'] for r in records)}, each with a draw of its own, "
@@ -141,7 +183,7 @@ def name(selection: Selection) -> str:
 
 def draw(runs: Sequence[Run]) -> Figure:
     """What each has more than SFT: reward to the left, cost to the right; a row of places a task."""
-    tasks = list(dict.fromkeys(run.task.name for run in runs))
+    tasks = _tasks(runs)
     found = conditions(runs)
     figure = Figure(figsize=(12, 0.5 + 0.36 * len(found) * len(tasks)), layout="constrained")
     places = figure.subplots(len(tasks), 2, sharey=True, squeeze=False)

@@ -86,9 +86,8 @@ def rollout(
     todo = deque(make_groups(n_episodes, n_envs, seed))
     if n_workers > len(todo):
         warnings.warn(
-            f"n_workers: {n_envs} environments are {len(todo)} groups, and each group is of one process. Of "
-            f"{n_workers} processes {len(todo)} have work. Pass n_envs={GROUP_SIZE * n_workers} and as many episodes "
-            "for all of them to have some.",
+            f"n_workers: with n_envs={n_envs} there is work for {len(todo)} of {n_workers} processes. Pass "
+            f"n_envs={GROUP_SIZE * n_workers} and as many episodes, and all of them have some.",
             stacklevel=2,
         )
         n_workers = len(todo)

@@ -180,12 +180,12 @@ def test_collect_evaluate_and_the_callback_give_the_same_numbers(tmp_path):
 
 def test_more_workers_than_groups():
     episodes = rollout(Noisy(), ScriptedEnv, 4, n_envs=16, n_workers=5, deterministic=True, seed=0)
-    with pytest.warns(UserWarning, match="n_workers: 4 environments are 2 groups.*Pass n_envs=80 "):
+    with pytest.warns(UserWarning, match="n_envs=4 there is work for 2 of 5 processes. Pass n_envs=80 "):
         first = next(episodes)
     assert len(multiprocessing.active_children()) == 1
     found = sorted([first, *episodes], key=lambda episode: episode.index)
     assert_same_episodes(found, run(Noisy(), ScriptedEnv, 4, 16, 1, seed=0))
-    with pytest.warns(UserWarning, match="Of 3 processes 1 have work"):
+    with pytest.warns(UserWarning, match="work for 1 of 3 processes"):
         assert run(Still(), ScriptedEnv, 1, n_workers=3)[0].index == 0
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import records
-from grids import BOUNDED, STUDIES, TIERS, cells
+from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
 from preferences_page import HERE, PICTURE, conditions, draw, main, name, write
 from scores import load
@@ -20,20 +20,27 @@ LEVELS = {"BC": (400.0, 5.0), "SFT": (450.0, 5.0), "PREFINE": (450.0, 6.0), "DPO
 def results(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     generator = np.random.default_rng(0)
-    for cell in cells(STUDIES["preferences"], TIERS["small"], tasks=["BallRun"]):
+    wanted = [
+        (study, cell)
+        for study in ("preferences", "counterfactuals")
+        for cell in cells(STUDIES[study], TIERS["small"], tasks=["BallRun"])
+    ]
+    for study, cell in wanted:
         if cell.selection.flipped == 0.4 and cell.method.name == "DPO":
             continue
-        reward, cost = LEVELS[cell.method.name] if str(cell.method) != BOUNDED else (500.0, 8.0)
+        reward, cost = LEVELS[cell.method.name] if "beta=1.0" not in str(cell.method) else (500.0, 8.0)
+        if study == "counterfactuals":
+            reward += 100 * len(cell.method.options)
         rewards, costs = generator.normal(reward, 5.0, 20).tolist(), generator.poisson(cost, 20).tolist()
         made = record(str(cell.method), rewards, costs, cell.seed)
         made["selection"] = vars(cell.selection)
-        records.save(folder / "small" / "preferences" / cell.path, made)
+        records.save(folder / "small" / study / cell.path, made)
     return folder
 
 
 def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results):
     runs = load(results / "small" / "preferences")
-    page = write(runs)
+    page = write(runs, [])
     lines = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if line.startswith("| ")}
     assert conditions(runs) == list(STUDIES["preferences"].selections)
     for selection in STUDIES["preferences"].selections:
@@ -50,6 +57,17 @@ def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results)
         assert cells[4] == "not run" if selection.flipped == 0.4 else cells[4].startswith("70")
         assert "**" not in cells[4]  # not safe
     assert "`PREFINE:sft_coef=0.3,beta=1.0,log_ratio_bound=5.0`" in page
+
+
+def test_each_kind_of_counterfactual_has_a_row(results):
+    page = write(load(results / "small" / "preferences"), load(results / "small" / "counterfactuals"))
+    section = page.split("## Counterfactuals")[1].split("## Make it again")[0]
+    found = {line.split("|")[1].strip(): line.split("|")[2].strip("* ") for line in section.splitlines() if "|" in line}
+    rewards = {row: float(value.split("/")[0]) for row, value in found.items() if "/" in value}
+    expected = {"PREFINE: one of the policy's": 450, "PREFINE: four of the policy's": 550}
+    expected |= {"PREFINE: one of the reference's": 550, "bounded: one of the policy's": 500}
+    expected |= {"bounded: four of the policy's": 900, "bounded: one of the reference's": 900}
+    assert rewards == pytest.approx(expected, abs=5)
 
 
 def test_conditions_have_names_that_differ():
@@ -86,4 +104,4 @@ def test_the_committed_page_is_what_the_committed_records_give():
     page = HERE / "when_preferences_help.md"
     assert page.exists() == bool(runs)
     if runs:
-        assert page.read_text() == write(runs)
+        assert page.read_text() == write(runs, load(HERE / "results" / "small" / "counterfactuals"))
