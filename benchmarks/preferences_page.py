@@ -1,5 +1,5 @@
 """
-Writes benchmarks/when_preferences_help.md and its picture from the records of the study ``preferences``.
+Writes benchmarks/when_preferences_help.md and its pictures from the records of the study ``preferences``.
 
     python benchmarks/run.py --study preferences --executor joblib
     python benchmarks/run.py --study counterfactuals --executor joblib
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import scores
+import tyro
 from grids import BOUNDED, OWN_FAILURES, STUDIES, TierName
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,6 +24,7 @@ from sb3_prefine.files import write_atomically
 
 HERE = Path(__file__).parent
 PICTURE = Path("images") / "when_preferences_help.png"
+PLANE = Path("images") / "preferences_plane.png"
 LABELS = {BOUNDED: "bounded"}
 METHODS = STUDIES["preferences"].methods
 RIVAL = "SFT"
@@ -35,17 +37,18 @@ def main(
     """
     :param tier: whose records to read
     :param results: the folder with TIER/STUDY/TASK
-    :param page: the page; its picture goes to images/ beside it
+    :param page: the page; its pictures go to images/ beside it
     """
     runs = scores.load(results / tier / "preferences")
     if not runs:
         raise SystemExit(f"No records yet. Run: python benchmarks/run.py --tier {tier} --study preferences")
-    content = io.BytesIO()
-    draw(runs).savefig(content, format="png", dpi=110)
-    (page.parent / PICTURE).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page.parent / PICTURE, content.getvalue())
+    for path, figure in ((PICTURE, draw(runs)), (PLANE, draw_plane(runs))):
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=110)
+        (page.parent / path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(page.parent / path, content.getvalue())
     write_atomically(page, write(runs, scores.load(results / tier / "counterfactuals")).encode())
-    print(f"Wrote {page} and its picture.")
+    print(f"Wrote {page} and its pictures.")
 
 
 def write(runs: Sequence[Run], of_counterfactuals: Sequence[Run]) -> str:
@@ -58,8 +61,9 @@ def write(runs: Sequence[Run], of_counterfactuals: Sequence[Run]) -> str:
     sections = [
         _INTRODUCTION,
         f"![What each has more than {RIVAL}]({PICTURE.as_posix()})",
+        f"{_PLANE_TEXT}\n\n![Return against cost]({PLANE.as_posix()})",
         *(_of_task(runs, task) for task in _tasks(runs)),
-        _counterfactuals(runs, of_counterfactuals),
+        _counterfactuals(of_counterfactuals),
         _how([*runs, *of_counterfactuals]),
     ]
     return "\n\n".join(sections) + "\n"
@@ -76,17 +80,21 @@ labels; dispreferred ones from the reference itself. *bounded* is `{BOUNDED}`: a
 outweighs the supervised one, and whose log-ratios cannot run away."""
 
 
+_PLANE_TEXT = """\
+Who earns more mostly costs more, too. So the same policies by their return and cost, a point for each choice of the
+data: a method is better than another where its points lie to the upper left of the other's."""
+
+
 def _of_task(runs: Sequence[Run], task: str) -> str:
     """Return and cost of everybody under every condition."""
     of_task = scores.of(runs, task=task)
     rows = []
     for selection in conditions(of_task):
         of_condition = [run for run in of_task if condition(run) == selection]
-        data = [run.record["preferred"] for run in of_condition]
         rows.append(
             [
                 name(selection),
-                f"{np.mean([d['reward'] for d in data]):,.0f} / {np.mean([d['cost'] for d in data]):,.0f}",
+                _of_data(of_condition),
                 *(_raw(scores.of(of_condition, method=method)) for method in METHODS),
             ]
         )
@@ -97,34 +105,27 @@ def _of_task(runs: Sequence[Run], task: str) -> str:
     )
 
 
-def _counterfactuals(runs: Sequence[Run], others: Sequence[Run]) -> str:
-    """How many, and whose: a row each, with one of the policy's own on top."""
-    found = [*(run for run in runs if condition(run) == OWN_FAILURES), *others]
-    rows = [
-        [
-            f"{LABELS.get(weights, weights)}: {text}",
-            *(_raw(scores.of(found, method=_with(weights, option), task=task)) for task in _tasks(runs)),
-        ]
-        for weights in ("PREFINE", BOUNDED)
-        for option, text in _COUNTERFACTUALS.items()
-    ]
+def _counterfactuals(runs: Sequence[Run]) -> str:
+    """Clearly safe episodes: a row for each method and kind of counterfactual."""
+    if not runs:
+        return "## Counterfactuals\n\nNot run yet: `python benchmarks/run.py --study counterfactuals`."
+    tasks = _tasks(runs)
+    tau = distinct(format(run.selection.tau, "g") for run in runs)
+    rows = [["D_p", *(_of_data(scores.of(runs, task=task)) for task in tasks)]]
+    for method in STUDIES["counterfactuals"].methods:
+        cells = (_raw(scores.of(runs, method=method, task=task)) for task in tasks)
+        rows.append([method.replace(BOUNDED, LABELS[BOUNDED]), *cells])
     return (
-        f"## Counterfactuals\n\nEpisode return / cost with {name(OWN_FAILURES)}, by how many counterfactuals a state "
-        f"has and by who draws them.\n\n{table(['', *_tasks(runs)], rows)}"
+        f"## Clearly safe episodes, and other counterfactuals\n\nEpisode return / cost with {name(OWN_FAILURES)}, and "
+        f"τ = {tau}. PREFINE and *bounded* draw one counterfactual a state from the policy itself, unless it says "
+        f"otherwise.\n\n{table(['', *tasks], rows)}"
     )
 
 
-_COUNTERFACTUALS = {
-    "": "one of the policy's",
-    "n_counterfactuals=4": "four of the policy's",
-    "counterfactuals=reference": "one of the reference's",
-}
-
-
-def _with(method: str, option: str) -> str:
-    if not option:
-        return method
-    return f"{method}{',' if ':' in method else ':'}{option}"
+def _of_data(runs: Sequence[Run]) -> str:
+    """Return and cost of the preferred episodes."""
+    data = [run.record["preferred"] for run in runs]
+    return f"{np.mean([d['reward'] for d in data]):,.0f} / {np.mean([d['cost'] for d in data]):,.0f}"
 
 
 def _tasks(runs: Sequence[Run]) -> list[str]:
@@ -134,11 +135,17 @@ def _tasks(runs: Sequence[Run]) -> list[str]:
 def _raw(runs: Sequence[Run]) -> str:
     if not runs:
         return "not run"
-    means = [
-        float(np.mean([np.mean(run.record["deterministic"][key]) for run in runs])) for key in ("rewards", "costs")
-    ]
-    text = f"{means[0]:,.0f} / {means[1]:,.0f}"
-    return f"**{text}**" if means[1] <= runs[0].kappa else text
+    cost, reward = _mean_point(runs)
+    text = f"{reward:,.0f} / {cost:,.0f}"
+    return f"**{text}**" if cost <= runs[0].kappa else text
+
+
+def _mean_point(runs: Sequence[Run]) -> tuple[float, float]:
+    """Cost and return, means over the seeds."""
+    cost, reward = (
+        np.mean([np.mean(run.record["deterministic"][key]) for run in runs]) for key in ("costs", "rewards")
+    )
+    return float(cost), float(reward)
 
 
 def _how(runs: Sequence[Run]) -> str:
@@ -197,6 +204,27 @@ def draw(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def draw_plane(runs: Sequence[Run]) -> Figure:
+    """Return against cost: a place a task, a point for each condition and method."""
+    tasks = _tasks(runs)
+    figure = Figure(figsize=(6 * len(tasks), 4.5), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        of_task = scores.of(runs, task=task)
+        for method in METHODS:
+            found = [
+                [run for run in scores.of(of_task, method=method) if condition(run) == c] for c in conditions(of_task)
+            ]
+            points = [_mean_point(of_condition) for of_condition in found if of_condition]
+            axes.scatter(*zip(*points, strict=True), s=22, alpha=0.8, label=LABELS.get(method, method))
+        axes.axvline(of_task[0].kappa, color="0.3", linestyle="--", linewidth=1)
+        axes.set_title(task, fontsize=9)
+        axes.set_xlabel("episode cost")
+        axes.set_ylabel("episode return")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _differences(axes: Axes, runs: Sequence[Run], found: Sequence[Selection], values: str, title: str) -> None:
     for number, method in enumerate(CONTENDERS):
         at, middles, errors = [], [], []
@@ -218,3 +246,7 @@ def _differences(axes: Axes, runs: Sequence[Run], found: Sequence[Selection], va
 
 def _values(runs: Sequence[Run], method: str, selection: Selection, values: str) -> list[np.ndarray]:
     return [getattr(run, values) for run in runs if run.method == method and condition(run) == selection]
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -1,5 +1,7 @@
 """The page about when preferences help, from records."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import records
 from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
-from preferences_page import HERE, PICTURE, conditions, draw, main, name, write
+from preferences_page import HERE, PICTURE, conditions, draw, draw_plane, main, name, write
 from scores import load
 from selection import Selection
 
@@ -61,13 +63,27 @@ def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results)
 
 def test_each_kind_of_counterfactual_has_a_row(results):
     page = write(load(results / "small" / "preferences"), load(results / "small" / "counterfactuals"))
-    section = page.split("## Counterfactuals")[1].split("## Make it again")[0]
+    section = page.split("other counterfactuals\n")[1].split("## Make it again")[0]
     found = {line.split("|")[1].strip(): line.split("|")[2].strip("* ") for line in section.splitlines() if "|" in line}
     rewards = {row: float(value.split("/")[0]) for row, value in found.items() if "/" in value}
-    expected = {"PREFINE: one of the policy's": 450, "PREFINE: four of the policy's": 550}
-    expected |= {"PREFINE: one of the reference's": 550, "bounded: one of the policy's": 500}
-    expected |= {"bounded: four of the policy's": 900, "bounded: one of the reference's": 900}
+    expected = {"D_p": 430, "BC": 400, "SFT": 450, "DPO": 705, "PREFINE": 450, "bounded": 800}
+    expected |= {"PREFINE:n_counterfactuals=4": 550, "PREFINE:counterfactuals=reference": 550}
+    expected |= {"bounded,n_counterfactuals=4": 900, "bounded,counterfactuals=reference": 900}
     assert rewards == pytest.approx(expected, abs=5)
+    assert "τ = 10." in section
+
+
+def test_a_policy_is_where_its_cost_and_return_are(results):
+    (axes,) = draw_plane(load(results / "small" / "preferences")).axes
+    points = {drawn.get_label(): np.asarray(drawn.get_offsets()) for drawn in axes.collections}
+    assert {label: len(at) for label, at in points.items()} == {
+        "BC": 11,
+        "SFT": 11,
+        "PREFINE": 11,
+        "DPO": 10,
+        "bounded": 11,
+    }
+    np.testing.assert_allclose(points["SFT"].mean(axis=0), [5, 450], atol=2)
 
 
 def test_conditions_have_names_that_differ():
@@ -92,7 +108,8 @@ def test_the_picture_shows_the_differences(results):
 
 
 def test_the_page_and_its_picture_are_written(results, tmp_path):
-    main("small", results, tmp_path / "page.md")
+    command = [sys.executable, HERE / "preferences_page.py", "--results", results, "--page", tmp_path / "page.md"]
+    subprocess.run(command, check=True)
     assert f"]({PICTURE.as_posix()})" in (tmp_path / "page.md").read_text()
     assert imread(tmp_path / PICTURE)[..., :3].std() > 0.02
     with pytest.raises(SystemExit, match="No records yet"):
