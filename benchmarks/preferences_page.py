@@ -215,7 +215,7 @@ def draw_plane(runs: Sequence[Run]) -> Figure:
                 [run for run in scores.of(of_task, method=method) if condition(run) == c] for c in conditions(of_task)
             ]
             points = [_mean_point(of_condition) for of_condition in found if of_condition]
-            axes.scatter(*zip(*points, strict=True), s=22, alpha=0.8, label=LABELS.get(method, method))
+            axes.scatter(*np.reshape(points, (-1, 2)).T, s=22, alpha=0.8, label=LABELS.get(method, method))
         axes.axvline(of_task[0].kappa, color="0.3", linestyle="--", linewidth=1)
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("episode cost")
