@@ -60,6 +60,7 @@ def write(runs: Sequence[Run], of_counterfactuals: Sequence[Run]) -> str:
     """
     sections = [
         _INTRODUCTION,
+        _SO_FAR,
         f"![What each has more than {RIVAL}]({PICTURE.as_posix()})",
         f"{_PLANE_TEXT}\n\n![Return against cost]({PLANE.as_posix()})",
         *(_of_task(runs, task) for task in _tasks(runs)),
@@ -79,6 +80,19 @@ Below, the data are made harder: fewer preferred episodes; preferred ones that e
 labels; dispreferred ones from the reference itself. *bounded* is `{BOUNDED}`: a preference term that
 outweighs the supervised one, and whose log-ratios cannot run away."""
 
+
+_SO_FAR = """\
+**So far**, from what has been run (below; not yet all seeds, so the defaults are still the paper's):
+
+- *Many clean preferred episodes:* nobody needs the preference term. On HalfCheetah SFT, PREFINE and bounded come out
+  alike. On BallCircle they lie on one line of return against cost, and the weights choose the place on it.
+- *Few of them, on HalfCheetah:* with one, or ten poor ones, SFT and the paper's weights unlearn to run. The bounded term
+  keeps the gait, at a cost far below the limit. With two, or with ten that are slow, it does not help either.
+- *Poorer ones than the reference:* bounded keeps more of the reference's return on both tasks. On BallCircle it pays for
+  that with cost: up to the threshold τ that the labels were made with, which is above the limit κ.
+- *Mistaken labels:* the larger the preference term, the more they do. With 10% of them bounded and DPO cost twice the limit
+  on BallCircle; SFT and the paper's weights stay within it.
+- *DPO alone* can lose the return altogether: the supervised term is needed, if a small one."""
 
 _PLANE_TEXT = """\
 Who earns more mostly costs more, too. So the same policies by their return and cost, a point for each choice of the
