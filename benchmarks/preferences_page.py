@@ -86,12 +86,13 @@ _SO_FAR = """\
 
 - *Many clean preferred episodes:* nobody needs the preference term. On HalfCheetah SFT, PREFINE and bounded come out
   alike. On BallCircle they lie on one line of return against cost, and the weights choose the place on it.
-- *Few of them, on HalfCheetah:* with one, or ten poor ones, SFT and the paper's weights unlearn to run. The bounded term
-  keeps the gait, at a cost far below the limit. With two, or with ten that are slow, it does not help either.
-- *Poorer ones than the reference:* bounded keeps more of the reference's return on both tasks. On BallCircle it pays for
-  that with cost: up to the threshold τ that the labels were made with, which is above the limit κ.
-- *Mistaken labels:* the larger the preference term, the more they do. With 10% of them bounded and DPO cost twice the limit
-  on BallCircle; SFT and the paper's weights stay within it.
+- *Few of them, on HalfCheetah:* with one episode SFT forgets to run, with ten poor ones the paper's weights do. The
+  bounded term keeps the gait both times, far below the limit. With two poor ones, or with ten that are slow (τ = 10),
+  nobody does.
+- *Poorer ones than the reference:* bounded keeps more of the reference's return on both tasks. On BallCircle it pays
+  for that with cost: up to the threshold τ that the labels were made with, which is above the limit κ.
+- *Mistaken labels:* the larger the preference term, the more they do. With 10% of them DPO and bounded cost about twice
+  the limit on BallCircle; SFT and the paper's weights stay within it.
 - *DPO alone* can lose the return altogether: the supervised term is needed, if a small one."""
 
 _PLANE_TEXT = """\
