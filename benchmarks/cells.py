@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import paper
 import records
@@ -15,12 +15,14 @@ import torch
 from methods import POLICY, REFERENCE, Budget, Method, Setting
 from selection import Selection, choose
 
-from sb3_prefine import PREFINE, Evaluation, Reference, Trajectories, collect, dsrl, evaluate_policy
+from sb3_prefine import PREFINE, Evaluation, Reference, Trajectories, collect, dsrl, evaluate_policy, load_reference
 from sb3_prefine.baselines import BC
 from sb3_prefine.offline import OfflineAlgorithm
 from sb3_prefine.population import Population
 
 Record = dict[str, Any]
+# What is fine-tuned: the clone of section 5.1, or RL Zoo's checkpoint of an algorithm for the robot of a velocity task.
+ReferenceName = Literal["clone", "ppo", "sac", "a2c"]
 # Where neither the paper nor DSRL says it: as many episodes as make π_ref's cost high, as in Table 1.
 REF_QUANTILE = 0.2
 # There is one reference a task, as in Table 1.
@@ -39,6 +41,7 @@ class Cell:
     :param selection: of which episodes
     :param seed: of training and evaluation
     :param budget: how long
+    :param reference: which π_ref
     """
 
     task: str
@@ -46,13 +49,15 @@ class Cell:
     selection: Selection
     seed: int
     budget: Budget
+    reference: ReferenceName = "clone"
 
     @property
     def path(self) -> Path:
         """Of its record, in the folder of the results."""
         # Windows has no colons in names.
         method = str(self.method).replace(":", ",")
-        return Path(self.task) / f"{method}-{self.selection.name}-seed{self.seed}.json"
+        reference = "" if self.reference == "clone" else f"-{self.reference}"
+        return Path(self.task) / f"{method}{reference}-{self.selection.name}-seed{self.seed}.json"
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def run(cells: Sequence[Cell], folders: Folders) -> list[Record]:
         {
             "task": task.name,
             "method": str(cell.method),
+            "reference": cell.reference,
             "seed": cell.seed,
             "selection": asdict(cell.selection),
             "budget": asdict(cell.budget),
@@ -183,13 +189,12 @@ def prepare(cell: Cell, folders: Folders) -> Setting:
     """
     task = dsrl.find_task(cell.task)
     trajectories = _load(task.name, folders.data)
-    own = None
-    if cell.selection.dispreferred == "reference":
-        own = _own_episodes(task.name, reference_path(task.name, cell.budget, folders))
+    source = _source(cell, folders)
+    own = _own_episodes(task.name, source) if cell.selection.dispreferred == "reference" else None
     settings = paper.settings(task)
     return Setting(
         env_id=paper.env_id(task),
-        reference=open_reference(task.name, cell.budget, folders),
+        reference=_open(source),
         preferences=choose(task, trajectories, cell.selection, own),
         trajectories=trajectories,
         cost_limit=settings["eval_cost_limit"],
@@ -267,12 +272,20 @@ def _checksum(path: Path) -> str:
     return records.checksum(path)
 
 
-@lru_cache(maxsize=1)
-def _open(path: Path) -> Reference:
-    return BC.load(path, device="cpu").to_reference()
+def _source(cell: Cell, folders: Folders) -> Path | str:
+    """Where its reference is: the checkpoint of a clone, or the name of one of RL Zoo's."""
+    if cell.reference == "clone":
+        return reference_path(cell.task, cell.budget, folders)
+    return f"{cell.reference}/{cell.task.removesuffix('Velocity')}-v3"
 
 
 @lru_cache(maxsize=1)
-def _own_episodes(task: str, path: Path) -> Trajectories:
+def _open(source: Path | str) -> Reference:
+    return BC.load(source, device="cpu").to_reference() if isinstance(source, Path) else load_reference(source)
+
+
+@lru_cache(maxsize=1)
+def _own_episodes(task: str, source: Path | str) -> Trajectories:
     """Episodes of the reference, with its noise."""
-    return collect(_open(path), paper.env_id(dsrl.find_task(task)), N_OWN_EPISODES, seed=OWN_SEED, progress_bar=False)
+    env_id = paper.env_id(dsrl.find_task(task))
+    return collect(_open(source), env_id, N_OWN_EPISODES, seed=OWN_SEED, progress_bar=False)

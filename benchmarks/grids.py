@@ -6,7 +6,7 @@ from itertools import product
 from typing import Literal, get_args
 
 import paper
-from cells import Cell
+from cells import Cell, ReferenceName
 from methods import REFERENCE, Budget, Method
 from selection import Dispreferred, Selection
 
@@ -108,6 +108,7 @@ class Study:
     :param selections: what is not as in the paper in the choice of the sets; the threshold and the draw are the tier's
     :param taus: None for those of the tier
     :param budget: which of the tier's budgets a cell has
+    :param references: what is fine-tuned
     """
 
     methods: tuple[str, ...]
@@ -115,9 +116,10 @@ class Study:
     selections: tuple[Selection, ...] = (Selection(),)
     taus: tuple[float, ...] | None = None
     budget: Literal["budget", "curves", "sweeps"] = "sweeps"
+    references: tuple[ReferenceName, ...] = ("clone",)
 
 
-StudyName = Literal["table", "curves", "weights", "sizes", "taus", "preferences", "counterfactuals"]
+StudyName = Literal["table", "curves", "weights", "sizes", "taus", "preferences", "counterfactuals", "checkpoints"]
 # Episodes of any return, against the reference's own failures: what whoever deploys a policy has.
 OWN_FAILURES = Selection(pool="all_safe", n_preferred=10, dispreferred="reference")
 STUDIES: dict[StudyName, Study] = {
@@ -177,6 +179,13 @@ STUDIES: dict[StudyName, Study] = {
         # Far within the limits, so that there is room for what earns more.
         taus=(10.0,),
     ),
+    # Of the same page: references that are far from the data, and earn far more.
+    "checkpoints": Study(
+        (REFERENCE, "SFT", "PREFINE", "DPO", BOUNDED),
+        tasks=("HalfCheetahVelocity", "Walker2dVelocity"),
+        selections=(Selection(), OWN_FAILURES),
+        references=("ppo", "sac", "a2c"),
+    ),
 }
 
 
@@ -200,9 +209,9 @@ def cells(
     seeds, draws = seeds or tier.seeds, draws or tier.draws
     repetitions = [(seed, seed) for seed in seeds] if draws is None else list(product(draws, seeds))
     return [
-        Cell(task, method, replace(selection, tau=tau, draw=draw), seed, getattr(tier, study.budget))
-        for (draw, seed), task, tau, selection, method in product(
-            repetitions, names, taus or study.taus or tier.taus, study.selections, chosen
+        Cell(task, method, replace(selection, tau=tau, draw=draw), seed, getattr(tier, study.budget), reference)
+        for (draw, seed), task, reference, tau, selection, method in product(
+            repetitions, names, study.references, taus or study.taus or tier.taus, study.selections, chosen
         )
         # Named, they run where they are named.
         if tasks or method.name not in COSTLY or task in tier.costly_tasks

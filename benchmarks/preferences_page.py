@@ -1,13 +1,15 @@
 """
-Writes benchmarks/when_preferences_help.md and its pictures from the records of the study ``preferences``.
+Writes benchmarks/when_preferences_help.md and its pictures from the records of three studies.
 
     python benchmarks/run.py --study preferences --executor joblib
     python benchmarks/run.py --study counterfactuals --executor joblib
+    python benchmarks/run.py --study checkpoints --executor joblib
     python benchmarks/preferences_page.py
 """
 
 import io
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import tyro
 from grids import BOUNDED, OWN_FAILURES, STUDIES, TierName
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from methods import REFERENCE
 from pages import distinct, table, versions
 from scores import Run
 from selection import Selection
@@ -47,16 +50,18 @@ def main(
         figure.savefig(content, format="png", dpi=110)
         (page.parent / path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(page.parent / path, content.getvalue())
-    write_atomically(page, write(runs, scores.load(results / tier / "counterfactuals")).encode())
+    others = (scores.load(results / tier / study) for study in ("counterfactuals", "checkpoints"))
+    write_atomically(page, write(runs, *others).encode())
     print(f"Wrote {page} and its pictures.")
 
 
-def write(runs: Sequence[Run], of_counterfactuals: Sequence[Run]) -> str:
+def write(runs: Sequence[Run], of_counterfactuals: Sequence[Run], of_checkpoints: Sequence[Run]) -> str:
     """
     The page, as Markdown.
 
     :param runs: of the study ``preferences``
     :param of_counterfactuals: of the study ``counterfactuals``
+    :param of_checkpoints: of the study ``checkpoints``
     """
     sections = [
         _INTRODUCTION,
@@ -64,8 +69,9 @@ def write(runs: Sequence[Run], of_counterfactuals: Sequence[Run]) -> str:
         f"![What each has more than {RIVAL}]({PICTURE.as_posix()})",
         f"{_PLANE_TEXT}\n\n![Return against cost]({PLANE.as_posix()})",
         *(_of_task(runs, task) for task in _tasks(runs)),
+        _checkpoints(of_checkpoints),
         _counterfactuals(of_counterfactuals),
-        _how([*runs, *of_counterfactuals]),
+        _how([*runs, *of_counterfactuals, *of_checkpoints]),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -120,6 +126,26 @@ def _of_task(runs: Sequence[Run], task: str) -> str:
     )
 
 
+def _checkpoints(runs: Sequence[Run]) -> str:
+    """References that somebody else trained: a row for each, and for each choice of the data."""
+    if not runs:
+        return "## RL Zoo's checkpoints\n\nNot run yet: `python benchmarks/run.py --study checkpoints`."
+    study = STUDIES["checkpoints"]
+    rows = []
+    for task, reference, selection in product(_tasks(runs), study.references, study.selections):
+        found = [run for run in scores.of(runs, task=task, reference=reference) if condition(run) == selection]
+        if found:
+            of_methods = (_raw(scores.of(found, method=method)) for method in study.methods)
+            rows.append([task, reference.upper(), name(selection), _of_data(found), *of_methods])
+    columns = ["π_ref" if method == REFERENCE else LABELS.get(method, method) for method in study.methods]
+    head = ["task", "checkpoint", "preferred episodes", "D_p", *columns]
+    return (
+        "## RL Zoo's checkpoints\n\nReferences that are far from the data, and earn far more: they were trained for "
+        "the return alone. Episode return / cost by the mode, means over the seeds; the limit κ is "
+        f"{distinct(format(run.kappa, 'g') for run in runs)}, **bold** is safe.\n\n{table(head, rows)}"
+    )
+
+
 def _counterfactuals(runs: Sequence[Run]) -> str:
     """Clearly safe episodes: a row for each method and kind of counterfactual."""
     if not runs:
@@ -168,6 +194,7 @@ def _how(runs: Sequence[Run]) -> str:
     return (
         "## Make it again\n\n```bash\npython benchmarks/run.py --study preferences --executor joblib\n"
         "python benchmarks/run.py --study counterfactuals --executor joblib\n"
+        "python benchmarks/run.py --study checkpoints --executor joblib\n"
         "python benchmarks/preferences_page.py\n```\n\n"
         f"{distinct(format(r['budget']['steps'], ',') for r in records)} steps, seeds "
         f"{distinct(r['seed'] for r in records)}, each with a draw of its own, "

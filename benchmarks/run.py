@@ -61,7 +61,9 @@ def main(
     missing = [cell for cell in wanted if not (folder / cell.path).exists()]
     print(f"{len(wanted):,} cells, of which {len(wanted) - len(missing):,} are there already.")
     references = {
-        reference_path(cell.task, cell.budget, folders): (cell.task, cell.budget, folders) for cell in missing
+        reference_path(cell.task, cell.budget, folders): (cell.task, cell.budget, folders)
+        for cell in missing
+        if cell.reference == "clone"
     }
     to_train = [job for path, job in references.items() if not path.exists()]
     done = run_all(train_reference, to_train, executor, jobs)
@@ -93,13 +95,13 @@ def attempt(group: Sequence[Cell], folders: Folders) -> tuple[Sequence[Cell], li
 
 
 def _groups(missing: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells of a task that one population trains, together; the others alone."""
+    """Cells of a task and a reference that one population trains, together; the others alone."""
 
-    def together(cell: Cell) -> tuple[str, bool]:
-        return cell.task, cell.method.in_populations
+    def together(cell: Cell) -> tuple[str, str, bool]:
+        return cell.task, cell.reference, cell.method.in_populations
 
     groups: list[list[Cell]] = []
-    for (_, in_populations), group in groupby(sorted(missing, key=together), key=together):
+    for (_, _, in_populations), group in groupby(sorted(missing, key=together), key=together):
         if in_populations:
             groups.append(list(group))
         else:

@@ -39,6 +39,11 @@ class Run:
         return self.record["method"]
 
     @property
+    def reference(self) -> str:
+        """What was fine-tuned."""
+        return self.record["reference"]
+
+    @property
     def seed(self) -> int:
         return self.record["seed"]
 

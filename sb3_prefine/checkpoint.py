@@ -18,7 +18,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -92,8 +92,9 @@ class Checkpoint:
     :param name: what to call it in errors
     """
 
-    archive: bytes
-    fields: Mapping[str, Any]
+    # Whoever prints a reference does not want a megabyte.
+    archive: bytes = field(repr=False)
+    fields: Mapping[str, Any] = field(repr=False)
     name: str
 
     @classmethod
@@ -146,8 +147,8 @@ class Checkpoint:
         """RL Zoo's name of the algorithm that wrote the zip (a zip does not say it, its fields do); None: unknown."""
         module = str(_twin(self.fields.get("policy_class", {})).get("__module__", ""))
         if module == "stable_baselines3.common.policies":
-            for field, algo in (("clip_range", "ppo"), ("cg_max_steps", "trpo"), ("vf_coef", "a2c")):
-                if field in self.fields:
+            for sign, algo in (("clip_range", "ppo"), ("cg_max_steps", "trpo"), ("vf_coef", "a2c")):
+                if sign in self.fields:
                     return algo
         return {
             "stable_baselines3.sac.policies": "sac",
@@ -263,9 +264,9 @@ class Checkpoint:
         for name, space in (("observation_space", recipe.observation_space), ("action_space", recipe.action_space)):
             if _is_of_old_gym(fields[name]):
                 fields[name] = json.loads(data_to_json({name: space}))[name]
-        for name, field in self.fields.items():
+        for name, value in self.fields.items():
             if (
-                _twin(field).get(":type:") == "<class 'function'>"
+                _twin(value).get(":type:") == "<class 'function'>"
                 and self._python() != platform.python_version_tuple()[:2]
             ):
                 del fields[name]

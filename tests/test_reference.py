@@ -40,6 +40,12 @@ def test_a_reference_stays_what_it_is():
     assert load_reference(reference) is reference
 
 
+def test_a_reference_can_be_printed():
+    shown = repr(load_reference(model_of(PPO)))
+    assert "ActorCriticPolicy" in shown
+    assert len(shown) < 10_000
+
+
 def test_the_model_s_own_normaliser_is_found():
     env = VecNormalize(DummyVecEnv([Anything]))
     model = model_of(PPO, env, n_steps=16, batch_size=16).learn(16)

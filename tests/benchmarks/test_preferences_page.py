@@ -15,7 +15,13 @@ from selection import Selection
 
 from tests.benchmarks.test_scores import record
 
-LEVELS = {"BC": (400.0, 5.0), "SFT": (450.0, 5.0), "PREFINE": (450.0, 6.0), "DPO": (705.0, 30.0)}
+LEVELS = {
+    "reference": (800.0, 90.0),
+    "BC": (400.0, 5.0),
+    "SFT": (450.0, 5.0),
+    "PREFINE": (450.0, 6.0),
+    "DPO": (705.0, 30.0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,7 @@ def results(tmp_path_factory) -> Path:
     generator = np.random.default_rng(0)
     wanted = [
         (study, cell)
-        for study in ("preferences", "counterfactuals")
+        for study in ("preferences", "counterfactuals", "checkpoints")
         for cell in cells(STUDIES[study], TIERS["small"], tasks=["BallRun"])
     ]
     for study, cell in wanted:
@@ -33,16 +39,18 @@ def results(tmp_path_factory) -> Path:
         reward, cost = LEVELS[cell.method.name] if "beta=1.0" not in str(cell.method) else (500.0, 8.0)
         if study == "counterfactuals":
             reward += 100 * len(cell.method.options)
+        if study == "checkpoints":
+            reward += {"ppo": 1000, "sac": 2000, "a2c": 3000}[cell.reference]
         rewards, costs = generator.normal(reward, 5.0, 20).tolist(), generator.poisson(cost, 20).tolist()
         made = record(str(cell.method), rewards, costs, cell.seed)
-        made["selection"] = vars(cell.selection)
+        made |= {"selection": vars(cell.selection), "reference": cell.reference}
         records.save(folder / "small" / study / cell.path, made)
     return folder
 
 
 def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results):
     runs = load(results / "small" / "preferences")
-    page = write(runs, [])
+    page = write(runs, [], [])
     lines = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if line.startswith("| ")}
     assert conditions(runs) == list(STUDIES["preferences"].selections)
     for selection in STUDIES["preferences"].selections:
@@ -62,7 +70,7 @@ def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results)
 
 
 def test_each_kind_of_counterfactual_has_a_row(results):
-    page = write(load(results / "small" / "preferences"), load(results / "small" / "counterfactuals"))
+    page = write(load(results / "small" / "preferences"), load(results / "small" / "counterfactuals"), [])
     section = page.split("other counterfactuals\n")[1].split("## Make it again")[0]
     found = {line.split("|")[1].strip(): line.split("|")[2].strip("* ") for line in section.splitlines() if "|" in line}
     rewards = {row: float(value.split("/")[0]) for row, value in found.items() if "/" in value}
@@ -71,6 +79,21 @@ def test_each_kind_of_counterfactual_has_a_row(results):
     expected |= {"bounded,n_counterfactuals=4": 900, "bounded,counterfactuals=reference": 900}
     assert rewards == pytest.approx(expected, abs=5)
     assert "τ = 10." in section
+
+
+def test_each_checkpoint_has_a_row_for_each_choice_of_the_data(results):
+    page = write(load(results / "small" / "preferences"), [], load(results / "small" / "checkpoints"))
+    section = page.split("## RL Zoo's checkpoints\n")[1].split("## Clearly safe")[0]
+    rows = [[cell.strip("* ") for cell in line.split("|")[1:-1]] for line in section.splitlines() if "BallRun" in line]
+    assert [row[:3] for row in rows] == [
+        ["BallRun", algo, name(selection)]
+        for algo in ("PPO", "SAC", "A2C")
+        for selection in STUDIES["checkpoints"].selections
+    ]
+    found = {row[1]: [float(cell.split("/")[0].replace(",", "")) for cell in row[4:]] for row in rows}
+    levels = np.array([800, 450, 450, 705, 500])
+    for algo, more in (("PPO", 1000), ("SAC", 2000), ("A2C", 3000)):
+        np.testing.assert_allclose(found[algo], levels + more, atol=5)
 
 
 def test_a_policy_is_where_its_cost_and_return_are(results):
@@ -121,4 +144,5 @@ def test_the_committed_page_is_what_the_committed_records_give():
     page = HERE / "when_preferences_help.md"
     assert page.exists() == bool(runs)
     if runs:
-        assert page.read_text() == write(runs, load(HERE / "results" / "small" / "counterfactuals"))
+        others = (load(HERE / "results" / "small" / study) for study in ("counterfactuals", "checkpoints"))
+        assert page.read_text() == write(runs, *others)

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from methods import REFERENCE, Budget, Method
 from run import main
 from selection import Selection
 
-from sb3_prefine import PREFINE, evaluate_policy
+from sb3_prefine import PREFINE, collect, evaluate_policy, load_reference
 from sb3_prefine.baselines import BC
 from sb3_prefine.baselines.bc import highest_returns
 
@@ -158,6 +160,23 @@ def test_a_curve_begins_at_the_reference_and_ends_at_the_last_step(folder, data)
     assert np.mean(record["deterministic"]["rewards"]) == pytest.approx(
         np.mean(whole["deterministic"]["rewards"]), rel=0.1
     )
+
+
+def test_a_checkpoint_of_rl_zoo_is_fine_tuned_on_a_task_s_data(zoo, tmp_path):
+    agent, env_id = load_reference("ppo/HalfCheetah-v3"), "SafetyHalfCheetahVelocity-v1"
+    slow = collect(agent, env_id, 2, n_envs=2, seed=0, action_transform=partial(np.multiply, 0.4), progress_bar=False)
+    fast = collect(agent, env_id, 2, n_envs=2, seed=1, progress_bar=False)
+    (slow + fast).to_hdf5(tmp_path / "HalfCheetahVelocity.hdf5")
+    budget = replace(SMOKE, steps=20, episodes=2, stochastic_episodes=0)
+    for name, method in (("ppo", "PREFINE"), ("sac", "PREFINE"), ("ppo", REFERENCE)):
+        tuned = Cell("HalfCheetahVelocity", Method.parse(method), Selection(), 0, budget, name)
+        assert tuned.path.name == f"{method}-{name}-tau40-draw0-seed0.json"
+        [record] = cells.run([tuned], Folders(tmp_path, tmp_path))
+        assert (record["reference"], record["method"]) == (name, method)
+        reference = load_reference(f"{name}/HalfCheetah-v3")
+        before = evaluate_policy(reference, env_id, 2, seed=EVALUATION_SEED).episode_rewards
+        same = record["deterministic"]["rewards"] == pytest.approx(before.tolist(), abs=1e-3)
+        assert same == (method == REFERENCE)
 
 
 def test_missing_data_are_said(tmp_path):

@@ -25,6 +25,7 @@ def record(
     return {
         "task": task,
         "method": method,
+        "reference": "clone",
         "seed": seed,
         "selection": {"tau": 40.0, "draw": seed, "n_preferred": 100, "n_dispreferred": 20},
         "budget": {
