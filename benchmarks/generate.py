@@ -135,22 +135,15 @@ def roll_out(task: dsrl.Task, n_episodes: int, seed: int, workers: int) -> Traje
     Episodes of all agents of a task, agent by agent, as many of each.
 
     :param task: one of the twelve
-    :param n_episodes: of all together; the first agents have one more each where it is not divisible
-    :param seed: every agent's episodes have a seed that depends on it and the agent's number alone
+    :param n_episodes: of all together
+    :param seed: of all of them
     :param workers: processes
     :raises FileNotFoundError: the agents are not trained
     :raises ValueError: ``n_episodes`` or ``workers`` is not positive
     """
     if n_episodes < 1 or workers < 1:
         raise ValueError(f"episodes={n_episodes}, workers={workers}: give at least one of each.")
-    agents = agents_of(task)
-    shares = [n_episodes // len(agents) + (i < n_episodes % len(agents)) for i in range(len(agents))]
-    seeds = np.random.SeedSequence(seed).generate_state(len(agents)).tolist()
-    jobs = [
-        _Job(paper.env_id(task), agent, share, job_seed)
-        for agent, share, job_seed in zip(agents, shares, seeds, strict=True)
-        if share
-    ]
+    jobs = jobs_of(task, n_episodes, seed)
     # Forked processes would inherit threads and random states, and not every system can fork.
     context = multiprocessing.get_context("spawn")
     with (
@@ -158,10 +151,29 @@ def roll_out(task: dsrl.Task, n_episodes: int, seed: int, workers: int) -> Traje
         tqdm(total=n_episodes, desc=task.name, unit="episode") as bar,
     ):
         parts = []
-        for part in pool.map(_collect, jobs):
+        for part in pool.map(Job.collect, jobs):
             parts.append(part)
             bar.update(len(part))
     return Trajectories.concatenate(parts)
+
+
+def jobs_of(task: dsrl.Task, n_episodes: int, seed: int) -> list["Job"]:
+    """
+    What :func:`roll_out` does, agent by agent; an agent without episodes is left out.
+
+    :param task: one of the twelve
+    :param n_episodes: of all together; the first agents have one more each where it is not divisible
+    :param seed: every agent's episodes have a seed that depends on it and the agent's number alone
+    :raises FileNotFoundError: the agents are not trained
+    """
+    agents = agents_of(task)
+    shares = [n_episodes // len(agents) + (i < n_episodes % len(agents)) for i in range(len(agents))]
+    seeds = np.random.SeedSequence(seed).generate_state(len(agents)).tolist()
+    return [
+        Job(paper.env_id(task), agent, share, job_seed)
+        for agent, share, job_seed in zip(agents, shares, seeds, strict=True)
+        if share
+    ]
 
 
 def thin(trajectories: Trajectories, task: dsrl.Task) -> Trajectories:
@@ -223,15 +235,24 @@ def selection(trajectories: Trajectories, task: dsrl.Task, seed: int) -> dict[st
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """
+    The episodes of one agent.
+
+    :param env_id: of the environment
+    :param agent: whose
+    :param n_episodes: how many
+    :param seed: of them
+    """
+
     env_id: str
     agent: Agent
     n_episodes: int
     seed: int
 
-
-def _collect(job: _Job) -> Trajectories:
-    return collect(job.agent, job.env_id, job.n_episodes, n_envs=N_ENVS, seed=job.seed, progress_bar=False)
+    def collect(self) -> Trajectories:
+        """Roll them out."""
+        return collect(self.agent, self.env_id, self.n_episodes, n_envs=N_ENVS, seed=self.seed, progress_bar=False)
 
 
 def _weights(task: dsrl.Task) -> Path:

@@ -119,7 +119,9 @@ class Study:
     references: tuple[ReferenceName, ...] = ("clone",)
 
 
-StudyName = Literal["table", "curves", "weights", "sizes", "taus", "preferences", "counterfactuals", "checkpoints"]
+StudyName = Literal[
+    "table", "curves", "weights", "sizes", "taus", "preferences", "stopping", "counterfactuals", "checkpoints"
+]
 # Episodes of any return, against the reference's own failures: what whoever deploys a policy has.
 OWN_FAILURES = Selection(pool="all_safe", n_preferred=10, dispreferred="reference")
 STUDIES: dict[StudyName, Study] = {
@@ -160,6 +162,13 @@ STUDIES: dict[StudyName, Study] = {
             ),
             *(Selection(flipped=share) for share in (0.1, 0.4)),
         ),
+    ),
+    # Of the same page: whether fewer steps would do as well.
+    "stopping": Study(
+        ("SFT", "PREFINE", "DPO", BOUNDED),
+        tasks=("BallCircle", "HalfCheetahVelocity"),
+        selections=(Selection(n_preferred=1), Selection(pool="all_safe", n_preferred=10)),
+        budget="curves",
     ),
     # Of the same page
     "counterfactuals": Study(

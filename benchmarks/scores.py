@@ -52,6 +52,11 @@ class Run:
         return Selection(**self.record["selection"])
 
     @property
+    def condition(self) -> Selection:
+        """Its selection without the threshold, which is the tier's, and the draw, which each seed has its own of."""
+        return replace(self.selection, tau=Selection.tau, draw=Selection.draw)
+
+    @property
     def kappa(self) -> float:
         """The limit of the evaluation, the middle one of DSRL's three."""
         return self.record["settings"]["eval_cost_limit"]

@@ -45,6 +45,17 @@ class Selection:
         return "-".join((f"tau{self.tau:g}", f"draw{self.draw}", *changed))
 
 
+def describe(selection: Selection) -> str:
+    """In words, without threshold and draw."""
+    source = "the better half of the safe" if selection.pool == "better_half" else "all safe"
+    parts = [f"{selection.n_preferred} of {source}"]
+    if selection.flipped:
+        parts.append(f"{selection.flipped:.0%} flipped")
+    if selection.dispreferred == "reference":
+        parts.append("D_np of the reference's own")
+    return ", ".join(parts)
+
+
 def choose(
     task: dsrl.Task, trajectories: Trajectories, selection: Selection, own: Trajectories | None = None
 ) -> PreferenceBuffer:

@@ -28,7 +28,7 @@ def curves(runs: Sequence[Run]) -> Figure:
         record = found[0].record
         for axes, key, label in zip(pair, ("rewards", "costs"), ("return", "cost"), strict=True):
             for method in dict.fromkeys(run.method for run in found):
-                _band(axes, scores.of(found, method=method), partial(_mean, key), method)
+                band(axes, scores.of(found, method=method), partial(mean_of, key), method)
             axes.axhline(record["preferred"][key.removesuffix("s")], color="0.3", linestyle=":", linewidth=1)
             axes.set_title(f"{task}: {label}", fontsize=9)
         pair[1].axhline(found[0].kappa, color="0.3", linestyle="--", linewidth=1)
@@ -47,9 +47,9 @@ def weights(runs: Sequence[Run]) -> Figure:
     coefs = sorted({option["sft_coef"] for option in options.values()})
     figure = Figure(figsize=(3.2 * len(betas), 7.5), layout="constrained")
     rows: list[tuple[str, Callable[[dict[str, Any]], float]]] = [
-        ("cost", partial(_mean, "costs")),
+        ("cost", partial(mean_of, "costs")),
         ("CVaR of the cost", _cvar),
-        ("return", partial(_mean, "rewards")),
+        ("return", partial(mean_of, "rewards")),
     ]
     places = figure.subplots(3, len(betas), sharey="row", sharex=True, squeeze=False)
     for row, (label, value) in zip(places, rows, strict=True):
@@ -58,7 +58,7 @@ def weights(runs: Sequence[Run]) -> Figure:
             for coef in coefs:
                 of = [run for run in runs if options[run.method] == {"sft_coef": coef, "beta": beta}]
                 if of:
-                    _band(axes, of, value, f"λ = {coef}")
+                    band(axes, of, value, f"λ = {coef}")
     for axes, beta in zip(places[0], betas, strict=True):
         axes.set_title(f"β = {beta}")
     places[0][-1].legend(frameon=False, fontsize=8)
@@ -66,7 +66,8 @@ def weights(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _mean(key: str, episodes: dict[str, Any]) -> float:
+def mean_of(key: str, episodes: dict[str, Any]) -> float:
+    """Of the episodes of a point of a curve."""
     return float(np.mean(episodes[key]))
 
 
@@ -74,7 +75,7 @@ def _cvar(episodes: dict[str, Any]) -> float:
     return Evaluation(*(np.array(episodes[name]) for name in ("rewards", "costs", "lengths"))).cvar_cost(0.1)
 
 
-def _band(axes: Axes, runs: Sequence[Run], value: Callable[[dict[str, Any]], float], label: str) -> None:
+def band(axes: Axes, runs: Sequence[Run], value: Callable[[dict[str, Any]], float], label: str) -> None:
     """The mean of the runs' curves, and from the lowest to the highest of them."""
     steps = [point["step"] for point in runs[0].record["curve"]]
     values = np.array([[value(point) for point in run.record["curve"]] for run in runs])

@@ -9,9 +9,10 @@ import pytest
 import records
 from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
-from preferences_page import HERE, PICTURE, conditions, draw, draw_plane, main, name, write
+from preferences_page import HERE, OTHERS, PICTURE, STOPPING, main, write
+from preferences_pictures import conditions, draw, draw_plane, draw_stopping
 from scores import load
-from selection import Selection
+from selection import Selection, describe
 
 from tests.benchmarks.test_scores import record
 
@@ -30,7 +31,7 @@ def results(tmp_path_factory) -> Path:
     generator = np.random.default_rng(0)
     wanted = [
         (study, cell)
-        for study in ("preferences", "counterfactuals", "checkpoints")
+        for study in ("preferences", *OTHERS)
         for cell in cells(STUDIES[study], TIERS["small"], tasks=["BallRun"])
     ]
     for study, cell in wanted:
@@ -43,25 +44,28 @@ def results(tmp_path_factory) -> Path:
             reward += {"ppo": 1000, "sac": 2000, "a2c": 3000}[cell.reference]
         rewards, costs = generator.normal(reward, 5.0, 20).tolist(), generator.poisson(cost, 20).tolist()
         made = record(str(cell.method), rewards, costs, cell.seed)
+        if study == "stopping":
+            made["curve"] = [{**made["deterministic"], "step": step} for step in (0, 500, 1000)]
         made |= {"selection": vars(cell.selection), "reference": cell.reference}
         records.save(folder / "small" / study / cell.path, made)
     return folder
 
 
+def page_of(results: Path) -> str:
+    runs, *others = (load(results / "small" / study) for study in ("preferences", *OTHERS))
+    return write(runs, dict(zip(OTHERS, others, strict=True)))
+
+
 def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results):
     runs = load(results / "small" / "preferences")
-    page = write(runs, [], [])
+    page = write(runs, {study: [] for study in OTHERS})
     lines = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if line.startswith("| ")}
     assert conditions(runs) == list(STUDIES["preferences"].selections)
     for selection in STUDIES["preferences"].selections:
-        cells = [cell.strip() for cell in lines[name(selection)]]
+        cells = [cell.strip() for cell in lines[describe(selection)]]
         assert len(cells) == 1 + len(STUDIES["preferences"].methods)
         assert cells[0] == "430 / 18"
-        found = [
-            run
-            for run in runs
-            if run.method == "SFT" and name(Selection(**{**vars(run.selection), "draw": 0})) == name(selection)
-        ]
+        found = [run for run in runs if run.method == "SFT" and describe(run.selection) == describe(selection)]
         reward = np.mean([np.mean(run.record["deterministic"]["rewards"]) for run in found])
         assert cells[2].startswith(f"**{reward:,.0f} / ")
         assert cells[4] == "not run" if selection.flipped == 0.4 else cells[4].startswith("70")
@@ -70,7 +74,7 @@ def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results)
 
 
 def test_each_kind_of_counterfactual_has_a_row(results):
-    page = write(load(results / "small" / "preferences"), load(results / "small" / "counterfactuals"), [])
+    page = page_of(results)
     section = page.split("other counterfactuals\n")[1].split("## Make it again")[0]
     found = {line.split("|")[1].strip(): line.split("|")[2].strip("* ") for line in section.splitlines() if "|" in line}
     rewards = {row: float(value.split("/")[0]) for row, value in found.items() if "/" in value}
@@ -82,11 +86,11 @@ def test_each_kind_of_counterfactual_has_a_row(results):
 
 
 def test_each_checkpoint_has_a_row_for_each_choice_of_the_data(results):
-    page = write(load(results / "small" / "preferences"), [], load(results / "small" / "checkpoints"))
+    page = page_of(results)
     section = page.split("## RL Zoo's checkpoints\n")[1].split("## Clearly safe")[0]
     rows = [[cell.strip("* ") for cell in line.split("|")[1:-1]] for line in section.splitlines() if "BallRun" in line]
     assert [row[:3] for row in rows] == [
-        ["BallRun", algo, name(selection)]
+        ["BallRun", algo, describe(selection)]
         for algo in ("PPO", "SAC", "A2C")
         for selection in STUDIES["checkpoints"].selections
     ]
@@ -109,13 +113,24 @@ def test_a_policy_is_where_its_cost_and_return_are(results):
     np.testing.assert_allclose(points["SFT"].mean(axis=0), [5, 450], atol=2)
 
 
+def test_the_curves_in_training_are_drawn(results):
+    figure = draw_stopping(load(results / "small" / "stopping"))
+    selections = STUDIES["stopping"].selections
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [f"BallRun, {describe(s)}: {what}" for s in selections for what in ("return", "cost")]
+    for axes, level in zip(figure.axes[:2], (500, 8), strict=True):
+        [line] = [drawn for drawn in axes.lines if drawn.get_label() == "bounded"]
+        np.testing.assert_array_equal(line.get_xdata(), [0, 500, 1000])
+        np.testing.assert_allclose(line.get_ydata(), level, atol=3)
+
+
 def test_conditions_have_names_that_differ():
     selections = STUDIES["preferences"].selections
-    assert len({name(selection) for selection in selections}) == len(selections)
-    assert name(Selection(n_preferred=5, pool="all_safe", dispreferred="reference")) == (
+    assert len({describe(selection) for selection in selections}) == len(selections)
+    assert describe(Selection(n_preferred=5, pool="all_safe", dispreferred="reference")) == (
         "5 of all safe, D_np of the reference's own"
     )
-    assert name(Selection(flipped=0.1)) == "100 of the better half of the safe, 10% flipped"
+    assert describe(Selection(flipped=0.1)) == "100 of the better half of the safe, 10% flipped"
 
 
 def test_the_picture_shows_the_differences(results):
@@ -134,7 +149,8 @@ def test_the_page_and_its_picture_are_written(results, tmp_path):
     command = [sys.executable, HERE / "preferences_page.py", "--results", results, "--page", tmp_path / "page.md"]
     subprocess.run(command, check=True)
     assert f"]({PICTURE.as_posix()})" in (tmp_path / "page.md").read_text()
-    assert imread(tmp_path / PICTURE)[..., :3].std() > 0.02
+    for picture in (PICTURE, STOPPING):
+        assert imread(tmp_path / picture)[..., :3].std() > 0.02
     with pytest.raises(SystemExit, match="No records yet"):
         main("paper", results, tmp_path / "page.md")
 
@@ -144,5 +160,4 @@ def test_the_committed_page_is_what_the_committed_records_give():
     page = HERE / "when_preferences_help.md"
     assert page.exists() == bool(runs)
     if runs:
-        others = (load(HERE / "results" / "small" / study) for study in ("counterfactuals", "checkpoints"))
-        assert page.read_text() == write(runs, *others)
+        assert page.read_text() == page_of(HERE / "results")
