@@ -52,7 +52,8 @@ FIGURES = (
         "Fig. 3: reward and cost of every method",
         "table",
         table_figures.scatter,
-        "A point a task: green is safe (normalised cost up to 1), red is not. To the upper left is better.",
+        "A point a task, named by its capitals (bc is BallCircle, s Swimmer): green is safe (normalised cost up to 1), "
+        "red is not. To the upper left is better.",
     ),
     Figure(
         "time",
@@ -60,7 +61,7 @@ FIGURES = (
         "table",
         table_figures.time,
         "Reward, cost and training time of Walker2dVelocity. The numbers are seconds of a core for this budget, "
-        "and hours for the budget of the method's own paper at the same pace, which the marker's size shows.",
+        "and hours for the budget of the method's own paper at the same pace, which the area of a point shows.",
     ),
     Figure(
         "profiles",

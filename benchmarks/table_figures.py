@@ -7,7 +7,9 @@ import paper
 import scores
 from grids import EVERYBODY
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerPathCollection
 from methods import REFERENCE
 from rliable import library
 from scores import Run
@@ -60,7 +62,7 @@ def short(task: dsrl.Task) -> str:
 
 def time(runs: Sequence[Run]) -> Figure:
     """Fig. 4: reward and cost, the marker as large as the training is long."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.axvline(1.0, color="0.3", linewidth=1, linestyle=":")
@@ -71,9 +73,14 @@ def time(runs: Sequence[Run]) -> Figure:
         seconds = float(np.mean([run.record["cpu_seconds"] for run in found]))
         own = seconds / found[0].record["steps"] * OWN_STEPS.get(method, PAPER_STEPS)
         cost, reward = scores.cost(found).mean, scores.reward(found).mean
-        axes.scatter(cost, reward, s=own / 20, alpha=0.5)
-        label = f"{LABELS.get(method, method)}: {seconds:,.0f} s; {own / 3600:.1f} h"
-        axes.annotate(label, (cost, reward), (8, 4), textcoords="offset points", fontsize=8)
+        axes.scatter(cost, reward, s=own / 20, alpha=0.5, label=f"{method}: {seconds:,.0f} s; {own / 3600:.1f} h")
+    # Beside the plane: those that are alike would write over one another.
+    axes.legend(
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+        handler_map={PathCollection: HandlerPathCollection(sizes=[60.0])},
+    )
     axes.set_xlabel("normalised cost (1 is the limit)")
     axes.set_ylabel("normalised reward")
     return figure

@@ -10,7 +10,7 @@ import records
 import scores
 from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
-from report import HERE, best_safe, main, write
+from report import HERE, best_safe, load_luck, main, write
 from scores import Run, load
 
 from tests.benchmarks.test_scores import normalised, record
@@ -36,15 +36,14 @@ def save(folder: Path, study: str = "table") -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    for study in STUDIES:
-        if study not in ("preferences", "counterfactuals"):
-            save(folder, study)
+    for study in dict.fromkeys(figure.study for figure in figures.FIGURES):
+        save(folder, study)
     return folder
 
 
 @pytest.fixture(scope="module")
 def page(results) -> str:
-    return write(load(results / "small" / "table"), "small", figures.FIGURES)
+    return write(load(results / "small" / "table"), "small", figures.FIGURES, {})
 
 
 def rows(page: str, task: str) -> list[list[str]]:
@@ -135,6 +134,18 @@ def test_one_command_a_figure(results, tmp_path, capsys):
         figures.main("taus", "paper", results, tmp_path)
 
 
+def test_the_luck_of_layouts_is_told_with_intervals(results, tmp_path):
+    found = {
+        "preferred_cost": 11.5,
+        "others_cost": {"mean": 25.1, "low": 20.2, "high": 30.3},
+        **{f"of_{who}": {"costs": [cost] * 20} for who, cost in (("agent", 0.0), ("clone", 39.0))},
+    }
+    records.save(tmp_path / "luck" / "CarGoal1.json", found)
+    page = write(load(results / "small" / "table"), "small", [], load_luck(tmp_path))
+    assert "| CarGoal1 | 12 | 25 [20, 30] | 0 [0, 0] | 39 [39, 39] |" in page
+    assert "`python benchmarks/luck.py`" in page
+
+
 def test_without_records_it_says_what_to_run(tmp_path):
     with pytest.raises(SystemExit, match=r"there are no records. Run: python benchmarks/run.py --tier small"):
         main("small", tmp_path, tmp_path / "README.md")
@@ -146,6 +157,6 @@ def test_the_committed_page_is_what_the_committed_records_give():
     assert page.exists() == bool(runs)
     if runs:
         drawn = [figure for figure in figures.FIGURES if load(HERE / "results" / "small" / figure.study)]
-        assert page.read_text() == write(runs, "small", drawn)
+        assert page.read_text() == write(runs, "small", drawn, load_luck(HERE / "results"))
         for figure in drawn:
             assert (HERE / "images" / f"{figure.name}.png").exists()
