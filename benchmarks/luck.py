@@ -6,8 +6,8 @@ Why clones of safe episodes are not safe where each episode has a layout of its 
 It asks two questions of the generated data. **Luck:** a careless agent's episode is safe, too, where the layout is
 kind. So what do the other episodes of the agents cost whose episodes are preferred? The data do not say which agent an
 episode is of; its first observation does, for it shows the layout, and the seeds that each agent was rolled out with
-are known. **Cloning:** a careful agent turns left or right of a hazard, and a Gaussian policy that has learnt both may
-take the middle. So what does a clone of one careful agent cost, of its own episodes alone, where no luck is in play?
+are known. **Cloning:** to walk around hazards is a rule of many lidar rays, which a network has to learn from actions
+alone. So what does a clone of one careful agent cost, of its own episodes and nothing else, where no luck is in play?
 
 What came out is in benchmarks/results/luck/, one file a task; a task whose file is there is not done again. report.py
 reads it.
