@@ -28,6 +28,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import data_to_json, json_to_data, save_to_zip_file
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
+from sb3_prefine.gsde import renew_noise
 from sb3_prefine.space_text import read_space
 
 # Classes of these packages may be imported because a zip names them; any other module could be anybody's code.
@@ -248,6 +249,7 @@ class Checkpoint:
                 f"{self.name}: its weights do not fit the policy that its fields describe: {error}. "
                 "If it was trained with a policy class of your own, load it with trust=True."
             ) from error
+        renew_noise(policy)
 
     def with_policy(
         self, policy: BasePolicy, recipe: PolicyRecipe, config: Mapping[str, Any] | None = None

@@ -16,6 +16,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACP
 from torch import Tensor, nn
 
 from sb3_prefine.acting import clip, inherits
+from sb3_prefine.gsde import renew_noise
 from sb3_prefine.reference import Reference
 
 Predict: TypeAlias = Callable[..., tuple[np.ndarray, tuple[np.ndarray, ...] | None]]
@@ -31,6 +32,7 @@ def fast_predict(policy: PolicyPredictor) -> Predict:
     For small networks most of the time of SB3's ``predict`` is not the network's: it tells every module at every call
     that this is no training, and builds a torch distribution and validates it. Here the modules are told once, and of
     Gaussian actors only the layers and the noise are computed. What overrides a method on the way is called as it is.
+    The noise of gSDE is drawn anew at every call: ``predict`` leaves that to its caller.
 
     :param policy: Anything with ``predict``; those of SB3 and references are known.
     :return: Takes ``predict``'s arguments. Ask for it anew after somebody else may have changed the policy.
@@ -70,7 +72,10 @@ def _act_of(policy: BasePolicy) -> _Act:
 
     @torch.no_grad()
     def act(observation: Any, deterministic: bool) -> np.ndarray:
-        actions = policy._predict(policy.obs_to_tensor(observation)[0], deterministic)
+        inputs = policy.obs_to_tensor(observation)[0]
+        if not deterministic:
+            renew_noise(policy, len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs))
+        actions = policy._predict(inputs, deterministic)
         return actions.cpu().numpy().reshape((-1, *space.shape))
 
     if isinstance(policy, ActorCriticPolicy) and _is_gaussian(policy):

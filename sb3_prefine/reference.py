@@ -26,6 +26,7 @@ from sb3_prefine.checkpoint import Checkpoint, PolicyRecipe
 from sb3_prefine.custom import HasLikelihood, ModulePolicy
 from sb3_prefine.files import with_zip_suffix, write_atomically
 from sb3_prefine.folder import EnvWrapper, env_wrapper, find_checkpoint, wrap_env
+from sb3_prefine.gsde import renew_noise
 from sb3_prefine.normalizer import Normalizer, read_normalizer
 
 Source = BaseAlgorithm | nn.Module | str | Path
@@ -99,6 +100,7 @@ class Reference:
         """A policy of the same class and weights, to be trained; shares nothing with the reference."""
         policy = self.recipe.build()
         policy.load_state_dict(self.policy.state_dict())
+        renew_noise(policy)
         policy.set_training_mode(False)
         return policy
 
@@ -134,6 +136,7 @@ class Reference:
         checkpoint = self.checkpoint.with_policy(policy, self.recipe, self.config)
         frozen = self.recipe.build()
         frozen.load_state_dict(policy.state_dict())
+        renew_noise(frozen)
         return replace(self, policy=_freeze(frozen), checkpoint=checkpoint)
 
     def _export_sidecars(self, folder: Path) -> None:

@@ -10,17 +10,27 @@ from torch import nn
 from sb3_prefine import PREFINE, load_reference
 from sb3_prefine.acting import open_policy
 from sb3_prefine.fast_predict import fast_predict
+from sb3_prefine.gsde import renew_noise
 from tests.families import FAMILIES, Family
 from tests.worlds import STATES, Anything, model_of, preferences
 
 
 def assert_same_actions(policy, observations, **masks):
-    """Its own ``predict`` and what is made of it agree by the mode, and in three samples one after the other."""
+    """
+    Its own ``predict`` and what is made of it agree by the mode, and in three samples one after the other.
+
+    The noise of gSDE is drawn by whoever calls ``predict``.
+    """
+    n = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
     for deterministic, calls in ((True, 1), (False, 3)):
         found = []
         for predict in (policy.predict, fast_predict(open_policy(policy))):
             torch.manual_seed(5)
-            found.append([predict(observations, deterministic=deterministic, **masks)[0] for _ in range(calls)])
+            found.append([])
+            for _ in range(calls):
+                if predict == policy.predict and not deterministic:
+                    renew_noise(getattr(policy, "policy", policy), n)
+                found[-1].append(predict(observations, deterministic=deterministic, **masks)[0])
         expected, actions = (np.stack(part) for part in found)
         assert actions.dtype == expected.dtype
         np.testing.assert_array_equal(actions, expected)
