@@ -120,7 +120,7 @@ class Study:
 
 
 StudyName = Literal[
-    "table", "curves", "weights", "sizes", "taus", "preferences", "stopping", "counterfactuals", "checkpoints"
+    "table", "curves", "weights", "sizes", "taus", "preferences", "within", "stopping", "checkpoints", "counterfactuals"
 ]
 # Episodes of any return, against the reference's own failures: what whoever deploys a policy has.
 OWN_FAILURES = Selection(pool="all_safe", n_preferred=10, dispreferred="reference")
@@ -162,6 +162,13 @@ STUDIES: dict[StudyName, Study] = {
             ),
             *(Selection(flipped=share) for share in (0.1, 0.4)),
         ),
+    ),
+    # Of the same page: on more tasks, what is called safe being within all limits. (Goal tasks take too long.)
+    "within": Study(
+        (REFERENCE, "SFT", "PREFINE", BOUNDED),
+        tasks=tuple(name for name in dsrl.PAPER_TASKS if not name.endswith("Goal1")),
+        selections=(Selection(), Selection(pool="all_safe", n_preferred=10)),
+        taus=(20.0,),
     ),
     # Of the same page: whether fewer steps would do as well.
     "stopping": Study(

@@ -1,7 +1,8 @@
 """
-Writes benchmarks/when_preferences_help.md and its pictures from the records of four studies.
+Writes benchmarks/when_preferences_help.md and its pictures from the records of five studies.
 
     python benchmarks/run.py --study preferences --executor joblib
+    python benchmarks/run.py --study within --executor joblib
     python benchmarks/run.py --study stopping --executor joblib
     python benchmarks/run.py --study checkpoints --executor joblib
     python benchmarks/run.py --study counterfactuals --executor joblib
@@ -32,7 +33,7 @@ PICTURE, PLANE, STOPPING = (
     IMAGES / f"{name}.png" for name in ("when_preferences_help", "preferences_plane", "stopping")
 )
 # Those besides ``preferences``, which the page cannot do without.
-OTHERS: tuple[StudyName, ...] = ("stopping", "checkpoints", "counterfactuals")
+OTHERS: tuple[StudyName, ...] = ("within", "stopping", "checkpoints", "counterfactuals")
 _STUDIES = ("preferences", *OTHERS)
 
 
@@ -73,6 +74,7 @@ def write(runs: Sequence[Run], others: Mapping[StudyName, Sequence[Run]]) -> str
         f"![What each has more than {RIVAL}]({PICTURE.as_posix()})",
         f"{_PLANE_TEXT}\n\n![Return against cost]({PLANE.as_posix()})",
         *(_of_task(runs, task) for task in tasks_of(runs)),
+        _within(others["within"]),
         _stopping(others["stopping"]),
         _checkpoints(others["checkpoints"]),
         _counterfactuals(others["counterfactuals"]),
@@ -124,11 +126,37 @@ def _of_task(runs: Sequence[Run], task: str) -> str:
                 *(_raw(scores.of(of_condition, method=method)) for method in METHODS),
             ]
         )
-    head = ["preferred episodes", "D_p", *(LABELS.get(method, method) for method in METHODS)]
+    head = ["preferred episodes", "D_p", *map(_label, METHODS)]
     return (
         f"## {task}\n\nEpisode return / cost by the mode, means over the seeds; the limit κ is "
         f"{distinct(format(run.kappa, 'g') for run in of_task)}, **bold** is safe.\n\n{table(head, rows)}"
     )
+
+
+def _within(runs: Sequence[Run]) -> str:
+    """A row a task, and a group of columns for each choice of the data."""
+    title = "## More tasks, and labels that are within the limits"
+    if not runs:
+        return f"{title}\n\nNot run yet: `python benchmarks/run.py --study within`."
+    study = STUDIES["within"]
+    sections = []
+    for selection in study.selections:
+        found = [run for run in runs if run.condition == selection]
+        rows = []
+        for task in tasks_of(found):
+            of_task = scores.of(found, task=task)
+            of_methods = (_raw(scores.of(of_task, method=method)) for method in study.methods)
+            rows.append([task, f"{of_task[0].kappa:g}", _of_data(of_task), *of_methods])
+        head = ["task", "κ", "D_p", *map(_label, study.methods)]
+        sections.append(f"{describe(selection).capitalize()}:\n\n{table(head, rows)}")
+    tau = distinct(format(run.selection.tau, "g") for run in runs)
+    return "\n\n".join([title, f"{_WITHIN_TEXT} τ = {tau}.", *sections])
+
+
+_WITHIN_TEXT = """\
+Above, episodes of up to τ = 40 are called safe, and the limit of BallCircle is 20: whoever follows such labels well
+breaks it. Here what is called safe is within the limit everywhere. Episode return / cost by the mode, means over the
+seeds; **bold** is safe."""
 
 
 def _stopping(runs: Sequence[Run]) -> str:
@@ -155,8 +183,7 @@ def _checkpoints(runs: Sequence[Run]) -> str:
         if found:
             of_methods = (_raw(scores.of(found, method=method)) for method in study.methods)
             rows.append([task, reference.upper(), describe(selection), _of_data(found), *of_methods])
-    columns = ["π_ref" if method == REFERENCE else LABELS.get(method, method) for method in study.methods]
-    head = ["task", "checkpoint", "preferred episodes", "D_p", *columns]
+    head = ["task", "checkpoint", "preferred episodes", "D_p", *map(_label, study.methods)]
     return (
         "## RL Zoo's checkpoints\n\nReferences that are far from the data, and earn far more: they were trained for "
         "the return alone. Episode return / cost by the mode, means over the seeds; the limit κ is "
@@ -186,6 +213,10 @@ def _of_data(runs: Sequence[Run]) -> str:
     """Return and cost of the preferred episodes."""
     data = [run.record["preferred"] for run in runs]
     return f"{np.mean([d['reward'] for d in data]):,.0f} / {np.mean([d['cost'] for d in data]):,.0f}"
+
+
+def _label(method: str) -> str:
+    return "π_ref" if method == REFERENCE else LABELS.get(method, method)
 
 
 def _raw(runs: Sequence[Run]) -> str:

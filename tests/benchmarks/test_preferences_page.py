@@ -85,6 +85,18 @@ def test_each_kind_of_counterfactual_has_a_row(results):
     assert "τ = 10." in section
 
 
+def test_labels_within_the_limits_have_a_table_for_each_choice_of_the_data(results):
+    section = page_of(results).split("within the limits\n")[1].split("\n## ")[0]
+    rows = [[cell.strip("* ") for cell in line.split("|")[1:-1]] for line in section.splitlines() if "BallRun" in line]
+    assert len(rows) == len(STUDIES["within"].selections)
+    for task, kappa, data, *methods in rows:
+        assert (task, kappa, data) == ("BallRun", "20", "430 / 18")
+        returns = [float(cell.split("/")[0].replace(",", "")) for cell in methods]
+        np.testing.assert_allclose(returns, [800, 450, 450, 500], atol=5)
+    assert "τ = 20." in section
+    assert "10 of all safe:" in section
+
+
 def test_each_checkpoint_has_a_row_for_each_choice_of_the_data(results):
     page = page_of(results)
     section = page.split("## RL Zoo's checkpoints\n")[1].split("## Clearly safe")[0]
