@@ -13,9 +13,11 @@ import io
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import preferences_pictures as pictures
+import records
 import scores
 import tyro
 from grids import BOUNDED, OWN_FAILURES, STUDIES, StudyName, TierName
@@ -23,7 +25,7 @@ from methods import REFERENCE
 from pages import distinct, table, versions
 from preferences_pictures import LABELS, METHODS, RIVAL, conditions, mean_point, tasks_of
 from scores import Run
-from selection import describe
+from selection import Selection, condition_of, describe
 
 from sb3_prefine.files import write_atomically
 
@@ -35,6 +37,7 @@ PICTURE, PLANE, STOPPING = (
 # Those besides ``preferences``, which the page cannot do without.
 OTHERS: tuple[StudyName, ...] = ("within", "stopping", "checkpoints", "counterfactuals")
 _STUDIES = ("preferences", *OTHERS)
+Surprises: TypeAlias = dict[tuple[str, Selection], list[float]]
 
 
 def main(
@@ -57,16 +60,26 @@ def main(
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=110)
         write_atomically(page.parent / path, content.getvalue())
-    write_atomically(page, write(runs, others).encode())
+    write_atomically(page, write(runs, others, load_surprises(results / tier / "surprise")).encode())
     print(f"Wrote {page} and its pictures.")
 
 
-def write(runs: Sequence[Run], others: Mapping[StudyName, Sequence[Run]]) -> str:
+def load_surprises(folder: Path) -> Surprises:
+    """What surprise.py found, by task and choice of the data, a number for each draw."""
+    found: Surprises = {}
+    for path in sorted(folder.glob("*.json")):
+        for of in records.load(path)["surprises"]:
+            found.setdefault((path.stem, condition_of(Selection(**of["selection"]))), []).append(of["nats"])
+    return found
+
+
+def write(runs: Sequence[Run], others: Mapping[StudyName, Sequence[Run]], surprises: Surprises) -> str:
     """
     The page, as Markdown.
 
     :param runs: of the study ``preferences``
     :param others: of each of :data:`OTHERS`
+    :param surprises: as :func:`load_surprises` gives them
     """
     sections = [
         _INTRODUCTION,
@@ -74,7 +87,7 @@ def write(runs: Sequence[Run], others: Mapping[StudyName, Sequence[Run]]) -> str
         f"![What each has more than {RIVAL}]({PICTURE.as_posix()})",
         f"{_PLANE_TEXT}\n\n![Return against cost]({PLANE.as_posix()})",
         *(_of_task(runs, task) for task in tasks_of(runs)),
-        _within(others["within"]),
+        _within(others["within"], surprises),
         _stopping(others["stopping"]),
         _checkpoints(others["checkpoints"]),
         _counterfactuals(others["counterfactuals"]),
@@ -133,7 +146,7 @@ def _of_task(runs: Sequence[Run], task: str) -> str:
     )
 
 
-def _within(runs: Sequence[Run]) -> str:
+def _within(runs: Sequence[Run], surprises: Surprises) -> str:
     """A row a task, and a group of columns for each choice of the data."""
     title = "## More tasks, and labels that are within the limits"
     if not runs:
@@ -146,8 +159,10 @@ def _within(runs: Sequence[Run]) -> str:
         for task in tasks_of(found):
             of_task = scores.of(found, task=task)
             of_methods = (_raw(scores.of(of_task, method=method)) for method in study.methods)
-            rows.append([task, f"{of_task[0].kappa:g}", _of_data(of_task), *of_methods])
-        head = ["task", "κ", "D_p", *map(_label, study.methods)]
+            nats = surprises.get((task, selection))
+            far = "" if nats is None else f"{np.mean(nats):.1f}"
+            rows.append([task, f"{of_task[0].kappa:g}", _of_data(of_task), far, *of_methods])
+        head = ["task", "κ", "D_p", "nats", *map(_label, study.methods)]
         sections.append(f"{describe(selection).capitalize()}:\n\n{table(head, rows)}")
     tau = distinct(format(run.selection.tau, "g") for run in runs)
     return "\n\n".join([title, f"{_WITHIN_TEXT} τ = {tau}.", *sections])
@@ -155,8 +170,9 @@ def _within(runs: Sequence[Run]) -> str:
 
 _WITHIN_TEXT = """\
 Above, episodes of up to τ = 40 are called safe, and the limit of BallCircle is 20: whoever follows such labels well
-breaks it. Here what is called safe is within the limit everywhere. Episode return / cost by the mode, means over the
-seeds; **bold** is safe."""
+breaks it. Here what is called safe is within the limit everywhere. *nats*: how much less likely D_p's actions are for
+the reference than its own (`python benchmarks/surprise.py`). Episode return / cost by the mode, means over the seeds;
+**bold** is safe."""
 
 
 def _stopping(runs: Sequence[Run]) -> str:
@@ -231,7 +247,8 @@ def _how(runs: Sequence[Run]) -> str:
     records = [run.record for run in runs]
     commands = "".join(f"python benchmarks/run.py --study {study} --executor joblib\n" for study in _STUDIES)
     return (
-        f"## Make it again\n\n```bash\n{commands}python benchmarks/preferences_page.py\n```\n\n"
+        f"## Make it again\n\n```bash\n{commands}python benchmarks/surprise.py\n"
+        "python benchmarks/preferences_page.py\n```\n\n"
         f"{distinct(format(r['budget']['steps'], ',') for r in records)} steps, seeds "
         f"{distinct(r['seed'] for r in records)}, each with a draw of its own, "
         f"{distinct(r['budget']['episodes'] for r in records)} episodes a seed. Intervals are 95%, by bootstrap over "

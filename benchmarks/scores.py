@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import records
-from selection import Selection
+from selection import Selection, condition_of
 
 from sb3_prefine import dsrl
 
@@ -53,8 +53,8 @@ class Run:
 
     @property
     def condition(self) -> Selection:
-        """Its selection without the threshold, which is the tier's, and the draw, which each seed has its own of."""
-        return replace(self.selection, tau=Selection.tau, draw=Selection.draw)
+        """What its data are like, whatever the draw."""
+        return condition_of(self.selection)
 
     @property
     def kappa(self) -> float:

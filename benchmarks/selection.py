@@ -1,6 +1,6 @@
 """Which episodes of a task's data are preferred and dispreferred: as in the paper, or harder."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -43,6 +43,11 @@ class Selection:
         others = [f.name for f in fields(self) if f.name not in ("tau", "draw")]
         changed = [f"{name}={value}" for name in others if (value := getattr(self, name)) != getattr(usual, name)]
         return "-".join((f"tau{self.tau:g}", f"draw{self.draw}", *changed))
+
+
+def condition_of(selection: Selection) -> Selection:
+    """It without the threshold, which is a tier's, and the draw, which each seed has its own of."""
+    return replace(selection, tau=Selection.tau, draw=Selection.draw)
 
 
 def describe(selection: Selection) -> str:

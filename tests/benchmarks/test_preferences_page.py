@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import records
 from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
-from preferences_page import HERE, OTHERS, PICTURE, STOPPING, main, write
+from preferences_page import HERE, OTHERS, PICTURE, STOPPING, load_surprises, main, write
 from preferences_pictures import conditions, draw, draw_plane, draw_stopping
 from scores import load
 from selection import Selection, describe
@@ -48,17 +49,24 @@ def results(tmp_path_factory) -> Path:
             made["curve"] = [{**made["deterministic"], "step": step} for step in (0, 500, 1000)]
         made |= {"selection": vars(cell.selection), "reference": cell.reference}
         records.save(folder / "small" / study / cell.path, made)
+    surprises = [
+        {"selection": vars(replace(selection, tau=20.0, draw=draw)), "nats": nats + draw}
+        for selection, nats in zip(STUDIES["within"].selections, (1.0, 3.5), strict=True)
+        for draw in (0, 1)
+    ]
+    records.save(folder / "small" / "surprise" / "BallRun.json", {"surprises": surprises})
     return folder
 
 
 def page_of(results: Path) -> str:
     runs, *others = (load(results / "small" / study) for study in ("preferences", *OTHERS))
-    return write(runs, dict(zip(OTHERS, others, strict=True)))
+    surprises = load_surprises(results / "small" / "surprise")
+    return write(runs, dict(zip(OTHERS, others, strict=True)), surprises)
 
 
 def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results):
     runs = load(results / "small" / "preferences")
-    page = write(runs, {study: [] for study in OTHERS})
+    page = write(runs, {study: [] for study in OTHERS}, {})
     lines = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if line.startswith("| ")}
     assert conditions(runs) == list(STUDIES["preferences"].selections)
     for selection in STUDIES["preferences"].selections:
@@ -89,8 +97,8 @@ def test_labels_within_the_limits_have_a_table_for_each_choice_of_the_data(resul
     section = page_of(results).split("within the limits\n")[1].split("\n## ")[0]
     rows = [[cell.strip("* ") for cell in line.split("|")[1:-1]] for line in section.splitlines() if "BallRun" in line]
     assert len(rows) == len(STUDIES["within"].selections)
-    for task, kappa, data, *methods in rows:
-        assert (task, kappa, data) == ("BallRun", "20", "430 / 18")
+    for (task, kappa, data, nats, *methods), far in zip(rows, ("1.5", "4.0"), strict=True):
+        assert (task, kappa, data, nats) == ("BallRun", "20", "430 / 18", far)
         returns = [float(cell.split("/")[0].replace(",", "")) for cell in methods]
         np.testing.assert_allclose(returns, [800, 450, 450, 500], atol=5)
     assert "τ = 20." in section
