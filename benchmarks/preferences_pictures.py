@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scores import Run
 from selection import Selection, describe
-from study_figures import band, mean_of
+from study_figures import COLORS, band, mean_of
 
 LABELS = {BOUNDED: "bounded"}
 METHODS = STUDIES["preferences"].methods
@@ -45,7 +45,8 @@ def draw_plane(runs: Sequence[Run]) -> Figure:
                 [run for run in scores.of(of_task, method=method) if run.condition == c] for c in conditions(of_task)
             ]
             points = [mean_point(of_condition) for of_condition in found if of_condition]
-            axes.scatter(*np.reshape(points, (-1, 2)).T, s=22, alpha=0.8, label=LABELS.get(method, method))
+            label = LABELS.get(method, method)
+            axes.scatter(*np.reshape(points, (-1, 2)).T, s=22, alpha=0.8, label=label, color=COLORS[label])
         axes.axvline(of_task[0].kappa, color="0.3", linestyle="--", linewidth=1)
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("episode cost")
@@ -107,7 +108,9 @@ def _differences(axes: Axes, runs: Sequence[Run], found: Sequence[Selection], va
             middles.append(middle)
             errors.append((max(0.0, middle - low), max(0.0, high - middle)))
         label = LABELS.get(method, method)
-        axes.errorbar(middles, at, xerr=np.array(errors).T, fmt="o", markersize=4, capsize=2, label=label)
+        axes.errorbar(
+            middles, at, xerr=np.array(errors).T, fmt="o", markersize=4, capsize=2, label=label, color=COLORS[label]
+        )
     axes.axvline(0.0, color="0.3", linewidth=1)
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)

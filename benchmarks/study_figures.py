@@ -14,7 +14,8 @@ from selection import Selection
 
 from sb3_prefine import Evaluation
 
-COLORS = {"PREFINE": "tab:blue", "DPO": "tab:orange"}
+# The same in all pictures, by label.
+COLORS = {"PREFINE": "tab:blue", "DPO": "tab:orange", "SFT": "tab:green", "bounded": "tab:red", "BC": "tab:gray"}
 
 
 def curves(runs: Sequence[Run]) -> Figure:

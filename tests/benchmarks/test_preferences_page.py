@@ -103,6 +103,7 @@ def test_labels_within_the_limits_have_a_table_for_each_choice_of_the_data(resul
         np.testing.assert_allclose(returns, [800, 450, 450, 500], atol=5)
     assert "τ = 20." in section
     assert "10 of all safe:" in section
+    assert "Within the limit: π_ref 0 of 2, SFT 2 of 2, PREFINE 2 of 2, bounded 2 of 2." in section
 
 
 def test_each_checkpoint_has_a_row_for_each_choice_of_the_data(results):
@@ -142,6 +143,7 @@ def test_the_curves_in_training_are_drawn(results):
         [line] = [drawn for drawn in axes.lines if drawn.get_label() == "bounded"]
         np.testing.assert_array_equal(line.get_xdata(), [0, 500, 1000])
         np.testing.assert_allclose(line.get_ydata(), level, atol=3)
+        assert len({drawn.get_color() for drawn in axes.lines if drawn.get_label()[0] != "_"}) == 4
 
 
 def test_conditions_have_names_that_differ():
