@@ -110,10 +110,10 @@ outweighs the supervised one, and whose log-ratios cannot run away."""
 _VERDICT = """\
 **In short** (from the seeds that are named at the end):
 
-- **The defaults stay the paper's weights.** They keep the limit on nearly every task and choice of data below; *bounded*
-  breaks it on three of ten tasks. On SwimmerVelocity the preferred episodes are far from anything that the reference
-  does, and log-ratios that may not rise above 5 do not get there. On CarCircle and BallCircle it stays nearer to a
-  reference whose reward is what costs.
+- **The defaults stay the paper's weights.** They keep the limit on nearly every task and choice of data below;
+  *bounded* breaks it on three of ten tasks. On SwimmerVelocity the preferred episodes are far from anything that the
+  reference does, and log-ratios that may not rise above 5 do not get there. On CarCircle and BallCircle it stays nearer
+  to a reference whose reward is what costs.
 - *Many clean preferred episodes:* the preference term is not needed. SFT, PREFINE and bounded come out alike, or, as on
   BallCircle, on one line of return against cost, where the weights choose the place.
 - *Few or poor ones, and a skill that can be lost:* here it helps. SFT and the paper's weights forget to run
@@ -123,9 +123,9 @@ _VERDICT = """\
   twice the limit on BallCircle; SFT and the paper's weights stay about within it.
 - *DPO alone* can lose the return altogether: the supervised term is needed, if a small one.
 
-So: begin with the defaults. If the cost is fine and the return has collapsed, and the preferred episodes are few or poorer
-than what the policy earned, try `sft_coef=0.3, beta=1.0, log_ratio_bound=5.0`, and measure the cost before you rely on
-it."""
+So: begin with the defaults. If the cost is fine and the return has collapsed, and the preferred episodes are few or
+poorer than what the policy earned, try `sft_coef=0.3, beta=1.0, log_ratio_bound=5.0`, and measure the cost before you
+rely on it."""
 
 _PLANE_TEXT = """\
 Who earns more mostly costs more, too. So the same policies by their return and cost, a point for each choice of the
