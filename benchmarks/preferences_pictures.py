@@ -29,7 +29,8 @@ def draw(runs: Sequence[Run]) -> Figure:
         _differences(left, of_task, found, "rewards", f"{task}: normalised reward, minus that of {RIVAL}")
         _differences(right, of_task, found, "costs", f"{task}: normalised cost, minus that of {RIVAL}")
         left.set_yticks(range(len(found)), [describe(selection) for selection in found], fontsize=8)
-        left.invert_yaxis()
+    # All places share it: the first choice is at the top.
+    places[0][0].invert_yaxis()
     places[0][0].legend(frameon=False, fontsize=8)
     return figure
 

@@ -155,6 +155,14 @@ def test_conditions_have_names_that_differ():
     assert describe(Selection(flipped=0.1)) == "100 of the better half of the safe, 10% flipped"
 
 
+def test_the_first_choice_is_at_the_top_for_any_number_of_tasks(results):
+    runs = load(results / "small" / "preferences")
+    others = [replace(run, record={**run.record, "task": "BallCircle"}) for run in runs]
+    for figure in (draw(runs), draw([*runs, *others])):
+        low, high = figure.axes[0].get_ylim()
+        assert low > high
+
+
 def test_the_picture_shows_the_differences(results):
     figure = draw(load(results / "small" / "preferences"))
     left, right = figure.axes
