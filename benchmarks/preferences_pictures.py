@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import scores
@@ -100,11 +101,11 @@ def _differences(axes: Axes, runs: Sequence[Run], found: Sequence[Selection], va
     for number, method in enumerate(CONTENDERS):
         at, middles, errors = [], [], []
         for row, selection in enumerate(found):
-            ours, theirs = (_values(runs, m, selection, values) for m in (method, RIVAL))
+            of_condition = [run for run in runs if run.condition == selection]
+            ours, theirs = (scores.of(of_condition, method=m) for m in (method, RIVAL))
             if not ours or not theirs:
                 continue
-            middle = np.mean([v.mean() for v in ours]) - np.mean([v.mean() for v in theirs])
-            low, high = scores.difference(ours, theirs)
+            middle, low, high = scores.difference(ours, theirs, attrgetter(values))
             at.append(row + 0.22 * (number - (len(CONTENDERS) - 1) / 2))
             middles.append(middle)
             errors.append((max(0.0, middle - low), max(0.0, high - middle)))
@@ -115,7 +116,3 @@ def _differences(axes: Axes, runs: Sequence[Run], found: Sequence[Selection], va
     axes.axvline(0.0, color="0.3", linewidth=1)
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _values(runs: Sequence[Run], method: str, selection: Selection, values: str) -> list[np.ndarray]:
-    return [getattr(run, values) for run in runs if run.method == method and run.condition == selection]

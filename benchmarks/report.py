@@ -274,11 +274,10 @@ def _reached(runs: Sequence[Run]) -> str:
 def _better(found: dict[str, list[Run]]) -> list[str]:
     """Safe rivals whose reward is significantly above PREFINE's, and by how much."""
     names = []
-    ours = [run.rewards for run in found["PREFINE"]]
     for method, runs in found.items():
         if method in ("PREFINE", REFERENCE) or scores.cost(runs).mean > 1:
             continue
-        low, high = scores.difference([run.rewards for run in runs], ours)
+        _, low, high = scores.difference(runs, found["PREFINE"], lambda run: run.rewards)
         if low > 0:
             names.append(f"{LABELS.get(method, method)} (+{low:.2f} to +{high:.2f})")
     return names

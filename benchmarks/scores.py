@@ -141,27 +141,55 @@ def score(episodes: Sequence[np.ndarray]) -> Score:
     return Score(float(means.mean()), spread, float(low), float(high))
 
 
-def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The 95% interval of the first's mean minus the second's."""
-    differences = resampled_means(first) - resampled_means(second, seed=1)
+def difference(
+    first: Sequence[Run], second: Sequence[Run], value: Callable[[Run], np.ndarray]
+) -> tuple[float, float, float]:
+    """
+    By how much the mean of the first is above that of the second, over the seeds and choices of data that both have.
+
+    Runs of the same seed have learnt from the same episodes and were evaluated in the same worlds, so seeds are drawn
+    with replacement for both together, and of each run its episodes.
+
+    :param value: of the episodes of a run
+    :return: the difference, and its 95% interval
+    :raises ValueError: they have no seed in common
+    """
+    partners = {(run.seed, run.selection): run for run in second}
+    pairs = [(run, partners[key]) for run in first if (key := (run.seed, run.selection)) in partners]
+    if not pairs:
+        raise ValueError("first, second: they have no seed and choice of data in common.")
+    generator = np.random.default_rng(0)
+    drawn = _draw_runs(len(pairs), generator)
+    ours, theirs = ([value(run) for run in side] for side in zip(*pairs, strict=True))
+    differences = _means(ours, drawn, generator) - _means(theirs, drawn, generator)
     low, high = np.percentile(differences, (2.5, 97.5))
-    return float(low), float(high)
+    middle = np.mean([one.mean() - other.mean() for one, other in zip(ours, theirs, strict=True)])
+    return float(middle), float(low), float(high)
 
 
-def resampled_means(episodes: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+def resampled_means(episodes: Sequence[np.ndarray]) -> np.ndarray:
     """(n_resamples,) means over runs drawn with replacement, of each as many episodes, drawn with replacement."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
+    return _means(episodes, _draw_runs(len(episodes), generator), generator)
+
+
+def _draw_runs(n: int, generator: np.random.Generator) -> np.ndarray:
+    """(n, n_resamples) their numbers."""
+    return generator.integers(n, size=(n, N_RESAMPLES))
+
+
+def _means(episodes: Sequence[np.ndarray], drawn: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(n_resamples,) means over the runs that were drawn, of each as many episodes, drawn with replacement."""
     lengths = np.array([len(values) for values in episodes])
     filled = np.zeros((len(episodes), lengths.max()))
     for row, values in zip(filled, episodes, strict=True):
         row[: len(values)] = values
     means = np.zeros(N_RESAMPLES)
-    for _ in episodes:
-        chosen = generator.integers(len(episodes), size=(N_RESAMPLES, 1))
+    for chosen in drawn[:, :, None]:
         places = (generator.random((N_RESAMPLES, filled.shape[1])) * lengths[chosen]).astype(int)
         counted = np.arange(filled.shape[1]) < lengths[chosen]
         means += (filled[chosen, places] * counted).sum(axis=1) / lengths[chosen[:, 0]]
-    return means / len(episodes)
+    return means / len(drawn)
 
 
 def matrix(runs: Iterable[Run], tasks: Sequence[str], method: str, value: Callable[[Run], float]) -> np.ndarray:

@@ -92,13 +92,39 @@ def test_the_interval_is_the_bootstrap_s():
     assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.02)
 
 
+def runs_of(levels: list[float], seed: int = 0) -> list[Run]:
+    """A run a seed, of 50 episodes around a level each."""
+    generator = np.random.default_rng(seed)
+    return [Run(record(seed=i, rewards=generator.normal(level, 1.0, 50))) for i, level in enumerate(levels)]
+
+
+def of_return(run: Run) -> np.ndarray:
+    return np.asarray(run.record["deterministic"]["rewards"])
+
+
 def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
-    generator = np.random.default_rng(0)
-    first, second = ([generator.normal(mean, 1.0, 50) for _ in range(3)] for mean in (0.0, 3.0))
-    low, high = scores.difference(second, first)
+    first, second = runs_of([0.0] * 3), runs_of([3.0] * 3, seed=1)
+    middle, low, high = scores.difference(second, first, of_return)
     assert 2 < low < 3 < high < 4
-    low, high = scores.difference(first, first)
+    assert middle == pytest.approx(np.mean([of_return(b) - of_return(a) for a, b in zip(first, second, strict=True)]))
+    middle, low, high = scores.difference(first, first, of_return)
+    assert middle == 0
     assert low < 0 < high
+
+
+def test_what_the_seeds_have_in_common_does_not_count_as_noise():
+    """The data of one seed are far better than those of another, for both methods alike."""
+    first, second = runs_of([0.0, 100.0, 200.0]), runs_of([3.0, 103.0, 203.0], seed=1)
+    _, low, high = scores.difference(second, first, of_return)
+    assert 2 < low < 3 < high < 4
+
+
+def test_seeds_that_only_one_of_them_has_are_left_out():
+    first, second = runs_of([0.0, 0.0, 500.0]), runs_of([3.0, 3.0], seed=1)
+    middle, low, high = scores.difference(second, first, of_return)
+    assert 2 < low < middle < high < 4
+    with pytest.raises(ValueError, match="no seed and choice of data in common"):
+        scores.difference(second[:1], first[1:], of_return)
 
 
 def test_the_matrix_has_as_many_runs_as_the_task_with_the_fewest():
