@@ -275,8 +275,9 @@ def _how(runs: Sequence[Run]) -> str:
         "python benchmarks/preferences_page.py\n```\n\n"
         f"{distinct(format(r['budget']['steps'], ',') for r in records)} steps, seeds "
         f"{distinct(r['seed'] for r in records)}, each with a draw of its own, "
-        f"{distinct(r['budget']['episodes'] for r in records)} episodes a seed. Intervals are 95%, by bootstrap over "
-        f"seeds and their episodes. {distinct(r['date'] for r in records)}; "
+        f"{distinct(r['budget']['episodes'] for r in records)} episodes a seed. Intervals are 95%, of the difference "
+        "between runs of the same seed, by bootstrap over the seeds and their episodes. "
+        f"{distinct(r['date'] for r in records)}; "
         f"{distinct(r['processor'] for r in records)}; {versions(records)}."
     )
 

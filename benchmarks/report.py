@@ -265,7 +265,7 @@ def _reached(runs: Sequence[Run]) -> str:
     return "\n\n".join(
         [
             f"PREFINE is safe on {safe} of {n_tasks} tasks. Intervals are 95%, by bootstrap over seeds and, of each, "
-            "its episodes. Named are rivals whose interval of the difference is above 0.",
+            "its episodes. Named are rivals whose interval of the difference between runs of the same seed is above 0.",
             table(head, rows),
         ]
     )
