@@ -116,9 +116,10 @@ _VERDICT = """\
   above 5 do not get there. On CarCircle and BallCircle it stays nearer to a reference whose reward is what costs.
 - *Many clean preferred episodes:* the preference term is not needed. SFT, PREFINE and bounded come out alike, or, as on
   BallCircle, on one line of return against cost, where the weights choose the place.
-- *Few or poor ones, and a skill that can be lost:* here it helps. SFT and the paper's weights forget to run
-  (HalfCheetah) or to fly (DroneRun); bounded keeps the skill, below the limit. It is not that training goes on for too
-  long: the gait is gone at the first look, after 500 of 5,000 steps, and bounded never loses it.
+- *Few or poor ones, and a skill that can be lost:* here it helps. With ten of all safe episodes, whatever they earn,
+  bounded is within the limit and earns more than SFT and the paper's weights on seven of ten tasks. On HalfCheetah
+  those forget to run, and on DroneRun the paper's weights forget to fly. It is not that training goes on for too long:
+  HalfCheetah's gait is gone at the first look, after 500 of 5,000 steps, and bounded never loses it.
 - *Mistaken labels:* the larger the preference term, the more harm they do. With 10% of them DPO and bounded cost about
   twice the limit on BallCircle; SFT and the paper's weights stay about within it.
 - *DPO alone* can lose the return altogether: the supervised term is needed, if a small one.
