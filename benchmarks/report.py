@@ -73,7 +73,7 @@ def write(
         _introduction(runs, tier),
         _table_1(runs),
         _verdict(runs),
-        *([_small_failures(of_luck)] if tier == "small" else []),
+        *([small_failures(of_luck)] if tier == "small" else []),
         _aggregates(runs),
         _by_samples(scores.sampled(runs)),
         *(_figure(figure) for figure in drawn),
@@ -182,7 +182,7 @@ def _verdict(runs: Sequence[Run]) -> str:
     return f"## What PREFINE reaches\n\n{_reached(runs)}"
 
 
-def _small_failures(of_luck: Mapping[str, dict[str, Any]]) -> str:
+def small_failures(of_luck: Mapping[str, dict[str, Any]]) -> str:
     """
     Where the small tier does not reach what it should, and why.
 

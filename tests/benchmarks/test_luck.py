@@ -1,5 +1,7 @@
 """Whose the preferred episodes are, and what cloning loses."""
 
+from collections.abc import Iterator
+
 import generate
 import luck
 import numpy as np
@@ -16,12 +18,13 @@ TASK = dsrl.find_task("BallRun")
 N_EPISODES = 10
 
 
-@pytest.fixture
-def rolled(tmp_path, monkeypatch) -> Trajectories:
-    """Three episodes of the first two agents, two of the last two."""
-    monkeypatch.setattr(generate, "WEIGHTS", agents.save(tmp_path / "weights"))
-    monkeypatch.setattr(generate, "NOISE_FACTORS", {"BallRun": (1.0,)})
-    return roll_out(TASK, N_EPISODES, seed=0, workers=1)
+@pytest.fixture(scope="module")
+def rolled(tmp_path_factory) -> Iterator[Trajectories]:
+    """Three episodes of the first two agents, two of the last two, while they are the agents."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "WEIGHTS", agents.save(tmp_path_factory.mktemp("weights")))
+        patch.setattr(generate, "NOISE_FACTORS", {"BallRun": (1.0,)})
+        yield roll_out(TASK, N_EPISODES, seed=0, workers=1)
 
 
 def test_the_agent_of_an_episode_is_found(rolled):
@@ -55,7 +58,7 @@ def test_the_luck_of_a_task_is_that_of_its_preferred_episodes(rolled):
 
 
 def test_a_careful_agent_is_cloned_from_its_own_episodes():
-    found = cloning(dsrl.find_task("PointGoal1"), Options(episodes=2, steps=300, evaluation_episodes=2))
+    found = cloning(dsrl.find_task("PointGoal1"), Options(episodes=1, steps=200, evaluation_episodes=2))
     assert (found["agent"]["robot"], found["agent"]["caution"]) == ("Point", luck.CAREFUL["caution"])
     returns = {name: found[name]["rewards"] for name in ("of_agent", "of_clone", "of_clone_by_samples")}
     assert all(len(values) == 2 for values in returns.values())
