@@ -38,8 +38,10 @@ def fast_predict(policy: PolicyPredictor) -> Predict:
     :return: Takes ``predict``'s arguments. Ask for it anew after somebody else may have changed the policy.
     """
     inner, normalize = _inner_policy(policy)
-    if inner is None or not inherits(inner, BasePolicy, "predict", "obs_to_tensor"):
+    if inner is None:
         return cast(Predict, policy.predict)
+    if not inherits(inner, BasePolicy, "predict", "obs_to_tensor"):
+        return _with_new_noise(policy, inner)
     inner.set_training_mode(False)
     act = _act_of(inner)
     space: Any = inner.action_space
@@ -58,6 +60,27 @@ def fast_predict(policy: PolicyPredictor) -> Predict:
     return predict
 
 
+def _with_new_noise(policy: PolicyPredictor, inner: BasePolicy) -> Predict:
+    """Its own ``predict``, such as that of recurrent policies, with gSDE's noise drawn anew at every call."""
+
+    def predict(
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        **masks: np.ndarray,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        if not deterministic:
+            renew_noise(inner, _batch_size(observation))
+        return policy.predict(observation, state, episode_start, deterministic, **masks)
+
+    return predict
+
+
+def _batch_size(observation: Any) -> int:
+    return len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+
+
 def _inner_policy(policy: PolicyPredictor) -> tuple[BasePolicy | None, Callable[[Any], Any]]:
     """The SB3 policy that acts, and what its observations go through first; None if that is not known."""
     if isinstance(policy, BasePolicy):
@@ -74,7 +97,7 @@ def _act_of(policy: BasePolicy) -> _Act:
     def act(observation: Any, deterministic: bool) -> np.ndarray:
         inputs = policy.obs_to_tensor(observation)[0]
         if not deterministic:
-            renew_noise(policy, len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs))
+            renew_noise(policy, _batch_size(inputs))
         actions = policy._predict(inputs, deterministic)
         return actions.cpu().numpy().reshape((-1, *space.shape))
 

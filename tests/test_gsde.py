@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO, SAC
 
 from sb3_prefine import PREFINE, collect, load_reference
@@ -55,9 +56,13 @@ def test_what_is_opened_has_the_noise_of_its_own_weights(algorithm, tmp_path):
         assert float(weights.std()) == pytest.approx(np.exp(-2.5), rel=0.5)
 
 
-def test_the_same_seed_gives_the_same_episodes():
+@pytest.mark.parametrize("algorithm", [PPO, RecurrentPPO])
+def test_the_same_seed_gives_the_same_episodes(algorithm):
     """Whoever opens the policy, and whatever was drawn before."""
-    model = trained(PPO)
+    if algorithm is PPO:
+        model = trained(PPO)
+    else:
+        model = RecurrentPPO("MlpLstmPolicy", Anything(), use_sde=True, policy_kwargs={"lstm_hidden_size": 8}, seed=0)
     found = [collect(load_reference(model), Anything, 3, seed=4, progress_bar=False).actions for _ in range(2)]
     np.testing.assert_array_equal(*found)
 
