@@ -71,7 +71,11 @@ def main(
     :param options: the same for every task
     :param data: the folder with TASK.hdf5, of generate.py
     :param results: the folder for TASK.json
+    :raises ValueError: a task whose layouts are the same in all episodes
     """
+    for name in tasks:
+        if name not in TASKS:
+            raise ValueError(f"tasks: found {name}. Only {' and '.join(TASKS)} have layouts; name those.")
     torch.set_num_threads(1)
     for task in paper.find_tasks(tasks):
         path = results / f"{task.name}.json"

@@ -103,12 +103,14 @@ weights is nearly that: at the start 1.5% of its gradient (Safety-Gymnasium) or 
 term. So: with what data is there more to have, and with what weights?
 
 Below, the data are made harder: fewer preferred episodes; preferred ones that earn less than the reference; mistaken
-labels; dispreferred ones from the reference itself. *bounded* is `{BOUNDED}`: a preference term that
-outweighs the supervised one, and whose log-ratios cannot run away."""
+labels; dispreferred ones from the reference itself. *PREFINE* has the paper's weights for the suite: β = 0.05 and
+λ = 1.6 (Safety-Gymnasium), which are also the defaults, 0.2 and 1.0 on Bullet. *bounded* is
+`{BOUNDED}`:
+a preference term that outweighs the supervised one, and whose log-ratios cannot run away."""
 
 
 _VERDICT = """\
-**In short** (from the seeds that are named at the end):
+**In short** (of three seeds that are planned, each section says which it has):
 
 - **The defaults stay the paper's weights.** They keep the limit on nearly every task and choice of data below;
   *bounded* breaks it on three of ten tasks, and from one of RL Zoo's checkpoints. On SwimmerVelocity, and for that
@@ -148,7 +150,7 @@ def _of_task(runs: Sequence[Run], task: str) -> str:
         )
     head = ["preferred episodes", "D_p", *map(_label, METHODS)]
     return (
-        f"## {task}\n\nEpisode return / cost by the mode, means over the seeds; the limit κ is "
+        f"## {task}\n\nEpisode return / cost by the mode, {_means_over(of_task)}; the limit κ is "
         f"{distinct(format(run.kappa, 'g') for run in of_task)}, **bold** is safe.\n\n{table(head, rows)}"
     )
 
@@ -170,9 +172,10 @@ def _within(runs: Sequence[Run], surprises: Surprises) -> str:
             far = "" if nats is None else f"{np.mean(nats):.1f}"
             rows.append([task, f"{of_task[0].kappa:g}", _of_data(of_task), far, *of_methods])
         head = ["task", "κ", "D_p", "nats", *map(_label, study.methods)]
-        sections.append(f"{describe(selection).capitalize()}:\n\n{table(head, rows)}")
+        sections.append(f"{describe(selection)}:\n\n{table(head, rows)}")
     tau = distinct(format(run.selection.tau, "g") for run in runs)
-    return "\n\n".join([title, f"{_WITHIN_TEXT} τ = {tau}.", *sections, _n_safe(runs, study.methods)])
+    numbers = f"Episode return / cost by the mode, {_means_over(runs)}; **bold** is safe. τ = {tau}."
+    return "\n\n".join([title, f"{_WITHIN_TEXT} {numbers}", *sections, _n_safe(runs, study.methods)])
 
 
 def _n_safe(runs: Sequence[Run], methods: Sequence[str]) -> str:
@@ -190,15 +193,15 @@ def _n_safe(runs: Sequence[Run], methods: Sequence[str]) -> str:
 _WITHIN_TEXT = """\
 Above, episodes of up to τ = 40 are called safe, and the limit of BallCircle is 20: whoever follows such labels well
 breaks it. Here what is called safe is within the limit everywhere. *nats*: how much less likely D_p's actions are for
-the reference than its own (`python benchmarks/surprise.py`). Episode return / cost by the mode, means over the seeds;
-**bold** is safe."""
+the reference than its own, over three draws (`python benchmarks/surprise.py`)."""
 
 
 def _stopping(runs: Sequence[Run]) -> str:
     """Whether fewer steps would do as well."""
     if not runs:
         return f"{_STOPPING_TITLE}\n\nNot run yet: `python benchmarks/run.py --study stopping`."
-    return f"{_STOPPING_TITLE}\n\n{_STOPPING_TEXT}\n\n![Return and cost in training]({STOPPING.as_posix()})"
+    picture = f"![Return and cost in training]({STOPPING.as_posix()})"
+    return f"{_STOPPING_TITLE}\n\n{_STOPPING_TEXT} Seeds: {_seeds(runs)}.\n\n{picture}"
 
 
 _STOPPING_TITLE = "## Is it only that training stops in time?"
@@ -221,7 +224,7 @@ def _checkpoints(runs: Sequence[Run]) -> str:
             rows.append([task, reference.upper(), describe(selection), _of_data(found), *of_methods])
     head = ["task", "checkpoint", "preferred episodes", "D_p", *map(_label, study.methods)]
     return (
-        f"## RL Zoo's checkpoints\n\n{_CHECKPOINTS_TEXT} Episode return / cost by the mode, means over the seeds; the "
+        f"## RL Zoo's checkpoints\n\n{_CHECKPOINTS_TEXT} Episode return / cost by the mode, {_means_over(runs)}; the "
         f"limit κ is {distinct(format(run.kappa, 'g') for run in runs)}, **bold** is safe.\n\n{table(head, rows)}"
     )
 
@@ -229,7 +232,8 @@ def _checkpoints(runs: Sequence[Run]) -> str:
 _CHECKPOINTS_TEXT = """\
 References that are far from the data, and earn far more: they were trained for the return alone. The learning rate and
 the steps are those of all others. They are too few for the A2C agent, most of whose last hidden units are saturated;
-[the README's](../README.md#real-checkpoints) has a larger rate and more steps."""
+[the README's](../README.md#real-checkpoints) has a larger rate and more steps. (To run it, `RL_TRAINED_AGENTS`
+names the folder of the checkpoints.)"""
 
 
 def _counterfactuals(runs: Sequence[Run]) -> str:
@@ -245,9 +249,18 @@ def _counterfactuals(runs: Sequence[Run]) -> str:
     return (
         "## Clearly safe episodes, and other counterfactuals\n\n"
         f"Episode return / cost with {describe(OWN_FAILURES)}, and τ = {tau}. PREFINE and *bounded* draw one "
-        "counterfactual a state from the policy itself, unless it says otherwise.\n\n"
-        f"{table(['', *tasks], rows)}"
+        "counterfactual a state from the policy itself, unless it says otherwise. By the mode, "
+        f"{_means_over(runs)}.\n\n{table(['', *tasks], rows)}"
     )
+
+
+def _means_over(runs: Sequence[Run]) -> str:
+    return f"means over the seeds ({_seeds(runs)})"
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    """Studies are run seed by seed: not all of them have all."""
+    return distinct(run.seed for run in runs)
 
 
 def _of_data(runs: Sequence[Run]) -> str:
@@ -274,8 +287,7 @@ def _how(runs: Sequence[Run]) -> str:
     return (
         f"## Make it again\n\n```bash\n{commands}python benchmarks/surprise.py\n"
         "python benchmarks/preferences_page.py\n```\n\n"
-        f"{distinct(format(r['budget']['steps'], ',') for r in records)} steps, seeds "
-        f"{distinct(r['seed'] for r in records)}, each with a draw of its own, "
+        f"{distinct(format(r['budget']['steps'], ',') for r in records)} steps, each seed with a draw of its own, "
         f"{distinct(r['budget']['episodes'] for r in records)} episodes a seed. Intervals are 95%, of the difference "
         "between runs of the same seed, by bootstrap over the seeds and their episodes. "
         f"{distinct(r['date'] for r in records)}; "

@@ -210,11 +210,10 @@ Where that falls short:
 
 - **SwimmerVelocity**: its preferred episodes cost 38 of 40 themselves, since those of the highest return among the
   safe ones are the fastest. BC, SFT, DPO and PREFINE all end at the limit.
-- **CarGoal1**: preferred episodes cost 12, and everybody who imitates them 50 to 58, BC from nothing too. More steps do
-  not help: PREFINE costs 53 ± 6, 45 ± 8 and 52 ± 6 after 10,000, 20,000 and 30,000 (seed 0, 12 episodes). Below are two
-  reasons. *Luck*: each episode has another layout, and a careless agent's is safe where the layout is kind; the other
-  episodes of the same agents cost twice as much. *Cloning*: a careful agent that never touches a hazard is cloned from
-  100 of its own episodes and nothing else, and the clone touches them.
+- **CarGoal1**: preferred episodes cost 12, and everybody who imitates them 50 to 58, BC from nothing too. Below are
+  two reasons. *Luck*: each episode has another layout, and a careless agent's is safe where the layout is kind; the
+  other episodes of the same agents cost twice as much. *Cloning*: a careful agent that never touches a hazard is cloned
+  from 100 of its own episodes and nothing else, and the clone touches them.
 - **PointGoal1**: the same, but there it shows in the return."""
 
 

@@ -40,8 +40,8 @@ class Run:
 
     @property
     def reference(self) -> str:
-        """What was fine-tuned."""
-        return self.record["reference"]
+        """What was fine-tuned. The first records do not say it: there were clones only."""
+        return self.record.get("reference", "clone")
 
     @property
     def seed(self) -> int:

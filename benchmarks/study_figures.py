@@ -14,7 +14,7 @@ from selection import Selection
 
 from sb3_prefine import Evaluation
 
-# The same in all pictures, by label.
+# The same in all pictures of studies, by label.
 COLORS = {"PREFINE": "tab:blue", "DPO": "tab:orange", "SFT": "tab:green", "bounded": "tab:red", "BC": "tab:gray"}
 
 

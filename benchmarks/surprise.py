@@ -59,7 +59,7 @@ def main(
     for task, of_task in found.items():
         records.save(places[task], {"surprises": of_task, "versions": records.versions(), "date": records.today()})
         print(f"Wrote {places[task]}.")
-    for task in there:
+    for task in sorted(there):
         print(f"{task}: {places[task]} is there already; remove it to do it again.")
 
 

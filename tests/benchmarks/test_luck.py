@@ -71,3 +71,8 @@ def test_a_record_that_is_there_is_kept(tmp_path, data, capsys):
     main(("CarGoal1",), data=data, results=tmp_path)
     assert "is there already" in capsys.readouterr().out
     assert records.load(tmp_path / "CarGoal1.json") == {"preferred_cost": 1.0}
+
+
+def test_tasks_without_layouts_are_refused(tmp_path, data):
+    with pytest.raises(ValueError, match=r"found BallRun\. Only PointGoal1 and CarGoal1 have layouts"):
+        main(("BallRun",), data=data, results=tmp_path)

@@ -134,6 +134,17 @@ def test_a_policy_is_where_its_cost_and_return_are(results):
     np.testing.assert_allclose(points["SFT"].mean(axis=0), [5, 450], atol=2)
 
 
+def test_each_section_says_which_seeds_it_has(results):
+    runs = load(results / "small" / "preferences")
+    others = {study: load(results / "small" / study) for study in OTHERS}
+    others["checkpoints"] = [run for run in others["checkpoints"] if run.seed == 1]
+    page = write(runs, others, {})
+    sections = {section.split("\n")[0]: section for section in page.split("\n## ")}
+    assert "means over the seeds (0, 1, 2)" in sections["BallRun"]
+    assert "means over the seeds (1)" in sections["RL Zoo's checkpoints"]
+    assert "Seeds: 0, 1, 2." in sections["Is it only that training stops in time?"]
+
+
 def test_the_curves_in_training_are_drawn(results):
     figure = draw_stopping(load(results / "small" / "stopping"))
     selections = STUDIES["stopping"].selections

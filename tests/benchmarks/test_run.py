@@ -184,6 +184,13 @@ def test_missing_data_are_said(tmp_path):
         main("smoke", data=tmp_path, results=tmp_path / "results", runs=tmp_path / "runs")
 
 
+def test_cells_of_different_references_are_not_trained_together():
+    checkpoints = [replace(cell("PREFINE"), reference=name, seed=seed) for seed in (0, 1) for name in ("ppo", "sac")]
+    groups = run._groups(checkpoints)
+    assert [{of.reference for of in group} for group in groups] == [{"ppo"}, {"sac"}]
+    assert sum(map(len, groups)) == 4
+
+
 def _process(number: int) -> tuple[int, int]:
     return number, os.getpid()
 
