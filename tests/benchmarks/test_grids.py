@@ -21,6 +21,14 @@ def test_the_small_table_has_everybody_on_all_tasks_and_the_costly_ones_on_some(
     assert {"BallRun", "BallCircle", "HalfCheetahVelocity", "Walker2dVelocity"} <= set(SMALL.costly_tasks)
 
 
+def test_small_studies_leave_the_tasks_out_whose_episodes_take_long():
+    without = set(SMALL.tasks) - {"PointGoal1", "CarGoal1"}
+    for study in ("curves", "taus"):
+        assert {c.task for c in cells(STUDIES[study], SMALL)} == without
+        assert {c.task for c in cells(STUDIES[study], TIERS["paper"])} == set(dsrl.PAPER_TASKS)
+    assert {c.task for c in cells(STUDIES["taus"], SMALL, ["CarGoal1"])} == {"CarGoal1"}
+
+
 def test_each_seed_has_a_draw_of_its_own_unless_draws_are_named():
     found = cells(STUDIES["table"], SMALL, ["BallRun"], ["SFT"], seeds=[3, 4])
     assert [(c.seed, c.selection.draw) for c in found] == [(3, 3), (4, 4)]
