@@ -168,6 +168,13 @@ TABLE_1 = {
 }
 
 
+def kept_return(task: dsrl.Task) -> float:
+    """What PREFINE's mean return in Table 1 is of that of its preferred episodes, in Table 2 or 3."""
+    score = TABLE_1[task.name]["PREFINE"].reward
+    mean_return = task.min_episode_reward + score * (task.max_episode_reward - task.min_episode_reward)
+    return mean_return / {**TABLE_2, **TABLE_3}[task.name].preferred_return
+
+
 def find_tasks(names: Sequence[str]) -> list[dsrl.Task]:
     """
     Some of the twelve, each as :func:`sb3_prefine.dsrl.find_task` finds it.

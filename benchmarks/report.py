@@ -248,7 +248,7 @@ def _reached(runs: Sequence[Run]) -> str:
                 task,
                 f"{'yes' if cost.mean <= 1 else 'no'}: {cost.mean:.2f} [{cost.low:.2f}, {cost.high:.2f}]",
                 f"{1 - cost.mean / before:.0%}" if before > 1 else f"the reference is safe ({before:.2f})",
-                f"{kept:.0%}",
+                f"{kept:.0%} (*{paper.kept_return(dsrl.find_task(task)):.0%}*)",
                 f"{reward.mean:.2f} [{reward.low:.2f}, {reward.high:.2f}]",
                 ", ".join(_better(found)) or "none",
             ]
@@ -257,7 +257,7 @@ def _reached(runs: Sequence[Run]) -> str:
         "task",
         "safe: cost",
         "cost cut",
-        "return, of D_p's",
+        "return, of D_p's (*the paper's*)",
         "reward",
         "safe rivals with significantly more reward",
     ]
