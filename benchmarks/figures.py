@@ -60,8 +60,8 @@ FIGURES = (
         "Fig. 4: what training takes",
         "table",
         table_figures.time,
-        "Reward, cost and training time of Walker2dVelocity. The numbers are seconds of a core for this budget, "
-        "and hours for the budget of the method's own paper at the same pace, which the area of a point shows.",
+        "Reward, cost and training time on Walker2dVelocity: seconds of a core for this budget, and hours for the "
+        "budget of the method's own paper at the same pace, which the area of a point shows.",
     ),
     Figure(
         "profiles",

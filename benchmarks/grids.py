@@ -16,6 +16,8 @@ TierName = Literal["smoke", "small", "paper"]
 EVERYBODY = ("BC", "SFT", "DPO", "PPL", "CPL", "CPL-KL", "PREFINE")
 # Their updates take many times as long, and they need many more.
 COSTLY = ("SafeDICE", "CPQ")
+# Of Table 1.
+COLUMNS = (REFERENCE, *EVERYBODY, *COSTLY)
 # A preference term that outweighs the supervised one, and cannot run away.
 BOUNDED = "PREFINE:sft_coef=0.3,beta=1.0,log_ratio_bound=5.0"
 
@@ -133,7 +135,7 @@ StudyName = Literal[
 OWN_FAILURES = Selection(pool="all_safe", n_preferred=10, dispreferred="reference")
 STUDIES: dict[StudyName, Study] = {
     # Table 1, Fig. 3, 4 and 8
-    "table": Study((REFERENCE, *EVERYBODY, *COSTLY), budget="budget"),
+    "table": Study(COLUMNS, budget="budget"),
     # Fig. 6, 10, 11 and 12
     "curves": Study(("PREFINE", "DPO"), budget="curves"),
     # Fig. 9

@@ -17,19 +17,20 @@ import paper
 import records
 import scores
 import tyro
-from grids import EVERYBODY, STUDIES, TIERS, TierName, cells
+from grids import COLUMNS, EVERYBODY, STUDIES, TIERS, TierName, cells
 from methods import REFERENCE
+from pace import TASK
 from pages import distinct, table, versions
+from reached import reached, small_failures
 from rliable import library, metrics
 from scores import Run
-from table_figures import LABELS
+from table_figures import LABELS, pace_of
 
 from sb3_prefine import dsrl
 from sb3_prefine.files import write_atomically
 from sb3_prefine.randomness import OwnRandomState
 
 HERE = Path(__file__).parent
-COLUMNS = (REFERENCE, *EVERYBODY, "SafeDICE", "CPQ")
 _AGGREGATED = (REFERENCE, *EVERYBODY)
 SUITES = {
     "Safety-Gymnasium": [name for name in dsrl.PAPER_TASKS if name in paper.TABLE_2],
@@ -72,10 +73,11 @@ def write(
     sections = [
         _introduction(runs, tier),
         _table_1(runs),
-        _verdict(runs),
+        f"## What PREFINE reaches\n\n{reached(runs)}",
         *([small_failures(of_luck)] if tier == "small" else []),
         _aggregates(runs),
         _by_samples(scores.sampled(runs)),
+        _times(runs),
         *(_figure(figure) for figure in drawn),
         _OTHER_FIGURES,
         _how(runs, tier),
@@ -178,45 +180,6 @@ def _data_cost(run: Run) -> float:
     return float(dsrl.normalized_cost(run.record["preferred"]["cost"], run.kappa))
 
 
-def _verdict(runs: Sequence[Run]) -> str:
-    return f"## What PREFINE reaches\n\n{_reached(runs)}"
-
-
-def small_failures(of_luck: Mapping[str, dict[str, Any]]) -> str:
-    """
-    Where the small tier does not reach what it should, and why.
-
-    :param of_luck: as :func:`load_luck` gives it
-    """
-    rows = []
-    for task, found in of_luck.items():
-        others = found["others_cost"]
-        agent, clone = (scores.score([np.array(found[of]["costs"])]) for of in ("of_agent", "of_clone"))
-        intervals = (
-            f"{mean:.0f} [{low:.0f}, {high:.0f}]"
-            for mean, low, high in (
-                (others["mean"], others["low"], others["high"]),
-                (agent.mean, agent.low, agent.high),
-                (clone.mean, clone.low, clone.high),
-            )
-        )
-        rows.append([task, f"{found['preferred_cost']:.0f}", *intervals])
-    head = ["task", "D_p", "other episodes of its agents", "a careful agent", "its clone"]
-    return f"{_SMALL_FAILURES}\n\n{table(head, rows)}\n\n`python benchmarks/luck.py`" if rows else _SMALL_FAILURES
-
-
-_SMALL_FAILURES = """\
-Where that falls short:
-
-- **SwimmerVelocity**: its preferred episodes cost 38 of 40 themselves, since those of the highest return among the
-  safe ones are the fastest. BC, SFT, DPO and PREFINE all end at the limit.
-- **CarGoal1**: preferred episodes cost 12, and everybody who imitates them 50 to 58, BC from nothing too. Below are
-  two reasons. *Luck*: each episode has another layout, and a careless agent's is safe where the layout is kind; the
-  other episodes of the same agents cost twice as much. *Cloning*: a careful agent that never touches a hazard is cloned
-  from 100 of its own episodes and nothing else, and the clone touches them.
-- **PointGoal1**: the same, but there it shows in the return."""
-
-
 def _by_samples(runs: Sequence[Run]) -> str:
     """Table 1 and the verdict again."""
     return "\n\n".join(
@@ -225,61 +188,9 @@ def _by_samples(runs: Sequence[Run]) -> str:
             "The same policies, with the noise that they were trained with. Where behaviour cloning learns what many "
             "agents did, that noise is what breaks the limit: several references are safe by their mode alone.",
             *_of_suites(runs),
-            _reached(runs),
+            reached(runs),
         ]
     )
-
-
-def _reached(runs: Sequence[Run]) -> str:
-    """PREFINE, held against what it is for, task by task."""
-    rows, safe, n_tasks = [], 0, 0
-    for task in dsrl.PAPER_TASKS:
-        found = {method: of for method in COLUMNS if (of := scores.of(runs, task=task, method=method))}
-        if "PREFINE" not in found or REFERENCE not in found:
-            rows.append([task, "not run", "", "", "", ""])
-            continue
-        n_tasks += 1
-        reward, cost = scores.reward(found["PREFINE"]), scores.cost(found["PREFINE"])
-        before = scores.cost(found[REFERENCE]).mean
-        safe += cost.mean <= 1
-        kept = np.mean([run.mean_return / run.record["preferred"]["reward"] for run in found["PREFINE"]])
-        rows.append(
-            [
-                task,
-                f"{'yes' if cost.mean <= 1 else 'no'}: {cost.mean:.2f} [{cost.low:.2f}, {cost.high:.2f}]",
-                f"{1 - cost.mean / before:.0%}" if before > 1 else f"the reference is safe ({before:.2f})",
-                f"{kept:.0%} (*{paper.kept_return(dsrl.find_task(task)):.0%}*)",
-                f"{reward.mean:.2f} [{reward.low:.2f}, {reward.high:.2f}]",
-                ", ".join(_better(found)) or "none",
-            ]
-        )
-    head = [
-        "task",
-        "safe: cost",
-        "cost cut",
-        "return, of D_p's (*the paper's*)",
-        "reward",
-        "safe rivals with significantly more reward",
-    ]
-    return "\n\n".join(
-        [
-            f"PREFINE is safe on {safe} of {n_tasks} tasks. Intervals are 95%, by bootstrap over seeds and, of each, "
-            "its episodes. Named are rivals whose interval of the difference between runs of the same seed is above 0.",
-            table(head, rows),
-        ]
-    )
-
-
-def _better(found: dict[str, list[Run]]) -> list[str]:
-    """Safe rivals whose reward is significantly above PREFINE's, and by how much."""
-    names = []
-    for method, runs in found.items():
-        if method in ("PREFINE", REFERENCE) or scores.cost(runs).mean > 1:
-            continue
-        _, low, high = scores.difference(runs, found["PREFINE"], lambda run: run.rewards)
-        if low > 0:
-            names.append(f"{LABELS.get(method, method)} (+{low:.2f} to +{high:.2f})")
-    return names
 
 
 def _aggregates(runs: Sequence[Run]) -> str:
@@ -312,6 +223,45 @@ def _interval(values: np.ndarray, aggregate: library.Callable, form: str) -> str
         points, intervals = library.get_interval_estimates({"": values}, lambda x: np.array([aggregate(x)]), reps=2_000)
     (low,), (high,) = intervals[""]
     return f"{form.format(points[''][0])} [{form.format(low)}, {form.format(high)}]"
+
+
+def _times(runs: Sequence[Run]) -> str:
+    """What training takes, and would take with the steps of each method's own paper."""
+    found = pace_of(runs)
+    if "PREFINE" not in found:
+        return f"## Training time\n\nPREFINE has not run on {TASK} yet."
+    rows = [
+        [
+            method,
+            f"{pace.milliseconds:.1f}",
+            f"{pace.steps:,}",
+            f"{pace.seconds:,.0f} s",
+            f"{pace.own_steps:,}",
+            f"{pace.own_hours:.1f} h",
+            f"{pace.own_hours / found['PREFINE'].own_hours:.1f}",
+            f"{3600 * pace.own_hours / found['PREFINE'].seconds:,.0f}",
+        ]
+        for method, pace in found.items()
+    ]
+    head = [
+        "method",
+        "ms a step",
+        "steps here",
+        "time",
+        "its paper's steps",
+        "time",
+        "of PREFINE's",
+        "of PREFINE's here",
+    ]
+    return "\n\n".join(
+        [
+            "## Training time",
+            f"On {TASK}, of one core ({distinct(pace.processor for pace in found.values())}): with the budget of this "
+            "tier, and at the same pace with that of each method's own paper; and that as a multiple of what PREFINE "
+            "takes with its paper's budget, and with the one of this tier, which was enough.",
+            table(head, rows),
+        ]
+    )
 
 
 _OTHER_FIGURES = """\

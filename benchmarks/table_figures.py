@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import paper
 import scores
-from grids import EVERYBODY
+from grids import COLUMNS, EVERYBODY
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerPathCollection
 from methods import REFERENCE
+from pace import TASK, Pace, paces
 from rliable import library
 from scores import Run
 
@@ -20,15 +21,14 @@ from sb3_prefine.randomness import OwnRandomState
 
 LABELS = {REFERENCE: "π_ref"}
 SUITES = {"Safety-Gymnasium": paper.TABLE_2, "Bullet-Safety-Gym": paper.TABLE_3}
-# Steps of SafeDICE's and CPQ's own papers; PREFINE's is 500,000.
-OWN_STEPS = {"SafeDICE": 1_100_000, "CPQ": 100_000}
-PAPER_STEPS = 500_000
+# Of a marker, points squared an hour.
+_AREA = 180.0
 PROFILED = (REFERENCE, *EVERYBODY)
 
 
 def scatter(runs: Sequence[Run]) -> Figure:
     """Fig. 3: a place a method and suite, a point a task."""
-    methods = [method for method in (REFERENCE, *EVERYBODY, "SafeDICE", "CPQ") if scores.of(runs, method=method)]
+    methods = [method for method in COLUMNS if scores.of(runs, method=method)]
     figure = Figure(figsize=(2.4 * len(methods), 5.6), layout="constrained")
     places = figure.subplots(2, len(methods), sharey=True, squeeze=False)
     for row, (suite, tasks) in zip(places, SUITES.items(), strict=True):
@@ -66,14 +66,11 @@ def time(runs: Sequence[Run]) -> Figure:
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.axvline(1.0, color="0.3", linewidth=1, linestyle=":")
-    for method in (*EVERYBODY, "SafeDICE", "CPQ"):
-        found = scores.of(runs, method=method, task="Walker2dVelocity")
-        if not found:
-            continue
-        seconds = float(np.mean([run.record["cpu_seconds"] for run in found]))
-        own = seconds / found[0].record["steps"] * OWN_STEPS.get(method, PAPER_STEPS)
+    for method, pace in pace_of(runs).items():
+        found = scores.of(runs, method=method, task=TASK)
         cost, reward = scores.cost(found).mean, scores.reward(found).mean
-        axes.scatter(cost, reward, s=own / 20, alpha=0.5, label=f"{method}: {seconds:,.0f} s; {own / 3600:.1f} h")
+        label = f"{method}: {pace.seconds:,.0f} s; {pace.own_hours:.1f} h"
+        axes.scatter(cost, reward, s=pace.own_hours * _AREA, alpha=0.5, label=label)
     # Beside the plane: those that are alike would write over one another.
     axes.legend(
         loc="center left",
@@ -84,6 +81,11 @@ def time(runs: Sequence[Run]) -> Figure:
     axes.set_xlabel("normalised cost (1 is the limit)")
     axes.set_ylabel("normalised reward")
     return figure
+
+
+def pace_of(runs: Sequence[Run]) -> dict[str, Pace]:
+    """Of each method that is trained."""
+    return paces(runs, COLUMNS)
 
 
 def profiles(runs: Sequence[Run]) -> Figure:
@@ -121,7 +123,7 @@ def _profile(
 
 def safe(runs: Sequence[Run]) -> Figure:
     """Fig. 8: the share of tasks that are safe."""
-    methods = [method for method in (REFERENCE, *EVERYBODY, "SafeDICE", "CPQ") if scores.of(runs, method=method)]
+    methods = [method for method in COLUMNS if scores.of(runs, method=method)]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)

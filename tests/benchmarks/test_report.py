@@ -10,7 +10,7 @@ import records
 import scores
 from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
-from report import HERE, best_safe, load_luck, main, small_failures, write
+from report import HERE, best_safe, load_luck, main, write
 from scores import Run, load
 
 from tests.benchmarks.test_scores import normalised, record
@@ -103,16 +103,23 @@ def test_the_best_is_the_safe_one_of_the_highest_reward(results):
 def test_the_aggregates_are_rliable_s(page, results):
     from scipy.stats import trim_mean
 
-    (line,) = re.findall(r"^\| SFT \|(.*)\|$", page, flags=re.MULTILINE)
+    line, _ = re.findall(r"^\| SFT \|(.*)\|$", page, flags=re.MULTILINE)
     runs = [run for run in load(results / "small" / "table") if run.method == "SFT"]
     expected = trim_mean([run.rewards.mean() for run in runs], 0.25)
     assert line.split("|")[0].strip().startswith(f"{expected:.2f} [")
     assert line.split("|")[2].strip() == "100% [100%, 100%]"
 
 
+def test_the_times_by_hand(page):
+    line = {cells[0]: cells[1:] for cells in ([method, *rows(page, method)[-1]] for method in ("PREFINE", "SafeDICE"))}
+    # Every run's record says 30 s for 100 steps.
+    assert line["PREFINE"] == ["300.0", "100", "30 s", "500,000", "41.7 h", "1.0", "5,000"]
+    assert line["SafeDICE"] == ["300.0", "100", "30 s", "1,100,000", "91.7 h", "2.2", "11,000"]
+
+
 def test_all_rows_of_a_table_are_as_long_as_its_head(page):
     tables = re.findall(r"(?:^\|.*\|\n)+", page + "\n", flags=re.MULTILINE)
-    assert len(tables) == 7
+    assert len(tables) == 8
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
@@ -135,18 +142,6 @@ def test_one_command_a_figure(results, tmp_path, capsys):
     assert "Fig. 3: reward and cost" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"No records yet. Run: python benchmarks/run.py --tier paper --study taus"):
         figures.main("taus", "paper", results, tmp_path)
-
-
-def test_the_luck_of_layouts_is_told_with_intervals(tmp_path):
-    found = {
-        "preferred_cost": 11.5,
-        "others_cost": {"mean": 25.1, "low": 20.2, "high": 30.3},
-        **{f"of_{who}": {"costs": [cost] * 20} for who, cost in (("agent", 0.0), ("clone", 39.0))},
-    }
-    records.save(tmp_path / "luck" / "CarGoal1.json", found)
-    page = small_failures(load_luck(tmp_path))
-    assert "| CarGoal1 | 12 | 25 [20, 30] | 0 [0, 0] | 39 [39, 39] |" in page
-    assert "`python benchmarks/luck.py`" in page
 
 
 def test_without_records_it_says_what_to_run(tmp_path):
