@@ -8,6 +8,7 @@ Its pictures are made by figures.py.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from reached import reached, small_failures
 from rliable import library, metrics
 from scores import Run
 from table_figures import LABELS, pace_of
+from tuned import tuned
 
 from sb3_prefine import dsrl
 from sb3_prefine.files import write_atomically
@@ -50,36 +52,50 @@ def main(tier: TierName = "small", results: Path = HERE / "results", page: Path 
             f"{results / tier / 'table'}: there are no records. Run: python benchmarks/run.py --tier {tier}"
         )
     drawn = figures.draw_all(results, tier, page.parent / "images")
-    write_atomically(page, write(runs, tier, drawn, load_luck(results)).encode())
+    write_atomically(page, write(runs, tier, drawn, Others.load(results)).encode())
     print(f"Wrote {page} and {len(drawn)} pictures.")
 
 
-def load_luck(results: Path) -> dict[str, dict[str, Any]]:
-    """What luck.py found, by task."""
-    return {path.stem: records.load(path) for path in sorted((results / "luck").glob("*.json"))}
+@dataclass(frozen=True)
+class Others:
+    """
+    What other commands found, by task.
+
+    :param luck: luck.py
+    :param tuning: tune.py
+    """
+
+    luck: Mapping[str, dict[str, Any]]
+    tuning: Mapping[str, dict[str, Any]]
+
+    @classmethod
+    def load(cls, results: Path) -> "Others":
+        """From the folder of the results."""
+        found = (sorted((results / field.name).glob("*.json")) for field in fields(cls))
+        return cls(*({path.stem: records.load(path) for path in paths} for paths in found))
 
 
-def write(
-    runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figure], of_luck: Mapping[str, dict[str, Any]]
-) -> str:
+def write(all_runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figure], others: Others) -> str:
     """
     The page, as Markdown.
 
-    :param runs: of the study ``table``
+    :param all_runs: of the study ``table``, and those with weights that tune.py chose
     :param tier: whose
     :param drawn: the figures that there are
-    :param of_luck: as :func:`load_luck` gives it
+    :param others: what else was found
     """
+    runs = [run for run in all_runs if run.method in COLUMNS]
     sections = [
         _introduction(runs, tier),
         _table_1(runs),
         f"## What PREFINE reaches\n\n{reached(runs)}",
-        *([small_failures(of_luck)] if tier == "small" else []),
+        *([small_failures(others.luck)] if tier == "small" else []),
         _aggregates(runs),
         _by_samples(scores.sampled(runs)),
         _times(runs),
         *(_figure(figure) for figure in drawn),
         _OTHER_FIGURES,
+        tuned(all_runs, others.tuning),
         _how(runs, tier),
     ]
     return "\n\n".join(sections) + "\n"
@@ -319,8 +335,7 @@ def _how(runs: Sequence[Run], tier: TierName) -> str:
             f"costs of all of the task's data, and κ. They make {safedice} and {cpq} steps here; 1,100,000 and 100,000 "
             "are their papers'.\n"
             "- PREFINE's β and λ are the paper's ([prefine.yml](../sb3_prefine/zoo/hyperparams/prefine.yml)), those of "
-            "the others their papers'. Nothing was tuned on test episodes; `python benchmarks/tune.py` chooses β and λ "
-            "on held-out preferences.",
+            "the others their papers'. Nothing was tuned on test episodes.",
             f"Training took {hours:.1f} hours of one core, {len(runs)} cells. {distinct(r['date'] for r in records)}; "
             f"{distinct(r['processor'] for r in records)}; {versions(records)}.",
         ]

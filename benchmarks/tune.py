@@ -5,8 +5,8 @@ Chooses β and λ on held-out preferences, with Optuna: no environment is steppe
 
 A fifth of the episodes of both sets is held out. Each trial trains PREFINE with other weights on the rest and is judged
 by what Eq. 9 with the paper's weights says of the held-out ones: a yardstick that is the same for all trials. The study
-is kept in benchmarks/runs/tuning.db, so that it goes on where it was stopped; what was chosen goes to
-benchmarks/results/tuning/TASK.json.
+is kept in benchmarks/runs/tuning.db, so that it goes on where it was stopped; what was chosen, to three digits, goes to
+benchmarks/results/tuning/TASK.json. The command that is printed at the end trains with it in Table 1's way.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,6 +20,7 @@ import torch
 import tyro
 from cells import Folders, open_reference, train_reference
 from grids import TIERS, TierName
+from methods import Method
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Reference, dsrl
 
@@ -65,8 +66,10 @@ def main(
         preferences = paper.choose(task, dsrl.load(task, data / f"{task.name}.hdf5"), options.seed)
         study = tune(task, reference, preferences, options, f"sqlite:///{runs / 'tuning.db'}")
         found = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+        chosen = {name: float(f"{study.best_params[name]:.3g}") for name in ("beta", "sft_coef")}
+        method = str(Method("PREFINE", tuple(chosen.items())))
         record = {
-            "chosen": study.best_params,
+            "method": method,
             "held_out_loss": study.best_value,
             "paper": {name: paper.settings(task)[name] for name in ("beta", "sft_coef")},
             "trials": [{**trial.params, "held_out_loss": trial.value} for trial in found],
@@ -75,7 +78,8 @@ def main(
             "date": records.today(),
         }
         records.save(results / f"{task.name}.json", record)
-        print(f"{task.name}: {study.best_params}, held-out loss {study.best_value:.4f}")
+        print(f"{task.name}: held-out loss {study.best_value:.4f}. To train with it:")
+        print(f"python benchmarks/run.py --tier {tier} --tasks {task.name} --methods {method}")
 
 
 def tune(

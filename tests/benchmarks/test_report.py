@@ -10,7 +10,7 @@ import records
 import scores
 from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
-from report import HERE, best_safe, load_luck, main, write
+from report import HERE, Others, best_safe, main, write
 from scores import Run, load
 
 from tests.benchmarks.test_scores import normalised, record
@@ -43,7 +43,7 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(results) -> str:
-    return write(load(results / "small" / "table"), "small", figures.FIGURES, {})
+    return write(load(results / "small" / "table"), "small", figures.FIGURES, Others({}, {}))
 
 
 def rows(page: str, task: str) -> list[list[str]]:
@@ -155,6 +155,6 @@ def test_the_committed_page_is_what_the_committed_records_give():
     assert page.exists() == bool(runs)
     if runs:
         drawn = [figure for figure in figures.FIGURES if load(HERE / "results" / "small" / figure.study)]
-        assert page.read_text() == write(runs, "small", drawn, load_luck(HERE / "results"))
+        assert page.read_text() == write(runs, "small", drawn, Others.load(HERE / "results"))
         for figure in drawn:
             assert (HERE / "images" / f"{figure.name}.png").exists()

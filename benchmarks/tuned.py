@@ -1,0 +1,60 @@
+"""Whether λ and β that were chosen on held-out preferences are better than the paper's."""
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import scores
+from methods import Method
+from pages import table
+from scores import Run
+
+
+def tuned(runs: Sequence[Run], chosen: Mapping[str, dict[str, Any]]) -> str:
+    """
+    A section of the page.
+
+    :param runs: of Table 1, and of the weights that were chosen
+    :param chosen: by task, as tune.py wrote it
+    """
+    title = "## λ and β, chosen on held-out preferences"
+    if not chosen:
+        return f"{title}\n\nNot run yet: `python benchmarks/tune.py BallRun`."
+    rows = [_row(task, record, runs) for task, record in chosen.items()]
+    head = [
+        "task",
+        "the paper's λ, β",
+        "held-out loss",
+        "reward / cost",
+        "chosen λ, β",
+        "held-out loss",
+        "reward / cost",
+        "difference in reward",
+        "in cost",
+    ]
+    n_trials = max(len(record["trials"]) for record in chosen.values())
+    text = (
+        f"The best of {n_trials} trials by the loss on a fifth of the preferences that was held out (Eq. 9, with the "
+        "paper's weights); no environment was stepped to choose. Then trained as in Table 1; differences are of runs "
+        "of the same seed, with 95% intervals."
+    )
+    return f"{title}\n\n{text}\n\n{table(head, rows)}\n\n`python benchmarks/tune.py {' '.join(chosen)}`"
+
+
+def _row(task: str, record: dict[str, Any], runs: Sequence[Run]) -> list[str]:
+    usual, other = (scores.of(runs, task=task, method=method) for method in ("PREFINE", record["method"]))
+    # The paper's own weights are the first trial.
+    losses = record["trials"][0]["held_out_loss"], record["held_out_loss"]
+    weights = record["paper"], dict(Method.parse(record["method"]).options)
+    cells = [task]
+    for found, loss, options in zip((usual, other), losses, weights, strict=True):
+        outcome = f"{scores.reward(found)} / {scores.cost(found)}" if found else "not run"
+        cells += [f"{options['sft_coef']:g}, {options['beta']:g}", f"{loss:.3f}", outcome]
+    return [*cells, *(_difference(other, usual, name) for name in ("rewards", "costs"))]
+
+
+def _difference(first: Sequence[Run], second: Sequence[Run], name: str) -> str:
+    if not first or not second:
+        return ""
+    middle, low, high = scores.difference(first, second, attrgetter(name))
+    return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
