@@ -1,5 +1,5 @@
 """
-Writes benchmarks/README.md, the paper's tables again, from the records that run.py left.
+Writes benchmarks/README.md, the paper's tables again, and benchmark.md beside it, from the records that run.py left.
 
     python benchmarks/report.py                # of the small tier
     python benchmarks/report.py --tier paper
@@ -18,6 +18,7 @@ import paper
 import records
 import scores
 import tyro
+import zoo_table
 from grids import COLUMNS, EVERYBODY, STUDIES, TIERS, TierName, cells
 from methods import REFERENCE
 from pace import TASK
@@ -53,7 +54,14 @@ def main(tier: TierName = "small", results: Path = HERE / "results", page: Path 
         )
     drawn = figures.draw_all(results, tier, page.parent / "images")
     write_atomically(page, write(runs, tier, drawn, Others.load(results)).encode())
-    print(f"Wrote {page} and {len(drawn)} pictures.")
+    of_zoo = page.with_name("benchmark.md")
+    write_atomically(of_zoo, zoo_table.write(tabled(runs), tier).encode())
+    print(f"Wrote {page}, {of_zoo} and {len(drawn)} pictures.")
+
+
+def tabled(runs: Sequence[Run]) -> list[Run]:
+    """Those of Table 1, without those whose weights tune.py chose."""
+    return [run for run in runs if run.method in COLUMNS]
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def write(all_runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figur
     :param drawn: the figures that there are
     :param others: what else was found
     """
-    runs = [run for run in all_runs if run.method in COLUMNS]
+    runs = tabled(all_runs)
     sections = [
         _introduction(runs, tier),
         _table_1(runs),
@@ -107,7 +115,8 @@ def _introduction(runs: Sequence[Run], tier: TierName) -> str:
             "# The paper's tables and figures, again",
             "",
             "Every method on every task of the paper, on [generated data](data.md): **these are not DSRL's data**, so "
-            "the numbers are not the paper's, which stand below ours. What can be compared is who is better than whom.",
+            "the numbers are not the paper's, which stand below ours. What can be compared is who is better than whom. "
+            "The same runs in the environments' own units: [benchmark.md](benchmark.md).",
             "",
             f"This is the `{tier}` tier: {_size(runs)}. Whoever has the machines runs `--tier paper`."
             f"{_missing(runs, tier)}",

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import records
 import scores
+import zoo_table
 from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
-from report import HERE, Others, best_safe, main, write
+from report import HERE, Others, best_safe, main, tabled, write
 from scores import Run, load
 
 from tests.benchmarks.test_scores import normalised, record
@@ -133,6 +134,7 @@ def test_the_page_and_all_its_pictures_are_written(results, tmp_path, page):
         pixels = imread(tmp_path / "images" / f"{figure.name}.png")
         assert pixels[..., :3].std() > 0.02, f"{figure.name} is empty"
     assert text == page
+    assert (tmp_path / "benchmark.md").read_text().startswith("# Performance of trained agents")
 
 
 def test_one_command_a_figure(results, tmp_path, capsys):
@@ -156,5 +158,6 @@ def test_the_committed_page_is_what_the_committed_records_give():
     if runs:
         drawn = [figure for figure in figures.FIGURES if load(HERE / "results" / "small" / figure.study)]
         assert page.read_text() == write(runs, "small", drawn, Others.load(HERE / "results"))
+        assert (HERE / "benchmark.md").read_text() == zoo_table.write(tabled(runs), "small")
         for figure in drawn:
             assert (HERE / "images" / f"{figure.name}.png").exists()
