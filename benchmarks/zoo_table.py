@@ -41,8 +41,8 @@ def write(runs: Sequence[Run], tier: TierName) -> str:
                 "# Performance of trained agents",
                 "The runs of [Table 1](README.md) in the form of [RL Zoo's benchmark](https://github.com/DLR-RM/"
                 "rl-baselines3-zoo/blob/master/benchmark.md): returns and costs of episodes as the environment gives "
-                "them, not normalised. The policy acts by its mode. Means and standard deviations are over the episodes "
-                "of all seeds; `violation_rate` is the share of episodes that cost more than `cost_limit`; "
+                "them, not normalised. The policy acts by its mode. Means and standard deviations are over the "
+                "episodes of all seeds; `violation_rate` is the share of episodes that cost more than `cost_limit`; "
                 "`n_timesteps` are gradient steps, for no environment is stepped in training; `reference` is what was "
                 "fine-tuned.",
                 table(_HEAD, [_line(found) for found in cells if found]),
