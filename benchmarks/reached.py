@@ -67,27 +67,39 @@ def _better(found: dict[str, list[Run]]) -> list[str]:
     return names
 
 
-def small_failures(of_luck: Mapping[str, dict[str, Any]]) -> str:
+def small_failures(of_luck: Mapping[str, dict[str, Any]], of_standing: Mapping[str, dict[str, Any]]) -> str:
     """
     Where the small tier does not reach what it should, and why.
 
-    :param of_luck: as :func:`load_luck` gives it
+    :param of_luck: what luck.py found, by task
+    :param of_standing: what standing.py found, by task
     """
-    rows = []
-    for task, found in of_luck.items():
-        others = found["others_cost"]
-        agent, clone = (scores.score([np.array(found[of]["costs"])]) for of in ("of_agent", "of_clone"))
-        intervals = (
-            f"{mean:.0f} [{low:.0f}, {high:.0f}]"
-            for mean, low, high in (
-                (others["mean"], others["low"], others["high"]),
-                (agent.mean, agent.low, agent.high),
-                (clone.mean, clone.low, clone.high),
-            )
+    parts = [_SMALL_FAILURES]
+    if of_luck:
+        head = ["mean cost", "D_p", "other episodes of its agents", "a careful agent", "its clone"]
+        parts += [table(head, [_of_luck(*item) for item in of_luck.items()]), "`python benchmarks/luck.py`"]
+    if of_standing:
+        names = [name for name in next(iter(of_standing.values())) if name in ("preferred", *COLUMNS)]
+        head = ["episodes that end standing", *("D_p" if name == "preferred" else name for name in names)]
+        rows = [
+            [task, *(f"{found[name]['episodes']:.0%}" for name in names)] for task, found in sorted(of_standing.items())
+        ]
+        parts += [table(head, rows), "`python benchmarks/standing.py`"]
+    return "\n\n".join(parts)
+
+
+def _of_luck(task: str, found: dict[str, Any]) -> list[str]:
+    others = found["others_cost"]
+    agent, clone = (scores.score([np.array(found[of]["costs"])]) for of in ("of_agent", "of_clone"))
+    intervals = (
+        f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+        for mean, low, high in (
+            (others["mean"], others["low"], others["high"]),
+            (agent.mean, agent.low, agent.high),
+            (clone.mean, clone.low, clone.high),
         )
-        rows.append([task, f"{found['preferred_cost']:.0f}", *intervals])
-    head = ["task", "D_p", "other episodes of its agents", "a careful agent", "its clone"]
-    return f"{_SMALL_FAILURES}\n\n{table(head, rows)}\n\n`python benchmarks/luck.py`" if rows else _SMALL_FAILURES
+    )
+    return [task, f"{found['preferred_cost']:.0f}", *intervals]
 
 
 _SMALL_FAILURES = """\
@@ -95,8 +107,9 @@ Where that falls short:
 
 - **SwimmerVelocity**: its preferred episodes cost 38 of 40 themselves, since those of the highest return among the
   safe ones are the fastest. BC, SFT, DPO and PREFINE all end at the limit.
-- **CarGoal1**: preferred episodes cost 12, and everybody who imitates them 50 to 58, BC from nothing too. Below are
-  two reasons. *Luck*: each episode has another layout, and a careless agent's is safe where the layout is kind; the
-  other episodes of the same agents cost twice as much. *Cloning*: a careful agent that never touches a hazard is cloned
-  from 100 of its own episodes and nothing else, and the clone touches them.
-- **PointGoal1**: the same, but there it shows in the return."""
+- **CarGoal1, PointGoal1**: preferred episodes cost 11 to 12, and whoever imitates them breaks the limit, BC from
+  nothing too. Below are three reasons. *Luck*: each episode has another layout, and a careless agent's is safe where the
+  layout is kind; the other episodes of the same agents cost twice as much. *Cloning*: a careful agent that never touches
+  a hazard is cloned from 100 of its own episodes and nothing else, and the clone touches them. *Standing*: a clone that
+  comes to a halt sees what its data do not show, and stays until the episode ends: without goals, and at a cost of 1 a
+  step where there is a hazard. That is what PointGoal1's return is lost by, and its costs of 500 and more."""

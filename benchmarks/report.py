@@ -70,10 +70,12 @@ class Others:
     What other commands found, by task.
 
     :param luck: luck.py
+    :param standing: standing.py
     :param tuning: tune.py
     """
 
     luck: Mapping[str, dict[str, Any]]
+    standing: Mapping[str, dict[str, Any]]
     tuning: Mapping[str, dict[str, Any]]
 
     @classmethod
@@ -97,7 +99,7 @@ def write(all_runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figur
         _introduction(runs, tier),
         _table_1(runs),
         f"## What PREFINE reaches\n\n{reached(runs)}",
-        *([small_failures(others.luck)] if tier == "small" else []),
+        *([small_failures(others.luck, others.standing)] if tier == "small" else []),
         _aggregates(runs),
         _by_samples(scores.sampled(runs)),
         _times(runs),

@@ -61,6 +61,16 @@ def test_the_luck_of_layouts_is_told_with_intervals():
         "others_cost": {"mean": 25.1, "low": 20.2, "high": 30.3},
         **{f"of_{who}": {"costs": [cost] * 20} for who, cost in (("agent", 0.0), ("clone", 39.0))},
     }
-    page = small_failures({"CarGoal1": found})
+    page = small_failures({"CarGoal1": found}, {})
     assert "| CarGoal1 | 12 | 25 [20, 30] | 0 [0, 0] | 39 [39, 39] |" in page
     assert "`python benchmarks/luck.py`" in page
+
+
+def test_who_stands_is_told():
+    found = {
+        name: {"steps": 0.9, "episodes": share} for name, share in (("preferred", 0.0), ("BC", 0.3), ("SFT", 0.25))
+    }
+    page = small_failures({}, {"PointGoal1": {**found, "seeds": [0]}})
+    assert "| episodes that end standing | D_p | BC | SFT |" in page
+    assert "| PointGoal1 | 0% | 30% | 25% |" in page
+    assert "luck.py" not in page

@@ -44,7 +44,7 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(results) -> str:
-    return write(load(results / "small" / "table"), "small", figures.FIGURES, Others({}, {}))
+    return write(load(results / "small" / "table"), "small", figures.FIGURES, Others({}, {}, {}))
 
 
 def rows(page: str, task: str) -> list[list[str]]:
