@@ -12,6 +12,7 @@ Writes benchmarks/when_preferences_help.md and its pictures from the records of 
 import io
 from collections.abc import Mapping, Sequence
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -151,8 +152,19 @@ def _of_task(runs: Sequence[Run], task: str) -> str:
     head = ["preferred episodes", "D_p", *map(_label, METHODS)]
     return (
         f"## {task}\n\nEpisode return / cost by the mode, {_means_over(of_task)}; the limit κ is "
-        f"{distinct(format(run.kappa, 'g') for run in of_task)}, **bold** is safe.\n\n{table(head, rows)}"
+        f"{distinct(format(run.kappa, 'g') for run in of_task)}, **bold** is safe.\n\n{table(head, rows)}\n\n"
+        f"{_n_collapsed(of_task)}"
     )
+
+
+def _n_collapsed(runs: Sequence[Run]) -> str:
+    """Means over seeds hide it: a skill is kept or lost."""
+    counts = []
+    for method in METHODS:
+        found = scores.of(runs, method=method)
+        collapsed = sum(run.mean_return < run.record["preferred"]["reward"] / 2 for run in found)
+        counts.append(f"{_label(method)} {collapsed} of {len(found)}")
+    return f"Runs that earn less than half of what their preferred episodes do: {', '.join(counts)}."
 
 
 def _within(runs: Sequence[Run], surprises: Surprises) -> str:
@@ -172,10 +184,28 @@ def _within(runs: Sequence[Run], surprises: Surprises) -> str:
             far = "" if nats is None else f"{np.mean(nats):.1f}"
             rows.append([task, f"{of_task[0].kappa:g}", _of_data(of_task), far, *of_methods])
         head = ["task", "κ", "D_p", "nats", *map(_label, study.methods)]
-        sections.append(f"{describe(selection)}:\n\n{table(head, rows)}")
+        sections.append(f"{describe(selection)}:\n\n{table(head, rows)}\n\n{_against_rival(found, study.methods)}")
     tau = distinct(format(run.selection.tau, "g") for run in runs)
     numbers = f"Episode return / cost by the mode, {_means_over(runs)}; **bold** is safe. τ = {tau}."
     return "\n\n".join([title, f"{_WITHIN_TEXT} {numbers}", *sections, _n_safe(runs, study.methods)])
+
+
+def _against_rival(runs: Sequence[Run], methods: Sequence[str]) -> str:
+    """On which tasks a method's return differs from the rival's by more than chance."""
+    sentences = []
+    for method in methods:
+        if method in (REFERENCE, RIVAL):
+            continue
+        more, less = [], []
+        for task in tasks_of(runs):
+            ours, theirs = (scores.of(runs, task=task, method=m) for m in (method, RIVAL))
+            if ours and theirs:
+                _, low, high = scores.difference(ours, theirs, attrgetter("rewards"))
+                name = task if mean_point(ours)[0] <= ours[0].kappa else f"{task} (over the limit)"
+                more += [name] if low > 0 else []
+                less += [name] if high < 0 else []
+        sentences.append(f"*{_label(method)}* more on {', '.join(more) or 'none'}; less on {', '.join(less) or 'none'}")
+    return f"Returns that differ from {RIVAL}'s (95% intervals): {'. '.join(sentences)}."
 
 
 def _n_safe(runs: Sequence[Run], methods: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
 from preferences_page import HERE, OTHERS, PICTURE, STOPPING, load_surprises, main, write
 from preferences_pictures import conditions, draw, draw_plane, draw_stopping
-from scores import load
+from scores import Run, load
 from selection import Selection, describe
 
 from tests.benchmarks.test_scores import record
@@ -81,6 +81,22 @@ def test_there_is_a_row_for_each_condition_and_a_column_for_each_method(results)
     assert "`PREFINE:sft_coef=0.3,beta=1.0,log_ratio_bound=5.0`" in page
 
 
+def test_runs_that_lost_their_return_are_counted(tmp_path):
+    for seed, reward in enumerate((214.0, 216.0, -50.0)):
+        made = {**record("SFT", (reward, reward), (1.0, 1.0), seed), "selection": vars(Selection(draw=seed))}
+        records.save(tmp_path / "BallRun" / f"{seed}.json", made)
+    page = write(load(tmp_path), {study: [] for study in OTHERS}, {})
+    # Their preferred episodes earn 430.
+    assert "less than half of what their preferred episodes do: BC 0 of 0, SFT 2 of 3, PREFINE 0 of 0" in page
+
+
+def test_more_that_is_over_the_limit_is_said_to_be(results):
+    runs = [run for run in load(results / "small" / "within") if run.method in ("SFT", "reference")]
+    above = [Run({**run.record, "method": "PREFINE"}) for run in runs if run.method == "reference"]
+    page = write(load(results / "small" / "preferences"), {**dict.fromkeys(OTHERS, ()), "within": [*runs, *above]}, {})
+    assert page.count("*PREFINE* more on BallRun (over the limit); less on none") == 2
+
+
 def test_each_kind_of_counterfactual_has_a_row(results):
     page = page_of(results)
     section = page.split("other counterfactuals\n")[1].split("## Make it again")[0]
@@ -95,7 +111,8 @@ def test_each_kind_of_counterfactual_has_a_row(results):
 
 def test_labels_within_the_limits_have_a_table_for_each_choice_of_the_data(results):
     section = page_of(results).split("within the limits\n")[1].split("\n## ")[0]
-    rows = [[cell.strip("* ") for cell in line.split("|")[1:-1]] for line in section.splitlines() if "BallRun" in line]
+    lines = [line for line in section.splitlines() if line.startswith("| BallRun |")]
+    rows = [[cell.strip("* ") for cell in line.split("|")[1:-1]] for line in lines]
     assert len(rows) == len(STUDIES["within"].selections)
     for (task, kappa, data, nats, *methods), far in zip(rows, ("1.5", "4.0"), strict=True):
         assert (task, kappa, data, nats) == ("BallRun", "20", "430 / 18", far)
@@ -103,6 +120,8 @@ def test_labels_within_the_limits_have_a_table_for_each_choice_of_the_data(resul
         np.testing.assert_allclose(returns, [800, 450, 450, 500], atol=5)
     assert "τ = 20." in section
     assert "10 of all safe:" in section
+    # By 50 of 1,301, with a standard deviation of 5 an episode.
+    assert section.count("*bounded* more on BallRun; less on none.") == 2
     assert "Within the limit: π_ref 0 of 2, SFT 2 of 2, PREFINE 2 of 2, bounded 2 of 2." in section
 
 
