@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -42,24 +43,28 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 
 def weights(runs: Sequence[Run]) -> Figure:
-    """Fig. 9: a row of cost, CVaR and return, a place for each β, a line for each λ."""
+    """Fig. 9: for each task a row of cost, CVaR and return, a place for each β, a line for each λ."""
     options = {run.method: dict(Method.parse(run.method).options) for run in runs}
     betas = sorted({option["beta"] for option in options.values()})
     coefs = sorted({option["sft_coef"] for option in options.values()})
-    figure = Figure(figsize=(3.2 * len(betas), 7.5), layout="constrained")
     rows: list[tuple[str, Callable[[dict[str, Any]], float]]] = [
         ("cost", partial(mean_of, "costs")),
         ("CVaR of the cost", _cvar),
         ("return", partial(mean_of, "rewards")),
     ]
-    places = figure.subplots(3, len(betas), sharey="row", sharex=True, squeeze=False)
-    for row, (label, value) in zip(places, rows, strict=True):
-        row[0].set_ylabel(label)
+    tasks = list(dict.fromkeys(run.task.name for run in runs))
+    figure = Figure(figsize=(3.2 * len(betas), 6.6 * len(tasks)), layout="constrained")
+    places = figure.subplots(len(rows) * len(tasks), len(betas), sharey="row", sharex=True, squeeze=False)
+    for row, (task, (label, value)) in zip(places, product(tasks, rows), strict=True):
+        found = scores.of(runs, task=task)
+        row[0].set_ylabel(f"{task}\n{label}", fontsize=9)
         for axes, beta in zip(row, betas, strict=True):
             for coef in coefs:
-                of = [run for run in runs if options[run.method] == {"sft_coef": coef, "beta": beta}]
+                of = [run for run in found if options[run.method] == {"sft_coef": coef, "beta": beta}]
                 if of:
                     band(axes, of, value, f"λ = {coef}")
+            if label != "return":
+                axes.axhline(found[0].kappa, color="0.3", linestyle="--", linewidth=1)
     for axes, beta in zip(places[0], betas, strict=True):
         axes.set_title(f"β = {beta}")
     places[0][-1].legend(frameon=False, fontsize=8)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import records
 import scores
+import study_figures
 import zoo_table
 from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
@@ -135,6 +136,20 @@ def test_the_page_and_all_its_pictures_are_written(results, tmp_path, page):
         assert pixels[..., :3].std() > 0.02, f"{figure.name} is empty"
     assert text == page
     assert (tmp_path / "benchmark.md").read_text().startswith("# Performance of trained agents")
+
+
+def test_the_weights_have_three_rows_a_task_and_a_line_for_each_lambda(results):
+    runs = load(results / "small" / "weights")
+    places = study_figures.weights(runs).axes
+    assert len(places) == 3 * 2 * 4
+    curves = [[line for line in axes.lines if line.get_label().startswith("λ")] for axes in places]
+    assert all(len(of_lambdas) == 4 for of_lambdas in curves)
+    # The last row is the return on the second task.
+    [task] = {run.task.name for run in runs} - {places[0].get_ylabel().split("\n")[0]}
+    first = [run for run in runs if run.task.name == task and run.method == "PREFINE:sft_coef=0.1,beta=0.05"]
+    expected = np.mean([run.mean_return for run in first])
+    assert places[-4].get_ylabel() == f"{task}\nreturn"
+    np.testing.assert_allclose(curves[-4][0].get_ydata(), expected)
 
 
 def test_one_command_a_figure(results, tmp_path, capsys):
