@@ -1,7 +1,6 @@
 """The pictures of the page about when preferences help."""
 
 from collections.abc import Sequence
-from functools import partial
 from operator import attrgetter
 
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scores import Run
 from selection import Selection, describe
-from study_figures import COLORS, band, mean_of
+from study_figures import COLORS, mean_of
 
 LABELS = {BOUNDED: "bounded"}
 METHODS = STUDIES["preferences"].methods
@@ -68,7 +67,7 @@ def draw_stopping(runs: Sequence[Run]) -> Figure:
             of = [run for run in scores.of(runs, task=task) if run.condition == selection]
             for axes, key, label in zip(pair, ("rewards", "costs"), ("return", "cost"), strict=True):
                 for method in dict.fromkeys(run.method for run in of):
-                    band(axes, scores.of(of, method=method), partial(mean_of, key), LABELS.get(method, method))
+                    _lines(axes, scores.of(of, method=method), key, LABELS.get(method, method))
                 means = [run.record["preferred"][key.removesuffix("s")] for run in of]
                 axes.axhline(float(np.mean(means)), color="0.3", linestyle=":", linewidth=1)
                 axes.set_title(f"{task}, {describe(selection)}: {label}", fontsize=8)
@@ -76,6 +75,17 @@ def draw_stopping(runs: Sequence[Run]) -> Figure:
     places[0][0].legend(frameon=False, fontsize=8)
     figure.supxlabel("gradient steps")
     return figure
+
+
+def _lines(axes: Axes, runs: Sequence[Run], key: str, label: str) -> None:
+    """A line a run: where some keep a skill and others lose it, no run is like their mean."""
+    for number, run in enumerate(runs):
+        curve = run.record["curve"]
+        values = [mean_of(key, point) for point in curve]
+        # One entry in the legend.
+        name = label if number == 0 else None
+        axes.plot([point["step"] for point in curve], values, color=COLORS[label], alpha=0.8, linewidth=1.2, label=name)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def conditions(runs: Sequence[Run]) -> list[Selection]:

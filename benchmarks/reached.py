@@ -108,9 +108,9 @@ Where that falls short:
 - **SwimmerVelocity**: its preferred episodes cost 38 of 40 themselves, since those of the highest return among the
   safe ones are the fastest. BC, SFT, DPO and PREFINE all end at the limit.
 - **CarGoal1, PointGoal1**: preferred episodes cost 11 to 12, and whoever imitates them breaks the limit, BC from
-  nothing too. Below are three reasons. *Luck*: each episode has another layout, and a careless agent's is safe where
-  the layout is kind; the other episodes of the same agents cost twice as much. *Cloning*: a careful agent that never
-  touches a hazard is cloned from 100 of its own episodes and nothing else, and the clone touches them. *Standing*: a
-  clone that comes to a halt sees what its data do not show, and stays until the episode ends: without goals, and at
-  a cost of 1 a step where there is a hazard. That is what PointGoal1's return is lost by, and its costs of 500 and
-  more."""
+  nothing too. Below are the reasons. *Luck*: each episode has another layout, and a careless agent's is safe where
+  the layout is kind; the other episodes of the same agents cost twice as much and more. *Cloning*: a careful agent
+  that never touches a hazard is cloned from 100 of its own episodes and nothing else, and the clone touches them.
+  *Standing*, in PointGoal1: a third of the clones come to a halt, which their data do not show, and stay until the
+  episode ends: without goals, and at a cost of 1 a step where there is a hazard. That is what its return is lost by,
+  and what single episodes that cost 500 and more are."""
