@@ -151,7 +151,7 @@ STUDIES: dict[StudyName, Study] = {
     # Fig. 5
     "sizes": Study(
         ("PREFINE",),
-        tasks=("AntVelocity", "Walker2dVelocity"),
+        tasks=("AntVelocity", "Walker2dVelocity", "BallCircle"),
         selections=(
             *(Selection(n_preferred=n) for n in (5, 10, 25, 50, 100)),
             *(Selection(n_dispreferred=n) for n in (1, 5, 10, 50)),

@@ -101,9 +101,9 @@ def sizes(runs: Sequence[Run]) -> Figure:
         (0, of_preferred, "n_preferred", "|D_p|"),
         (1, of_dispreferred, "n_dispreferred", "|D_np|"),
     ):
-        _against(places[:, column], found, partial(_selected, name), label)
         for axes in places[:, column]:
             axes.set_xscale("log")
+        _against(places[:, column], found, partial(_selected, name), label)
     return figure
 
 
@@ -120,6 +120,7 @@ def taus(runs: Sequence[Run]) -> Figure:
 
 def _against(places: Sequence[Axes], runs: Sequence[Run], position: Callable[[Run], float], label: str) -> None:
     """Reward above, cost below; a line a task."""
+    ticks = sorted({position(run) for run in runs})
     for axes, values, name in (
         (places[0], scores.reward, "normalised reward"),
         (places[1], scores.cost, "normalised cost"),
@@ -131,6 +132,8 @@ def _against(places: Sequence[Axes], runs: Sequence[Run], position: Callable[[Ru
             errors = [[s.mean - s.low for s in found], [s.high - s.mean for s in found]]
             axes.errorbar(at, [s.mean for s in found], errors, marker="o", markersize=4, capsize=2, label=task)
         axes.set_xlabel(label)
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.set_xticks([], minor=True)
         axes.set_ylabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     places[1].axhline(1.0, color="0.3", linestyle="--", linewidth=1)
