@@ -94,8 +94,8 @@ FIGURES = (
         "Cost, its CVaR (the worst tenth of the episodes) and return in training; the dashed line is κ. On the paper's "
         "task, Walker2dVelocity, our reference keeps the limit by its mode already, so there is nothing to trade; on "
         "BallCircle there is. A larger β with a smaller λ keeps more of the reference's return and of its cost: what "
-        "is multiplied by a large β is soon large enough, so the policy stays near. The paper says the opposite, that a "
-        "small λ with a large β is the safest.",
+        "is multiplied by a large β is soon large enough, so the policy stays near. The paper says the opposite, that "
+        "a small λ with a large β is the safest.",
     ),
     Figure(
         "sizes",
