@@ -51,11 +51,11 @@ def main(
     :param data: the folder with TASK.hdf5, of generate.py
     :param results: the folder for TASK.json
     :param runs: the folder for the references
-    :raises ValueError: a task whose robot has no velocimeter
+    :raises ValueError: a task that is not a Goal task
     """
     for name in tasks:
         if name not in TASKS:
-            raise ValueError(f"tasks: found {name}. Only {' and '.join(TASKS)} have velocimeters; name those.")
+            raise ValueError(f"tasks: found {name}. Name Goal tasks: {' and '.join(TASKS)}.")
     torch.set_num_threads(1)
     for task in paper.find_tasks(tasks):
         path = results / f"{task.name}.json"

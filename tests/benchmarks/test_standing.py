@@ -62,6 +62,6 @@ def test_clones_are_measured_and_a_record_that_is_there_is_kept(folder, capsys):
     assert "is there already" in capsys.readouterr().out
 
 
-def test_tasks_without_velocimeters_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"found BallRun\. Only PointGoal1 and CarGoal1 have velocimeters"):
+def test_other_tasks_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"found BallRun\. Name Goal tasks: PointGoal1 and CarGoal1"):
         main(("BallRun",), results=tmp_path)
