@@ -36,13 +36,21 @@ def tuned(runs: Sequence[Run], chosen: Mapping[str, dict[str, Any]]) -> str:
     text = (
         f"The best of {n_trials} trials by the loss on a fifth of the preferences that was held out (Eq. 9, with the "
         "paper's weights); no environment was stepped to choose. Then trained as in Table 1; differences are of runs "
-        "of the same seed, with 95% intervals."
+        f"of the same seed, with 95% intervals. {_summary(runs, chosen)}"
     )
     return f"{title}\n\n{text}\n\n{table(head, rows)}\n\n`python benchmarks/tune.py {' '.join(chosen)}`"
 
 
+def _summary(runs: Sequence[Run], chosen: Mapping[str, dict[str, Any]]) -> str:
+    """On how many tasks the reward differs by more than chance."""
+    pairs = [_both(task, record, runs) for task, record in chosen.items()]
+    intervals = [scores.difference(other, usual, attrgetter("rewards")) for usual, other in pairs if usual and other]
+    more, less = sum(low > 0 for _, low, _ in intervals), sum(high < 0 for _, _, high in intervals)
+    return f"With the chosen weights the reward is higher on {more} of {len(intervals)} tasks, and lower on {less}."
+
+
 def _row(task: str, record: dict[str, Any], runs: Sequence[Run]) -> list[str]:
-    usual, other = (scores.of(runs, task=task, method=method) for method in ("PREFINE", record["method"]))
+    usual, other = _both(task, record, runs)
     # The paper's own weights are the first trial.
     losses = record["trials"][0]["held_out_loss"], record["held_out_loss"]
     weights = record["paper"], dict(Method.parse(record["method"]).options)
@@ -51,6 +59,11 @@ def _row(task: str, record: dict[str, Any], runs: Sequence[Run]) -> list[str]:
         outcome = f"{scores.reward(found)} / {scores.cost(found)}" if found else "not run"
         cells += [f"{options['sft_coef']:g}, {options['beta']:g}", f"{loss:.3f}", outcome]
     return [*cells, *(_difference(other, usual, name) for name in ("rewards", "costs"))]
+
+
+def _both(task: str, record: dict[str, Any], runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs with the paper's weights, and with the chosen ones."""
+    return scores.of(runs, task=task, method="PREFINE"), scores.of(runs, task=task, method=record["method"])
 
 
 def _difference(first: Sequence[Run], second: Sequence[Run], name: str) -> str:

@@ -39,6 +39,8 @@ def test_a_row_by_hand():
         f"{more:+.2f} [{more:+.2f}, {more:+.2f}]",
         "-0.25 [-0.25, -0.25]",
     ]
+    chosen = {"BallRun": CHOSEN, "CarRun": CHOSEN}
+    assert "With the chosen weights the reward is higher on 1 of 1 tasks, and lower on 0." in tuned(runs, chosen)
 
 
 def test_what_is_not_trained_is_said():
