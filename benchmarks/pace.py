@@ -11,7 +11,7 @@ from scores import Run
 # The paper's Fig. 4 is of this task.
 TASK = "Walker2dVelocity"
 # What the methods' own papers take; PREFINE's rivals in its paper as many as PREFINE.
-_OWN_STEPS = {"SafeDICE": 1_100_000, "CPQ": 100_000}
+OWN_STEPS = {"SafeDICE": 1_100_000, "CPQ": 100_000}
 _PAPER_STEPS = 500_000
 
 
@@ -59,6 +59,6 @@ def paces(runs: Sequence[Run], methods: Sequence[str]) -> dict[str, Pace]:
         of_method = [run.record for run in scores.of(trained, method=method) if run.record["processor"] == processor]
         if of_method:
             seconds = float(np.mean([record["cpu_seconds"] for record in of_method]))
-            own_steps = _OWN_STEPS.get(method, _PAPER_STEPS)
+            own_steps = OWN_STEPS.get(method, _PAPER_STEPS)
             found[method] = Pace(of_method[0]["steps"], seconds, own_steps, processor)
     return found

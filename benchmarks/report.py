@@ -19,9 +19,9 @@ import records
 import scores
 import tyro
 import zoo_table
-from grids import COLUMNS, EVERYBODY, STUDIES, TIERS, TierName, cells
-from methods import REFERENCE
-from pace import TASK
+from grids import COLUMNS, COSTLY, EVERYBODY, STUDIES, TIERS, TierName, cells
+from methods import REFERENCE, Method
+from pace import OWN_STEPS, TASK
 from pages import distinct, table, versions
 from reached import reached, small_failures
 from rliable import library, metrics
@@ -97,7 +97,7 @@ def write(all_runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figur
     runs = tabled(all_runs)
     sections = [
         _introduction(runs, tier),
-        _table_1(runs),
+        _table_1(runs, tier),
         f"## What PREFINE reaches\n\n{reached(runs)}",
         *([small_failures(others.luck, others.standing)] if tier == "small" else []),
         _aggregates(runs),
@@ -147,16 +147,28 @@ def _size(runs: Sequence[Run]) -> str:
     )
 
 
-def _table_1(runs: Sequence[Run]) -> str:
+def _table_1(runs: Sequence[Run], tier: TierName) -> str:
     return "\n\n".join(
         [
             "## Table 1",
             "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit "
             "κ, the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest "
             "reward. *The second line is the paper's*, on DSRL's data. D_p are the preferred episodes. Policies act by "
-            "their mode.",
+            f"their mode.{_stopped_early(tier)}",
             *_of_suites(runs),
         ]
+    )
+
+
+def _stopped_early(tier: TierName) -> str:
+    """For whom the budget is not that of his own paper by far."""
+    steps = [Method.parse(method).steps(TIERS[tier].budget) for method in COSTLY]
+    if all(n >= OWN_STEPS[method] for n, method in zip(steps, COSTLY, strict=True)):
+        return ""
+    shares = " and ".join(f"{n / OWN_STEPS[method]:.0%}" for n, method in zip(steps, COSTLY, strict=True))
+    return (
+        f" {' and '.join(COSTLY)} make {shares} of the steps of their own papers here, for want of time: their columns "
+        "are no verdict on them."
     )
 
 

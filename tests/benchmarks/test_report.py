@@ -112,6 +112,13 @@ def test_the_aggregates_are_rliable_s(page, results):
     assert line.split("|")[2].strip() == "100% [100%, 100%]"
 
 
+def test_whose_budget_is_not_his_own_is_said(page, results):
+    # 20,000 of 1,100,000, and 10,000 of 100,000
+    assert "SafeDICE and CPQ make 2% and 10% of the steps of their own papers here" in page
+    of_paper = write(load(results / "small" / "table"), "paper", [], Others({}, {}, {}))
+    assert "of the steps of their own papers" not in of_paper
+
+
 def test_the_times_by_hand(page):
     line = {cells[0]: cells[1:] for cells in ([method, *rows(page, method)[-1]] for method in ("PREFINE", "SafeDICE"))}
     # Every run's record says 30 s for 100 steps.
