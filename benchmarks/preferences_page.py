@@ -115,9 +115,9 @@ _VERDICT = """\
 
 - **The defaults stay the paper's weights.** With labels that are within the limits they keep the limit on all of ten
   tasks, with many and with few episodes; SFT fails in one of these twenty cases, *bounded* in four. It breaks the limit
-  on three tasks, and from one of RL Zoo's checkpoints. On SwimmerVelocity, and for that checkpoint, the preferred
-  episodes are far from anything that the reference does, and log-ratios that may not rise above 5 do not get there. On
-  CarCircle and BallCircle it stays nearer to a reference whose reward is what costs.
+  on three tasks, and from RL Zoo's SAC agent, where those two keep it. On SwimmerVelocity, and for that agent, the
+  preferred episodes are far from anything that the reference does, and log-ratios that may not rise above 5 do not get
+  there. On CarCircle and BallCircle it stays nearer to a reference whose reward is what costs.
 - *Many clean preferred episodes:* the preference term is not needed. SFT, PREFINE and bounded come out alike, or, as on
   BallCircle, on one line of return against cost, where the weights choose the place.
 - *Few or poor ones, and a skill that can be lost:* here it helps, though not always. On HalfCheetah 9 of 33 runs of
