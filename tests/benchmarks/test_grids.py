@@ -62,6 +62,12 @@ def test_named_costly_methods_run_where_they_are_named():
     assert len(cells(STUDIES["table"], SMALL, ["CarRun"], ["CPQ"], seeds=[0])) == 1
 
 
+def test_references_that_read_more_than_the_data_hold_are_left_out():
+    found = {(c.task, c.reference) for c in cells(STUDIES["checkpoints"], SMALL)}
+    everybody = {(task, algo) for task in ("HalfCheetahVelocity", "Walker2dVelocity") for algo in ("ppo", "sac", "a2c")}
+    assert found == everybody - {("Walker2dVelocity", "ppo")}
+
+
 def test_methods_are_read_with_their_options():
     method = Method.parse("PREFINE:beta=0.2,loss_type=ipo,log_ratio_bound=null")
     assert method == Method("PREFINE", (("beta", 0.2), ("loss_type", "ipo"), ("log_ratio_bound", None)))
