@@ -115,9 +115,9 @@ _VERDICT = """\
 
 - **The defaults stay the paper's weights.** With labels that are within the limits they keep the limit on all of ten
   tasks, with many and with few episodes; SFT fails in one of these twenty cases, *bounded* in four. It breaks the limit
-  on three tasks, and from RL Zoo's SAC agent, where those two keep it. On SwimmerVelocity, and for that agent, the
-  preferred episodes are far from anything that the reference does, and log-ratios that may not rise above 5 do not get
-  there. On CarCircle and BallCircle it stays nearer to a reference whose reward is what costs.
+  on three tasks, and from RL Zoo's SAC agent for HalfCheetah, where those two keep it. On SwimmerVelocity, and for that
+  agent, the preferred episodes are far from anything that the reference does, and log-ratios that may not rise above 5
+  do not get there. On CarCircle and BallCircle it stays nearer to a reference whose reward is what costs.
 - *Many clean preferred episodes:* the preference term is not needed. SFT, PREFINE and bounded come out alike, or, as on
   BallCircle, on one line of return against cost, where the weights choose the place.
 - *Few or poor ones, and a skill that can be lost:* here it helps, though not always. On HalfCheetah 9 of 33 runs of
@@ -264,8 +264,9 @@ def _checkpoints(runs: Sequence[Run]) -> str:
 
 _CHECKPOINTS_TEXT = """\
 References that are far from the data, and earn far more: they were trained for the return alone. The learning rate and
-the steps are those of all others. They are too few for the A2C agent, most of whose last hidden units are saturated;
-[the README's](../README.md#real-checkpoints) has a larger rate and more steps. (To run it, `RL_TRAINED_AGENTS`
+the steps are those of all others. They are too few for HalfCheetah's A2C agent, most of whose last hidden units are saturated
+([the README's](../README.md#real-checkpoints) has a larger rate and more steps), and from Walker2d's SAC agent nobody
+gets within the limit. Walker2d's PPO agent reads a time that the data do not hold. (To run it, `RL_TRAINED_AGENTS`
 names the folder of the checkpoints.)"""
 
 
