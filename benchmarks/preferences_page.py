@@ -263,11 +263,11 @@ def _checkpoints(runs: Sequence[Run]) -> str:
 
 
 _CHECKPOINTS_TEXT = """\
-References that are far from the data, and earn far more: they were trained for the return alone. The learning rate and
-the steps are those of all others. They are too few for HalfCheetah's A2C agent, most of whose last hidden units are saturated
-([the README's](../README.md#real-checkpoints) has a larger rate and more steps), and from Walker2d's SAC agent nobody
-gets within the limit. Walker2d's PPO agent reads a time that the data do not hold. (To run it, `RL_TRAINED_AGENTS`
-names the folder of the checkpoints.)"""
+References that are far from the data, and earn far more: they were trained for the return alone. The learning rate
+and the steps are those of all others. They are too few for HalfCheetah's A2C agent, most of whose last hidden units
+are saturated ([the README's](../README.md#real-checkpoints) has a larger rate and more steps), and from Walker2d's
+SAC agent nobody gets within the limit. Walker2d's PPO agent reads a time that the data do not hold. (To run it,
+`RL_TRAINED_AGENTS` names the folder of the checkpoints.)"""
 
 
 def _counterfactuals(runs: Sequence[Run]) -> str:
