@@ -35,6 +35,7 @@ class Tier:
     :param costly_tasks: those of SafeDICE and CPQ
     :param budget: of a cell of Table 1
     :param curves: of a cell with a curve
+    :param longer: of a cell with a curve and ten times the steps of Table 1, if they are fewer than the papers'
     :param sweeps: of a cell of the other studies, of which there are many
     """
 
@@ -46,6 +47,7 @@ class Tier:
     costly_tasks: tuple[str, ...]
     budget: Budget
     curves: Budget
+    longer: Budget
     sweeps: Budget
 
 
@@ -80,6 +82,7 @@ TIERS: dict[TierName, Tier] = {
         costly_tasks=("BallRun",),
         budget=_SMOKE,
         curves=replace(_SMOKE, curve_points=2, curve_episodes=2),
+        longer=replace(_SMOKE, steps=200, safedice_steps=(40, 40), cpq_steps=40, curve_points=2, curve_episodes=2),
         sweeps=_SMOKE,
     ),
     "small": Tier(
@@ -91,6 +94,15 @@ TIERS: dict[TierName, Tier] = {
         costly_tasks=_COSTLY_TASKS,
         budget=_SMALL,
         curves=replace(_SMALL, curve_points=10, curve_episodes=5, stochastic_episodes=0),
+        longer=replace(
+            _SMALL,
+            steps=50_000,
+            safedice_steps=(20_000, 180_000),
+            cpq_steps=100_000,
+            stochastic_episodes=0,
+            curve_points=10,
+            curve_episodes=10,
+        ),
         sweeps=replace(_SMALL, steps=3_000, stochastic_episodes=0),
     ),
     "paper": Tier(
@@ -102,6 +114,7 @@ TIERS: dict[TierName, Tier] = {
         costly_tasks=dsrl.PAPER_TASKS,
         budget=_PAPER,
         curves=replace(_PAPER, curve_points=50, curve_episodes=20, stochastic_episodes=0),
+        longer=replace(_PAPER, curve_points=50, curve_episodes=20, stochastic_episodes=0),
         sweeps=replace(_PAPER, stochastic_episodes=0),
     ),
 }
@@ -124,7 +137,7 @@ class Study:
     tasks: tuple[str, ...] | None = None
     selections: tuple[Selection, ...] = (Selection(),)
     taus: tuple[float, ...] | None = None
-    budget: Literal["budget", "curves", "sweeps"] = "sweeps"
+    budget: Literal["budget", "curves", "longer", "sweeps"] = "sweeps"
     references: tuple[ReferenceName, ...] = ("clone",)
 
 
@@ -132,7 +145,18 @@ class Study:
 _UNREADABLE = {("Walker2dVelocity", "ppo")}
 
 StudyName = Literal[
-    "table", "curves", "weights", "sizes", "taus", "preferences", "within", "stopping", "checkpoints", "counterfactuals"
+    "table",
+    "curves",
+    "weights",
+    "sizes",
+    "taus",
+    "longer",
+    "rivals",
+    "preferences",
+    "within",
+    "stopping",
+    "checkpoints",
+    "counterfactuals",
 ]
 # Episodes of any return, against the reference's own failures: what whoever deploys a policy has.
 OWN_FAILURES = Selection(pool="all_safe", n_preferred=10, dispreferred="reference")
@@ -162,6 +186,14 @@ STUDIES: dict[StudyName, Study] = {
     ),
     # Fig. 7
     "taus": Study(("PREFINE",), taus=(30.0, 40.0, 50.0)),
+    # Whether Table 1's steps are too few: where PREFINE breaks the limit, and for those that make more in their papers.
+    "longer": Study(("BC", "PREFINE", *COSTLY), tasks=("BallCircle", "PointGoal1", "CarGoal1"), budget="longer"),
+    # Whether a rival had its chance: no paper gives PPL's β for such data, and CPL's has a variant that clones, too.
+    "rivals": Study(
+        ("PPL:beta=0.2", "PPL:beta=1.0", "PPL:beta=5.0", "CPL:bias=1.0,bc_coef=1.0"),
+        tasks=("HalfCheetahVelocity", "SwimmerVelocity", "BallCircle", "CarCircle"),
+        budget="budget",
+    ),
     # when_preferences_help.md
     "preferences": Study(
         ("BC", "SFT", "PREFINE", "DPO", BOUNDED),

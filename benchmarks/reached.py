@@ -35,7 +35,7 @@ def reached(runs: Sequence[Run]) -> str:
                 f"{1 - cost.mean / before:.0%}" if before > 1 else f"the reference is safe ({before:.2f})",
                 f"{kept:.0%} (*{paper.kept_return(dsrl.find_task(task)):.0%}*)",
                 f"{reward.mean:.2f} [{reward.low:.2f}, {reward.high:.2f}]",
-                ", ".join(_better(found)) or "none",
+                ", ".join(better(found)) or "none",
             ]
         )
     head = [
@@ -55,8 +55,12 @@ def reached(runs: Sequence[Run]) -> str:
     )
 
 
-def _better(found: dict[str, list[Run]]) -> list[str]:
-    """Safe rivals whose reward is significantly above PREFINE's, and by how much."""
+def better(found: Mapping[str, list[Run]]) -> list[str]:
+    """
+    Safe rivals whose reward is significantly above PREFINE's, and by how much.
+
+    :param found: the runs of each method, on one task
+    """
     names = []
     for method, runs in found.items():
         if method in ("PREFINE", REFERENCE) or scores.cost(runs).mean > 1:

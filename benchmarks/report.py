@@ -24,6 +24,7 @@ from methods import REFERENCE, Method
 from pace import OWN_STEPS, TASK
 from pages import distinct, table, versions
 from reached import reached, small_failures
+from rivals import rivals
 from rliable import library, metrics
 from scores import Run
 from table_figures import LABELS, pace_of
@@ -47,7 +48,7 @@ def main(tier: TierName = "small", results: Path = HERE / "results", page: Path 
     :param results: the folder with TIER/STUDY/TASK
     :param page: the page; its pictures go to images/ beside it
     """
-    runs = scores.load(results / tier / "table")
+    runs = load_runs(results, tier)
     if not runs:
         raise SystemExit(
             f"{results / tier / 'table'}: there are no records. Run: python benchmarks/run.py --tier {tier}"
@@ -59,8 +60,18 @@ def main(tier: TierName = "small", results: Path = HERE / "results", page: Path 
     print(f"Wrote {page}, {of_zoo} and {len(drawn)} pictures.")
 
 
+def load_runs(results: Path, tier: TierName) -> list[Run]:
+    """
+    Of the studies ``table`` and ``rivals``.
+
+    :param results: the folder with TIER/STUDY/TASK
+    :param tier: whose
+    """
+    return [run for study in ("table", "rivals") for run in scores.load(results / tier / study)]
+
+
 def tabled(runs: Sequence[Run]) -> list[Run]:
-    """Those of Table 1, without those whose weights tune.py chose."""
+    """Those of Table 1, without those with other weights."""
     return [run for run in runs if run.method in COLUMNS]
 
 
@@ -89,7 +100,7 @@ def write(all_runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figur
     """
     The page, as Markdown.
 
-    :param all_runs: of the study ``table``, and those with weights that tune.py chose
+    :param all_runs: as :func:`load_runs` gives them
     :param tier: whose
     :param drawn: the figures that there are
     :param others: what else was found
@@ -106,6 +117,7 @@ def write(all_runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figur
         *(_figure(figure) for figure in drawn),
         _OTHER_FIGURES,
         tuned(all_runs, others.tuning),
+        rivals(all_runs),
         _how(runs, tier),
     ]
     return "\n\n".join(sections) + "\n"

@@ -20,11 +20,12 @@ COLORS = {"PREFINE": "tab:blue", "DPO": "tab:orange", "SFT": "tab:green", "bound
 
 
 def curves(runs: Sequence[Run]) -> Figure:
-    """Fig. 6, 10, 11, 12: a pair of places a task."""
+    """Fig. 6, 10, 11, 12: a pair of places a task, three pairs in a row."""
     tasks = list(dict.fromkeys(run.task.name for run in runs))
-    n_rows = -(-len(tasks) // 3)
-    figure = Figure(figsize=(15, 2.6 * n_rows), layout="constrained")
-    places = figure.subplots(n_rows, 6, squeeze=False).reshape(-1, 2)
+    n_pairs = min(3, len(tasks))
+    n_rows = -(-len(tasks) // n_pairs)
+    figure = Figure(figsize=(5 * n_pairs, 2.6 * n_rows), layout="constrained")
+    places = figure.subplots(n_rows, 2 * n_pairs, squeeze=False).reshape(-1, 2)
     for pair, task in zip(places, tasks, strict=False):
         found = scores.of(runs, task=task)
         record = found[0].record

@@ -62,6 +62,16 @@ def test_named_costly_methods_run_where_they_are_named():
     assert len(cells(STUDIES["table"], SMALL, ["CarRun"], ["CPQ"], seeds=[0])) == 1
 
 
+def test_longer_is_ten_times_as_long():
+    found = cells(STUDIES["longer"], SMALL, seeds=[0])
+    usual = {c.method: c.method.steps(c.budget) for c in cells(STUDIES["table"], SMALL, seeds=[0])}
+    assert {c.task for c in found} == {"BallCircle", "PointGoal1", "CarGoal1"}
+    assert {c.task for c in found if c.method.name in COSTLY} == {"BallCircle"}
+    for cell in found:
+        assert cell.method.steps(cell.budget) == 10 * usual[cell.method]
+        assert cell.budget.curve_points == 10
+
+
 def test_references_that_read_more_than_the_data_hold_are_left_out():
     found = {(c.task, c.reference) for c in cells(STUDIES["checkpoints"], SMALL)}
     everybody = {(task, algo) for task in ("HalfCheetahVelocity", "Walker2dVelocity") for algo in ("ppo", "sac", "a2c")}

@@ -12,8 +12,8 @@ import study_figures
 import zoo_table
 from grids import STUDIES, TIERS, cells
 from matplotlib.image import imread
-from report import HERE, Others, best_safe, main, tabled, write
-from scores import Run, load
+from report import HERE, Others, best_safe, load_runs, main, tabled, write
+from scores import load
 
 from tests.benchmarks.test_scores import normalised, record
 
@@ -174,7 +174,7 @@ def test_without_records_it_says_what_to_run(tmp_path):
 
 
 def test_the_committed_page_is_what_the_committed_records_give():
-    runs: list[Run] = load(HERE / "results" / "small" / "table")
+    runs = load_runs(HERE / "results", "small")
     page = HERE / "README.md"
     assert page.exists() == bool(runs)
     if runs:

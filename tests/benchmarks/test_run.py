@@ -15,7 +15,7 @@ import records
 import run
 from cells import CURVE_SEED, EVALUATION_SEED, Cell, Folders, open_reference
 from executors import run_all
-from grids import STUDIES, TIERS
+from grids import COSTLY, STUDIES, TIERS
 from methods import REFERENCE, Budget, Method
 from run import main
 from selection import Selection
@@ -160,6 +160,16 @@ def test_a_curve_begins_at_the_reference_and_ends_at_the_last_step(folder, data)
     assert np.mean(record["deterministic"]["rewards"]) == pytest.approx(
         np.mean(whole["deterministic"]["rewards"]), rel=0.1
     )
+
+
+@pytest.mark.parametrize("method", COSTLY)
+def test_a_curve_of_a_costly_method_begins_before_its_first_step(method, folder, data):
+    [record] = cells.run([cell(method, TIERS["smoke"].longer)], Folders(data, folder / "runs"))
+    assert record["steps"] == record["curve"][-1]["step"] == {"SafeDICE": 80, "CPQ": 40}[method]
+    start, halfway, end = (point["rewards"] for point in record["curve"])
+    # Half of SafeDICE's steps are its discriminator's, and its policy waits.
+    assert (halfway == start) == (method == "SafeDICE")
+    assert end != halfway
 
 
 def test_a_checkpoint_of_rl_zoo_is_fine_tuned_on_a_task_s_data(zoo, tmp_path):

@@ -1,0 +1,48 @@
+"""PPL and CPL with other weights, by hand."""
+
+from rivals import rivals
+from scores import Run
+
+from tests.benchmarks.test_scores import record
+
+LOWEST, HIGHEST = 0.3831, 881.4633  # returns of DSRL's data for BallCircle
+LARGE = "PPL:beta=1.0"
+
+
+def lines(runs: list[Run]) -> dict[str, list[str]]:
+    split = (line.strip("|").split("|") for line in rivals(runs).splitlines() if line.startswith("|"))
+    return {name.strip(): [cell.strip() for cell in cells] for name, *cells in split}
+
+
+def normalised(reward: float) -> float:
+    return (reward - LOWEST) / (HIGHEST - LOWEST)
+
+
+def runs_of(levels: dict[str, tuple[float, float]]) -> list[Run]:
+    return [
+        Run(record(method, (reward, reward), (cost, cost), seed, "BallCircle"))
+        for seed in range(3)
+        for method, (reward, cost) in levels.items()
+    ]
+
+
+def test_a_column_a_task_and_a_line_for_each_choice_of_weights():
+    found = lines(runs_of({"PREFINE": (400.0, 10.0), "PPL": (100.0, 30.0), LARGE: (500.0, 5.0)}))
+    assert found[""] == ["BallCircle"]
+    assert found["PREFINE"] == [f"**{normalised(400):.2f} ± 0.00 / 0.50 ± 0.00**"]
+    assert found["PPL"] == [f"{normalised(100):.2f} ± 0.00 / 1.50 ± 0.00"]
+    assert found["PPL, β = 1"] == [f"**{normalised(500):.2f} ± 0.00 / 0.25 ± 0.00**"]
+    assert found["CPL, λ = 1, cloning = 1"] == ["not run"]
+
+
+def test_who_is_better_is_named_if_safe():
+    more = normalised(500) - normalised(400)
+    runs = runs_of({"PREFINE": (400.0, 10.0), LARGE: (500.0, 5.0)})
+    named = f"Safe, with significantly more reward than PREFINE: BallCircle: PPL, β = 1 (+{more:.2f} to +{more:.2f})."
+    assert named in rivals(runs)
+    for levels in ({"PREFINE": (400.0, 10.0), LARGE: (500.0, 50.0)}, {"PREFINE": (400.0, 10.0), LARGE: (399.0, 1.0)}):
+        assert "None is safe and earns significantly more than PREFINE." in rivals(runs_of(levels))
+
+
+def test_what_to_run_is_said():
+    assert "Not run yet: `python benchmarks/run.py --study rivals`." in rivals([])
