@@ -186,11 +186,19 @@ STUDIES: dict[StudyName, Study] = {
     ),
     # Fig. 7
     "taus": Study(("PREFINE",), taus=(30.0, 40.0, 50.0)),
-    # Whether Table 1's steps are too few: where PREFINE breaks the limit, and for those that make more in their papers.
-    "longer": Study(("BC", "PREFINE", *COSTLY), tasks=("BallCircle", "PointGoal1", "CarGoal1"), budget="longer"),
-    # Whether a rival had its chance: no paper gives PPL's β for such data, and CPL's has a variant that clones, too.
+    # Whether Table 1's steps are too few: where PREFINE breaks the limit, and for CPQ, whose paper has as many.
+    "longer": Study(("BC", "PREFINE", "CPQ"), tasks=("BallCircle", "PointGoal1", "CarGoal1"), budget="longer"),
+    # Whether the rivals that learn from the two sets had their chance. CPL's paper has a variant that clones, too.
     "rivals": Study(
-        ("PPL:beta=0.2", "PPL:beta=1.0", "PPL:beta=5.0", "CPL:bias=1.0,bc_coef=1.0"),
+        (
+            "PREFINE:learning_rate=1e-05",
+            "DPO:learning_rate=1e-05",
+            "PPL:learning_rate=1e-05",
+            "PPL:learning_rate=3e-05",
+            "PPL:beta=1.0",
+            "CPL:learning_rate=1e-05",
+            "CPL:bias=1.0,bc_coef=1.0",
+        ),
         tasks=("HalfCheetahVelocity", "SwimmerVelocity", "BallCircle", "CarCircle"),
         budget="budget",
     ),

@@ -1,6 +1,7 @@
 """The methods of the benchmark: how each is made from a reference and data, all with the same budget."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -91,7 +92,7 @@ class Method:
             key, equals, value = option.partition("=")
             if not equals or name == REFERENCE:
                 raise ValueError(f"methods: cannot read {text!r}. Write NAME or NAME:option=value,option=value.")
-            options.append((key, yaml.safe_load(value)))
+            options.append((key, _read(value)))
         return cls(name, tuple(options))
 
     def __str__(self) -> str:
@@ -111,6 +112,15 @@ class Method:
         if self.name == "SafeDICE":
             return sum(budget.safedice_steps)
         return budget.cpq_steps if self.name == "CPQ" else budget.steps
+
+
+def _read(text: str) -> Any:
+    """A value. YAML takes 1e-05 for text, for it wants a point."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _prefine(setting: Setting, options: dict[str, Any], weights: dict[str, float]) -> PREFINE:

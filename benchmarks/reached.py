@@ -119,4 +119,5 @@ Where that falls short:
   that never touches a hazard is cloned from 100 of its own episodes and nothing else, and the clone touches them.
   *Standing*, in PointGoal1: a third of the clones come to a halt, which their data do not show, and stay until the
   episode ends: without goals, and at a cost of 1 a step where there is a hazard. That is what its return is lost by,
-  and what single episodes that cost 500 and more are."""
+  and what single episodes that cost 500 and more are. It is not for want of steps: see
+  [ten times as many](#with-ten-times-the-steps)."""

@@ -166,7 +166,8 @@ def _table_1(runs: Sequence[Run], tier: TierName) -> str:
             "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit "
             "κ, the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest "
             "reward. *The second line is the paper's*, on DSRL's data. D_p are the preferred episodes. Policies act by "
-            f"their mode.{_stopped_early(tier)}",
+            f"their mode.{_stopped_early(tier)} Other learning rates and weights of DPO, PPL and CPL, of which some are "
+            "better: [below](#rivals-with-other-learning-rates-and-weights).",
             *_of_suites(runs),
         ]
     )
@@ -381,7 +382,8 @@ def _how(runs: Sequence[Run], tier: TierName) -> str:
 # By the clock, on 2026-11-28; the processor is the one of the training times.
 _SMALL_TIME = """\
 On two cores the whole tier takes a little over five hours: the table an hour without SafeDICE and CPQ, which take 37
-minutes a seed, and the other studies two and a half. The data before them take half an hour."""
+minutes a seed, and the other studies two and a half. The data before them take half an hour. Not counted are
+`rivals`, three quarters of an hour of one core, and `longer`, two hours of one core a seed."""
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ class PPL(OfflineAlgorithm):
     The implicit reward of DPO, r = β log π_θ/π_ref (Eq. 2), of a whole segment of an episode takes the place of r_E in
     Eq. 1. Each pair is a segment of a preferred and one of a dispreferred episode, drawn at random; the dynamics cancel
     in the ratio. It starts from π_ref, and there is no supervised (SFT) term. The paper gives neither β nor the length
-    of the segments: 64 steps is CPL's.
+    of the segments: 64 steps is CPL's. Nothing holds it to what the reference can do: at the default learning rate,
+    which is PREFINE's, it can lose the return; at 1e-5 it kept more of it (``benchmarks/README.md``).
 
     One timestep is one gradient step on ``batch_size`` transitions of each set, so ``batch_size / segment_length``
     pairs. The weights of two segments are multiplied; the order of a pair is right with the mean probability of its two

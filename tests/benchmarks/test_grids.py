@@ -81,7 +81,9 @@ def test_references_that_read_more_than_the_data_hold_are_left_out():
 def test_methods_are_read_with_their_options():
     method = Method.parse("PREFINE:beta=0.2,loss_type=ipo,log_ratio_bound=null")
     assert method == Method("PREFINE", (("beta", 0.2), ("loss_type", "ipo"), ("log_ratio_bound", None)))
-    assert Method.parse(str(Method.parse("CPL"))) == Method("CPL")
+    for text in ("CPL", "PPL:learning_rate=1e-05,beta=1.0"):
+        assert str(Method.parse(text)) == text
+    assert Method.parse("PPL:learning_rate=1e-5").options == (("learning_rate", 0.00001),)
     assert [Method.parse(name).in_populations for name in ("SFT", "DPO", "BC")] == [True, True, False]
     for name in (REFERENCE, *MAKERS):
         assert str(Method.parse(name)) == name

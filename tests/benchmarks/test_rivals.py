@@ -18,9 +18,9 @@ def normalised(reward: float) -> float:
     return (reward - LOWEST) / (HIGHEST - LOWEST)
 
 
-def runs_of(levels: dict[str, tuple[float, float]]) -> list[Run]:
+def runs_of(levels: dict[str, tuple[float, float]], task: str = "BallCircle") -> list[Run]:
     return [
-        Run(record(method, (reward, reward), (cost, cost), seed, "BallCircle"))
+        Run(record(method, (reward, reward), (cost, cost), seed, task))
         for seed in range(3)
         for method, (reward, cost) in levels.items()
     ]
@@ -38,10 +38,22 @@ def test_a_column_a_task_and_a_line_for_each_choice_of_weights():
 def test_who_is_better_is_named_if_safe():
     more = normalised(500) - normalised(400)
     runs = runs_of({"PREFINE": (400.0, 10.0), LARGE: (500.0, 5.0)})
-    named = f"Safe, with significantly more reward than PREFINE: BallCircle: PPL, β = 1 (+{more:.2f} to +{more:.2f})."
-    assert named in rivals(runs)
+    named = f"BallCircle: PPL, β = 1 (+{more:.2f} to +{more:.2f})."
+    assert f"Safe, with significantly more reward than Table 1's PREFINE: {named}" in rivals(runs)
     for levels in ({"PREFINE": (400.0, 10.0), LARGE: (500.0, 50.0)}, {"PREFINE": (400.0, 10.0), LARGE: (399.0, 1.0)}):
-        assert "None is safe and earns significantly more than PREFINE." in rivals(runs_of(levels))
+        assert "None is safe and earns significantly more than Table 1's PREFINE." in rivals(runs_of(levels))
+
+
+def test_the_gentle_ppl_of_other_tasks_has_a_table_of_its_own():
+    gentle = "PPL:learning_rate=1e-05"
+    runs = runs_of({"PREFINE": (400.0, 10.0), gentle: (300.0, 5.0)})
+    assert "on the other tasks" not in rivals(runs)
+    runs += runs_of({"reference": (900.0, 50.0), "PREFINE": (400.0, 10.0), gentle: (300.0, 5.0)}, "BallRun")
+    found = lines(runs)
+    assert found["task"] == ["π_ref", "PREFINE", "PPL", "PPL, rate = 1e-05"]
+    reward, cost = (300 - 26.3397) / (1327.446 - 26.3397), 5 / 20
+    assert found["BallRun"][2:] == ["not run", f"**{reward:.2f} ± 0.00 / {cost:.2f} ± 0.00**"]
+    assert f"--study rivals --methods {gentle} --tasks BallRun`" in rivals(runs)
 
 
 def test_what_to_run_is_said():
