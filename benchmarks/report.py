@@ -166,7 +166,7 @@ def _table_1(runs: Sequence[Run], tier: TierName) -> str:
             "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit "
             "κ, the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest "
             "reward. *The second line is the paper's*, on DSRL's data. D_p are the preferred episodes. Policies act by "
-            f"their mode.{_stopped_early(tier)} Other learning rates and weights of DPO, PPL and CPL, of which some are "
+            f"their mode.{_stopped_early(tier)} Other learning rates and weights of DPO, PPL and CPL, some of them "
             "better: [below](#rivals-with-other-learning-rates-and-weights).",
             *_of_suites(runs),
         ]
