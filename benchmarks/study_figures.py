@@ -16,7 +16,14 @@ from selection import Selection
 from sb3_prefine import Evaluation
 
 # The same in all pictures of studies, by label.
-COLORS = {"PREFINE": "tab:blue", "DPO": "tab:orange", "SFT": "tab:green", "bounded": "tab:red", "BC": "tab:gray"}
+COLORS = {
+    "PREFINE": "tab:blue",
+    "DPO": "tab:orange",
+    "SFT": "tab:green",
+    "bounded": "tab:red",
+    "BC": "tab:gray",
+    "CPQ": "tab:purple",
+}
 
 
 def curves(runs: Sequence[Run]) -> Figure:

@@ -159,6 +159,13 @@ def test_the_weights_have_three_rows_a_task_and_a_line_for_each_lambda(results):
     np.testing.assert_allclose(curves[-4][0].get_ydata(), expected)
 
 
+def test_no_two_methods_of_a_place_have_the_same_color(results):
+    for study in ("curves", "longer"):
+        for axes in study_figures.curves(load(results / "small" / study)).axes:
+            lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+            assert len({line.get_color() for line in lines}) == len(lines) > 1
+
+
 def test_one_command_a_figure(results, tmp_path, capsys):
     figures.main("safe", "small", results, tmp_path)
     assert (tmp_path / "safe.png").exists()
