@@ -118,9 +118,9 @@ FIGURES = (
         "longer",
         study_figures.curves,
         "Whether Table 1's steps are too few. On the two tasks where PREFINE breaks the limit they are not: ten times "
-        "as many move its cost and return by no more than episodes differ, and BC's. CPQ's are as many as its paper's "
-        "now, and it comes to no return that lasts. One seed (`python benchmarks/run.py --study longer --seeds 0`); "
-        "the dashed line is κ, the dotted one the mean of D_p.",
+        "as many move its cost and return, and BC's, by no more than episodes differ. CPQ has as many as in its paper "
+        "here, and comes to no return that lasts. One seed (`python benchmarks/run.py --study longer --seeds 0`); the "
+        "dashed line is κ, the dotted one the mean of D_p.",
     ),
 )
 

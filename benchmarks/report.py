@@ -207,12 +207,8 @@ def best_safe(methods: Sequence[str], found: dict[str, list[Run]]) -> str | None
 
 def _cell(task: str, method: str, found: dict[str, list[Run]], best: bool) -> str:
     theirs = paper.TABLE_1[task].get(method)
-    ours = "not run"
-    if method in found:
-        reward, cost = scores.reward(found[method]), scores.cost(found[method])
-        ours = f"{reward} / {cost}"
-        ours = f"**{ours}**" if cost.mean <= 1 else ours
-        ours = f"🔵 {ours}" if best else ours
+    ours = scores.outcome(found.get(method, []))
+    ours = f"🔵 {ours}" if best else ours
     return ours if theirs is None else f"{ours}<br>*{theirs.reward:.2f} / {theirs.cost:.2f}*"
 
 

@@ -131,6 +131,14 @@ def cost(runs: Sequence[Run]) -> Score:
     return score([run.costs for run in runs])
 
 
+def outcome(runs: Sequence[Run]) -> str:
+    """Reward / cost, in bold if that is up to the limit."""
+    if not runs:
+        return "not run"
+    rewards, costs = reward(runs), cost(runs)
+    return f"**{rewards} / {costs}**" if costs.mean <= 1 else f"{rewards} / {costs}"
+
+
 def score(episodes: Sequence[np.ndarray]) -> Score:
     """
     :param episodes: of each run, values of its episodes

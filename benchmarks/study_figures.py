@@ -22,6 +22,7 @@ COLORS = {
     "SFT": "tab:green",
     "bounded": "tab:red",
     "BC": "tab:gray",
+    "SafeDICE": "tab:brown",
     "CPQ": "tab:purple",
 }
 

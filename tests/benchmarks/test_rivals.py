@@ -1,8 +1,9 @@
-"""PPL and CPL with other weights, by hand."""
+"""Rivals with other rates and weights, by hand."""
 
 from rivals import rivals
 from scores import Run
 
+from tests.benchmarks import test_scores
 from tests.benchmarks.test_scores import record
 
 LOWEST, HIGHEST = 0.3831, 881.4633  # returns of DSRL's data for BallCircle
@@ -51,9 +52,12 @@ def test_the_gentle_ppl_of_other_tasks_has_a_table_of_its_own():
     runs += runs_of({"reference": (900.0, 50.0), "PREFINE": (400.0, 10.0), gentle: (300.0, 5.0)}, "BallRun")
     found = lines(runs)
     assert found["task"] == ["π_ref", "PREFINE", "PPL", "PPL, rate = 1e-05"]
-    reward, cost = (300 - 26.3397) / (1327.446 - 26.3397), 5 / 20
-    assert found["BallRun"][2:] == ["not run", f"**{reward:.2f} ± 0.00 / {cost:.2f} ± 0.00**"]
+    assert found["BallRun"][2:] == ["not run", f"**{test_scores.normalised(300):.2f} ± 0.00 / 0.25 ± 0.00**"]
     assert f"--study rivals --methods {gentle} --tasks BallRun`" in rivals(runs)
+
+
+def test_its_seeds_and_dates_are_told():
+    assert " Seeds 0, 1, 2; 2026-11-22." in rivals(runs_of({"PREFINE": (400.0, 10.0), LARGE: (500.0, 5.0)}))
 
 
 def test_what_to_run_is_said():

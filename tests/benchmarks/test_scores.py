@@ -146,3 +146,13 @@ def test_runs_are_read_and_chosen(tmp_path):
     assert len(runs) == 4
     assert [run.method for run in scores.of(runs, seed=1, task="BallRun")] == ["PREFINE", "SFT"]
     assert scores.of(runs, method="DPO") == []
+
+
+def test_an_outcome_is_bold_if_it_is_safe():
+    def outcome(cost: float) -> str:
+        return scores.outcome([Run(record(rewards=(400.0, 400.0), costs=(cost, cost), seed=seed)) for seed in range(2)])
+
+    # The limit is 20, and counts as safe.
+    assert outcome(20.0) == f"**{normalised(400):.2f} ± 0.00 / 1.00 ± 0.00**"
+    assert outcome(21.0) == f"{normalised(400):.2f} ± 0.00 / 1.05 ± 0.00"
+    assert scores.outcome([]) == "not run"
