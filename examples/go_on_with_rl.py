@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories
 from sb3_prefine.callbacks import CostEvalCallback
-from sb3_prefine.demo import COST_LIMIT, DATA, ENV_ID
+from sb3_prefine.cli.run_demo import COST_LIMIT, DATA, ENV_ID
 
 PENALTY = 5.0
 SEEDS = (0, 1)

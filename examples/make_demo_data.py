@@ -25,7 +25,7 @@ from sb3_prefine import Trajectories, collect, load_reference
 
 ENV_ID = "SpeedLimitHalfCheetah-v0"
 COST_LIMIT = 25.0
-FOLDER = Path(sb3_prefine.__file__).parent / "demo_data"
+FOLDER = Path(sb3_prefine.__file__).parent / "cli" / "demo_data"
 TIMESTEPS = 1_000_000
 # Of the actions: just below the limit.
 SCALES = (0.70, 0.72, 0.74)

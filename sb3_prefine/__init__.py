@@ -1,21 +1,9 @@
 """Make a policy you already trained safe: PREFINE for Stable-Baselines3."""
 
-from sb3_prefine.collect import collect
-from sb3_prefine.evaluation import Evaluation, evaluate_policy
-from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.prefine import PREFINE
-from sb3_prefine.reference import Reference, load_reference
-from sb3_prefine.trajectories import Trajectories
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "PREFINE",
-    "Evaluation",
-    "PreferenceBuffer",
-    "Reference",
-    "Trajectories",
-    "collect",
-    "evaluate_policy",
-    "load_reference",
-]
+# The public names are those of __init__.pyi. Each is imported when it is first used, so that the command line, which
+# imports this package too, does not wait for torch before it can print its help.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

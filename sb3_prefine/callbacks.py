@@ -1,18 +1,23 @@
 """Watching the cost while a model trains."""
 
 import io
+import math
 import pickle
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
-from sb3_prefine.cost_gap import CostFunction, CostGap, cost_gap
-from sb3_prefine.env_source import EnvSource
-from sb3_prefine.evaluation import Evaluation, check_cost_limit, evaluate_policy
-from sb3_prefine.files import write_atomically
-from sb3_prefine.preferences import PreferenceBuffer
+from sb3_prefine.data.preferences import PreferenceBuffer
+from sb3_prefine.evaluation.cost_gap import CostFunction, CostGap, cost_gap
+from sb3_prefine.evaluation.evaluate import Evaluation, check_cost_limit, evaluate_policy
+from sb3_prefine.prefine import PREFINE
+from sb3_prefine.rollout.make_envs import EnvSource
+from sb3_prefine.training.transition_tables import Batches
+from sb3_prefine.utils.files import write_atomically
 
 
 class CostEvalCallback(EventCallback):
@@ -25,7 +30,7 @@ class CostEvalCallback(EventCallback):
     SB3 model: one that trains behind ``VecNormalize`` is evaluated through its own statistics.
 
     Every evaluation runs the same episodes. The best of many evaluations is chosen by them, so report its numbers from
-    :func:`~sb3_prefine.evaluation.evaluate_policy` with another seed.
+    :func:`~sb3_prefine.evaluate_policy` with another seed.
 
     Logged are ``eval/mean_reward``, ``eval/mean_ep_length``, ``eval/mean_cost``, ``eval/violation_rate`` and
     ``eval/cvar_cost`` (of the worst tenth).
@@ -38,7 +43,7 @@ class CostEvalCallback(EventCallback):
     :param n_eval_episodes: Episodes of one evaluation.
     :param n_envs: How many environments to make; 16 for each worker take the least time a step.
     :param n_workers: How many processes step them, this one included: the episodes are the same. They are started anew
-        for each evaluation; see :func:`~sb3_prefine.rollout.rollout` for what more than one asks of a script.
+        for each evaluation; see :func:`~sb3_prefine.rollout.generate_episodes` for what more than one asks of a script.
     :param deterministic: Whether the policy acts by its mode instead of sampling.
     :param seed: Seed of the evaluation episodes.
     :param log_path: Folder for ``evaluations.npz``: ``timesteps`` (n_evaluations,) and ``results``, ``ep_lengths``,
@@ -209,7 +214,8 @@ class CostGapCallback(BaseCallback):
         model.learn(20_000, callback=watch)
         [gaps.preferred.mean for gaps in watch.history]
 
-    :param cost_fn: the costs (N,) of actions at N raw observations, see :func:`~sb3_prefine.cost_gap.cost_gap`
+    :param cost_fn: the costs (N,) of actions at N raw observations, see
+        :func:`~sb3_prefine.evaluation.cost_gap.cost_gap`
     :param preferences: whose episodes to take; None takes those that the model learns from. Fewer are faster
     :param eval_freq: measure at every ``eval_freq``-th call of the callback: a gradient step of PREFINE
     :param seed: of the actions
@@ -271,3 +277,83 @@ class CostGapCallback(BaseCallback):
         # Dumped here so that the numbers stand at the timestep they belong to.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
+
+
+# Transitions of each set that the loss is taken of: an evaluation takes about as long as ten updates.
+_N_TRANSITIONS = 4096
+
+
+class EarlyStopping(BaseCallback):
+    """
+    Stop training when the loss on held-out preferences no longer falls, and go back to the best weights.
+
+    No environment is needed. Hold out whole episodes, and train on the others::
+
+        train, held_out = preferences.split(0.2)
+        model = PREFINE("ppo/HalfCheetah-v3", train)
+        model.learn(20_000, callback=EarlyStopping(held_out))
+
+    Without it ``learn(N)`` makes N gradient steps. The loss is that of Eq. 9 with the model's own hyperparameters, each
+    time of the same transitions and the same noise. It is logged as ``held_out/loss``, with ``held_out/accuracies`` and
+    ``held_out/sft_loss``.
+
+    :param held_out: preferences that the model does not train on
+    :param eval_freq: gradient steps between two evaluations
+    :param patience: stop after so many evaluations in a row without a new lowest loss
+    :param seed: of the transitions and of the noise
+    :param verbose: 0 for no output, 1 for a line at the end
+    :raises ValueError: a number is not positive; at the start of training, if the preferences do not fit the policy
+    :raises TypeError: at the start of training, if the model is not of PREFINE
+    """
+
+    model: PREFINE
+
+    def __init__(
+        self, held_out: PreferenceBuffer, *, eval_freq: int = 100, patience: int = 5, seed: int = 0, verbose: int = 0
+    ) -> None:
+        super().__init__(verbose)
+        for name, value in (("eval_freq", eval_freq), ("patience", patience)):
+            if value < 1:
+                raise ValueError(f"{name}: {value} is not positive.")
+        self.held_out = held_out
+        self.eval_freq = eval_freq
+        self.patience = patience
+        self.seed = seed
+        self.best_loss = math.inf
+        self.best_timestep = 0
+
+    def _on_training_start(self) -> None:
+        if not isinstance(self.model, PREFINE):
+            raise TypeError(
+                f"EarlyStopping: it takes PREFINE's loss on the held-out preferences, and the model is a "
+                f"{type(self.model).__name__}."
+            )
+        self._tables: Batches = self.model._build_tables(self.held_out)
+        self.best_loss, self._evaluations_since = math.inf, 0
+        self._evaluate()
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % self.eval_freq == 0:
+            self._evaluate()
+        return self._evaluations_since < self.patience
+
+    def _on_training_end(self) -> None:
+        if self.num_timesteps != self._last_timestep:
+            self._evaluate()
+        self.model.policy.load_state_dict(self._best_weights)
+        if self.verbose >= 1:
+            stopped = "stopped" if self._evaluations_since >= self.patience else "ended"
+            print(
+                f"Training {stopped} after {self.num_timesteps:,} gradient steps. The weights are those after "
+                f"{self.best_timestep:,}, whose loss on held-out preferences was lowest: {self.best_loss:,.3f}."
+            )
+
+    def _evaluate(self) -> None:
+        found = self.model._score(self._tables, _N_TRANSITIONS, self.seed)
+        for name in ("train/loss", "train/sft_loss", "rewards/accuracies"):
+            self.logger.record(f"held_out/{name.partition('/')[2]}", found[name])
+        self._last_timestep = self.num_timesteps
+        self._evaluations_since += 1
+        if found["train/loss"] < self.best_loss:
+            self.best_loss, self.best_timestep, self._evaluations_since = found["train/loss"], self.num_timesteps, 0
+            self._best_weights: dict[str, Any] = deepcopy(self.model.policy.state_dict())

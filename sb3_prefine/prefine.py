@@ -1,28 +1,35 @@
 """PREFINE: a policy somebody already trained becomes safer, from preferred and dispreferred trajectories."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from torch import Tensor
+from torch import Tensor, nn
 
-from sb3_prefine.checks import Counterfactuals, check_hyperparameters
-from sb3_prefine.custom import HasLikelihood, check_shapes
-from sb3_prefine.likelihood import likelihood_of, trainable_parameters
+from sb3_prefine.data.preferences import PreferenceBuffer
 from sb3_prefine.objective import LossType, Objective, Sets
-from sb3_prefine.offline import OfflineAlgorithm
-from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.reference import Reference, Source, load_reference
-from sb3_prefine.sequences import build_sequence_tables
-from sb3_prefine.streaming import open_tables
-from sb3_prefine.tables import Batch, Batches
+from sb3_prefine.policies.base import Likelihood
+from sb3_prefine.policies.likelihood import likelihood_of
+from sb3_prefine.reference.load import Source
+from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.preference_algorithm import PreferenceAlgorithm
+from sb3_prefine.training.sequence_tables import build_sequence_tables
+from sb3_prefine.training.streamed_tables import open_tables
+from sb3_prefine.training.transition_tables import Batch, Batches
+from sb3_prefine.utils.validation import (
+    check_choice,
+    check_count,
+    check_label_smoothing,
+    check_not_negative,
+    check_positive_or_none,
+)
 
-# States that a likelihood is tried on before it is trained.
-_N_EXAMPLES = 2
+# What counterfactual actions are sampled from.
+Counterfactuals = Literal["policy", "reference"]
 
 
-class PREFINE(OfflineAlgorithm):
+class PREFINE(PreferenceAlgorithm):
     """
     Preference-based implicit reward and cost fine-tuning (PREFINE), offline: no environment is touched in training.
 
@@ -34,7 +41,7 @@ class PREFINE(OfflineAlgorithm):
     value heads of the checkpoint stay as they were.
 
     :param policy: the reference π_ref, also the starting point: an SB3 model or policy, the path of a zip or an RL-Zoo
-        folder, an ``nn.Module`` with a likelihood (:class:`~sb3_prefine.custom.HasLikelihood`), or what
+        folder, an ``nn.Module`` with a likelihood (:class:`~sb3_prefine.policies.HasLikelihood`), or what
         ``load_reference`` returned
     :param preferences: the preferred and dispreferred trajectories; may be given later, as ``model.preferences = …``
     :param env: not used to train; for callbacks and ``get_env()``. Raw: normalisation happens inside the model
@@ -57,7 +64,8 @@ class PREFINE(OfflineAlgorithm):
     :param max_grad_norm: clip the gradient's norm at this value; None does not clip
     :param optimizer_kwargs: further arguments of Adam, such as ``{"weight_decay": 1e-4}``
     :param buffer_size: of data on disk (``Trajectories.from_hdf5(…, mmap=True)``) that hold more transitions than this,
-        so many are in memory at a time: see :class:`~sb3_prefine.streaming.Stream`. Recurrent policies read all
+        so many are in memory at a time: see
+        :class:`~sb3_prefine.training.streamed_tables.Stream`. Recurrent policies read all
     :param stats_window_size: as in SB3; unused
     :param tensorboard_log: the folder of TensorBoard's logs; None writes none
     :param verbose: 0 no output, 1 info, 2 debug
@@ -95,9 +103,21 @@ class PREFINE(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        reference = load_reference(policy, env=env if isinstance(policy, torch.nn.Module) else None)
-        super().__init__(reference, env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
-        self.batch_size = batch_size
+        super().__init__(
+            policy,
+            preferences,
+            env,
+            learning_rate,
+            batch_size,
+            log_std_min,
+            max_grad_norm,
+            optimizer_kwargs,
+            stats_window_size,
+            tensorboard_log,
+            verbose,
+            seed,
+            device,
+        )
         self.beta = beta
         self.sft_coef = sft_coef
         self.loss_type = loss_type
@@ -105,52 +125,34 @@ class PREFINE(OfflineAlgorithm):
         self.log_ratio_bound = log_ratio_bound
         self.n_counterfactuals = n_counterfactuals
         self.counterfactuals = counterfactuals
-        self.log_std_min = log_std_min
         self.fixed_std = fixed_std
         self.temperature = temperature
-        self.max_grad_norm = max_grad_norm
-        self.optimizer_kwargs = optimizer_kwargs
         self.buffer_size = buffer_size
-        self.preferences = preferences
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
-        check_hyperparameters(
-            beta=self.beta,
-            sft_coef=self.sft_coef,
-            loss_type=self.loss_type,
-            label_smoothing=self.label_smoothing,
-            log_ratio_bound=self.log_ratio_bound,
-            n_counterfactuals=self.n_counterfactuals,
-            counterfactuals=self.counterfactuals,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            log_std_min=self.log_std_min,
-            fixed_std=self.fixed_std,
-            temperature=self.temperature,
-            max_grad_norm=self.max_grad_norm,
-            buffer_size=self.buffer_size,
-        )
-        super()._setup_model()
-        options = {"fixed_std": self.fixed_std, "temperature": self.temperature}
-        self._likelihood = self._likelihood_ref = likelihood_of(self.policy, self.log_std_min, **options)
-        self._policy_ref = None
-        if isinstance(self.policy, HasLikelihood):
-            # Its log_prob may have weights of its own: those of the reference stay as they are.
-            self._policy_ref = self.reference.trainable_copy().requires_grad_(False).to(self.device)
-            self._likelihood_ref = likelihood_of(self._policy_ref, self.log_std_min)
+        check_not_negative("beta", self.beta)
+        check_not_negative("sft_coef", self.sft_coef)
+        if self.beta == self.sft_coef == 0:
+            raise ValueError("beta, sft_coef: both are 0, which leaves nothing to learn. Raise one of them.")
+        check_choice("loss_type", self.loss_type, get_args(LossType))
+        if self.loss_type == "ipo" and self.beta == 0:
+            raise ValueError(
+                "beta: 0 does not go with loss_type='ipo', which aims at a margin of 1/(2 beta). Raise it."
+            )
+        check_label_smoothing(self.label_smoothing)
+        check_positive_or_none("log_ratio_bound", self.log_ratio_bound)
+        check_count("n_counterfactuals", self.n_counterfactuals)
+        check_choice("counterfactuals", self.counterfactuals, get_args(Counterfactuals))
+        check_positive_or_none("fixed_std", self.fixed_std)
+        check_positive_or_none("temperature", self.temperature)
+        check_count("buffer_size", self.buffer_size)
         self._tables: tuple[PreferenceBuffer, Batches] | None = None
-        if self.preferences is not None:
-            self._check_preferences(self.preferences)
-        inputs = self._example_inputs(_N_EXAMPLES)
-        check_shapes(self._likelihood, self.policy, inputs, _N_EXAMPLES)
-        self.optimizer = torch.optim.Adam(
-            trainable_parameters(self.policy, self._likelihood, inputs),
-            lr=self.lr_schedule(1.0),
-            fused=True,
-            **(self.optimizer_kwargs or {}),
-        )
+        super()._setup_model()
+
+    def _likelihood_of(self, policy: nn.Module) -> Likelihood:
+        return likelihood_of(policy, self.log_std_min, fixed_std=self.fixed_std, temperature=self.temperature)
 
     def train(self, batch: Batch) -> None:
         """
@@ -233,15 +235,11 @@ class PREFINE(OfflineAlgorithm):
     def _batches(self) -> Iterator[Batch]:
         return self._current_tables().batches(self.batch_size, self._generator)
 
-    def _check_preferences(self, preferences: PreferenceBuffer) -> None:
-        preferences.check_spaces(self.observation_space, self.action_space, self._likelihood.needs == "masks")
-
     def _current_tables(self) -> Batches:
         """The tables of ``self.preferences``, made anew when other preferences were set."""
-        if self.preferences is None:
-            raise ValueError("preferences: there are none to learn from. Pass PREFINE(policy, preferences=…).")
-        if self._tables is None or self._tables[0] is not self.preferences:
-            self._tables = (self.preferences, self._build_tables(self.preferences))
+        preferences = self._given_preferences()
+        if self._tables is None or self._tables[0] is not preferences:
+            self._tables = (preferences, self._build_tables(preferences))
         return self._tables[1]
 
     def _build_tables(self, preferences: PreferenceBuffer) -> Batches:
@@ -251,14 +249,7 @@ class PREFINE(OfflineAlgorithm):
         return open_tables(preferences, self.reference, self._likelihood, self.device, self.buffer_size)
 
     def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "preferences",
-            "_likelihood",
-            "_likelihood_ref",
-            "_policy_ref",
-            "_tables",
-        ]
+        return [*super()._excluded_save_params(), "_tables"]
 
 
 def _metrics(

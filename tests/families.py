@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from examples import mixture_policy
-from sb3_prefine.policies import CVAEPolicy
+from sb3_prefine.policies.cvae import CVAEPolicy
 from tests.worlds import Anything, choosing
 
 SMALL = {"net_arch": [16, 16]}

@@ -20,8 +20,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_prefine import PREFINE, PreferenceBuffer
 from sb3_prefine.callbacks import CostEvalCallback, CostGapCallback
-from sb3_prefine.cost_gap import cost_gap
-from sb3_prefine.evaluation import evaluate_policy
+from sb3_prefine.evaluation.cost_gap import cost_gap
+from sb3_prefine.evaluation.evaluate import evaluate_policy
 from tests.worlds import Anything, Recorder, assert_same_weights, model_of, preferences, weights
 
 

@@ -7,7 +7,7 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_prefine import PREFINE, PreferenceBuffer
-from sb3_prefine.early_stopping import EarlyStopping
+from sb3_prefine.callbacks import EarlyStopping
 from sb3_prefine.objective import prefine_loss
 from tests.worlds import BAD, GOOD, Recorder, assert_same_weights, model_of, preferences, trajectories, weights
 

@@ -57,8 +57,9 @@ def test_the_demo_s_data_can_be_made_again(tmp_path, monkeypatch):
     for name in ("preferred", "dispreferred"):
         made, ships = (Trajectories.from_hdf5(folder / f"{name}.hdf5") for folder in (tmp_path, shipped))
         assert len(made) == len(ships)
-        assert made.episode_returns.mean() == pytest.approx(ships.episode_returns.mean(), rel=0.1)
-        assert made.episode_costs.mean() == pytest.approx(ships.episode_costs.mean(), abs=100)
+        # The median: processors round differently, and a rounding can decide whether one of the episodes is a fall.
+        assert np.median(made.episode_returns) == pytest.approx(np.median(ships.episode_returns), rel=0.1)
+        assert np.median(made.episode_costs) == pytest.approx(np.median(ships.episode_costs), abs=100)
 
 
 def test_a_mixture_learns_both_ways_around_and_a_gaussian_cannot(tmp_path, monkeypatch):

@@ -19,7 +19,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, load_reference
-from sb3_prefine.inputs import Masked, Sequences, map_arrays
+from sb3_prefine.policies.base import MaskedInputs, SequenceInputs
+from sb3_prefine.utils.observations import map_arrays
 from tests.families import FAMILIES, Family
 
 PAGE = Path(__file__).parent.parent / "docs" / "policies.md"
@@ -204,10 +205,10 @@ def _mean_score(model: PREFINE, inputs: Any) -> float:
 def _log_prob_of_sb3(model: PREFINE, inputs: Any, encoded: torch.Tensor, family: Family) -> torch.Tensor | None:
     """What SB3's own policy says of the same actions; None where it defines no log-prob."""
     policy = model.policy
-    if isinstance(inputs, Masked):
+    if isinstance(inputs, MaskedInputs):
         _, expected, _ = policy.evaluate_actions(inputs.observations, _given(policy, encoded), inputs.action_masks)
         return expected
-    if isinstance(inputs, Sequences):
+    if isinstance(inputs, SequenceInputs):
         return _log_prob_of_recurrent(policy, inputs, encoded)
     if hasattr(policy, "evaluate_actions"):
         dist = policy.get_distribution(inputs)
@@ -221,7 +222,7 @@ def _log_prob_of_sb3(model: PREFINE, inputs: Any, encoded: torch.Tensor, family:
     return None
 
 
-def _log_prob_of_recurrent(policy: Any, inputs: Sequences, encoded: torch.Tensor) -> torch.Tensor:
+def _log_prob_of_recurrent(policy: Any, inputs: SequenceInputs, encoded: torch.Tensor) -> torch.Tensor:
     """One step after the other, as the policy acts, from the states before each sequence."""
     n = inputs.states[0].shape[1]
     steps = map_arrays(lambda part: part.unflatten(0, (n, -1)).transpose(0, 1), inputs.observations)

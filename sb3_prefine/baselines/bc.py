@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from torch import Tensor
 
-from sb3_prefine.baselines.start import starting_policy
-from sb3_prefine.checks import check_fraction, check_training
-from sb3_prefine.fit import check_fit
-from sb3_prefine.inputs import Observations
-from sb3_prefine.likelihood import likelihood_of
-from sb3_prefine.offline import OfflineAlgorithm
-from sb3_prefine.policies import CVAEPolicy
-from sb3_prefine.reference import Reference, Source
-from sb3_prefine.tables import BLOCK, inputs_at, normalized_observations
-from sb3_prefine.trajectories import Trajectories
+from sb3_prefine.baselines.new_policy import open_or_create_policy
+from sb3_prefine.data.space_checks import check_against_spaces
+from sb3_prefine.data.trajectories import Trajectories
+from sb3_prefine.policies.cvae import CVAEPolicy
+from sb3_prefine.policies.likelihood import likelihood_of
+from sb3_prefine.reference.load import Source
+from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
+from sb3_prefine.training.transition_tables import UPDATES_PER_DRAW, inputs_at, normalized_observations
+from sb3_prefine.utils.validation import check_fraction, check_training
 
 
 class BC(OfflineAlgorithm):
@@ -78,7 +78,7 @@ class BC(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        reference = starting_policy(policy, trajectories, env, normalize, policy_kwargs, seed)
+        reference = open_or_create_policy(policy, trajectories, env, normalize, policy_kwargs, seed)
         super().__init__(reference, env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
         self.trajectories = trajectories
         self.batch_size = batch_size
@@ -145,7 +145,9 @@ class BC(OfflineAlgorithm):
         ).batches(self.batch_size, self._generator)
 
     def _check(self, trajectories: Trajectories) -> None:
-        check_fit("trajectories", trajectories, self.observation_space, self.action_space, takes_action_masks=False)
+        check_against_spaces(
+            "trajectories", trajectories, self.observation_space, self.action_space, takes_action_masks=False
+        )
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "trajectories", "_likelihood"]
@@ -160,14 +162,14 @@ class Demonstrations:
     :param actions: encoded, as the likelihood scores them, (N, A)
     """
 
-    observations: Observations
+    observations: PyTorchObs
     actions: Tensor
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator["Demonstrations"]:
         """One batch after another, without end, drawn with replacement."""
         n, device = len(self.actions), self.actions.device
         while True:
-            for rows in torch.randint(n, (BLOCK, batch_size), generator=generator, device=device):
+            for rows in torch.randint(n, (UPDATES_PER_DRAW, batch_size), generator=generator, device=device):
                 yield Demonstrations(inputs_at(self.observations, None, rows), self.actions[rows])  # type: ignore[arg-type]
 
 

@@ -9,31 +9,28 @@ from torch import Tensor, nn
 
 from sb3_prefine.baselines.bradley_terry import bradley_terry_loss, pair_metrics, weighted_mean
 from sb3_prefine.baselines.segments import Pairs, build_segments, refuse_recurrent
-from sb3_prefine.checks import (
+from sb3_prefine.data.preferences import PreferenceBuffer
+from sb3_prefine.policies.base import Likelihood
+from sb3_prefine.policies.likelihood import gaussian_around_mode, likelihood_of
+from sb3_prefine.reference.load import Source
+from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.preference_algorithm import PreferenceAlgorithm
+from sb3_prefine.utils.validation import (
     check_choice,
     check_count,
     check_fraction,
     check_not_negative,
     check_positive,
     check_positive_or_none,
-    check_training,
 )
-from sb3_prefine.custom import check_shapes
-from sb3_prefine.likelihood import gaussian_around_mode, likelihood_of, trainable_parameters
-from sb3_prefine.likelihood_types import Likelihood
-from sb3_prefine.offline import OfflineAlgorithm
-from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.reference import Reference, Source, load_reference
 
 # What an advantage is α times of: log π, or log π/π_ref.
 Advantage = Literal["log_prob", "log_ratio"]
 # Which segments the behaviour cloning term is of.
 ClonedSegments = Literal["all", "preferred"]
-# States that a likelihood is tried on before it is trained.
-_N_EXAMPLES = 2
 
 
-class CPL(OfflineAlgorithm):
+class CPL(PreferenceAlgorithm):
     """
     Contrastive preference learning (Hejna et al. 2024), and its KL variant.
 
@@ -120,10 +117,21 @@ class CPL(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        reference = load_reference(policy, env=env if isinstance(policy, nn.Module) else None)
-        super().__init__(reference, env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
-        self.preferences = preferences
-        self.batch_size = batch_size
+        super().__init__(
+            policy,
+            preferences,
+            env,
+            learning_rate,
+            batch_size,
+            log_std_min,
+            max_grad_norm,
+            optimizer_kwargs,
+            stats_window_size,
+            tensorboard_log,
+            verbose,
+            seed,
+            device,
+        )
         self.segment_length = segment_length
         self.advantage = advantage
         self.alpha = alpha
@@ -133,14 +141,10 @@ class CPL(OfflineAlgorithm):
         self.bc_data = bc_data
         self.fixed_std = fixed_std
         self.temperature = temperature
-        self.log_std_min = log_std_min
-        self.max_grad_norm = max_grad_norm
-        self.optimizer_kwargs = optimizer_kwargs
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
-        check_training(self.learning_rate, self.batch_size, self.log_std_min, self.max_grad_norm)
         check_count("segment_length", self.segment_length)
         check_choice("advantage", self.advantage, get_args(Advantage))
         check_positive("alpha", self.alpha)
@@ -151,21 +155,6 @@ class CPL(OfflineAlgorithm):
         check_positive_or_none("fixed_std", self.fixed_std)
         check_positive_or_none("temperature", self.temperature)
         super()._setup_model()
-        self._likelihood = self._likelihood_of(self.policy)
-        refuse_recurrent("CPL", self.policy, self._likelihood)
-        # A likelihood may have weights of its own: those of the reference stay as they are.
-        policy_ref = self.reference.trainable_copy().requires_grad_(False).to(self.device)
-        self._likelihood_ref = self._likelihood_of(policy_ref)
-        if self.preferences is not None:
-            self._check(self.preferences)
-        inputs = self._example_inputs(_N_EXAMPLES)
-        check_shapes(self._likelihood, self.policy, inputs, _N_EXAMPLES)
-        self.optimizer = torch.optim.Adam(
-            trainable_parameters(self.policy, self._likelihood, inputs),
-            lr=self.lr_schedule(1.0),
-            fused=True,
-            **(self.optimizer_kwargs or {}),
-        )
 
     def train(self, pairs: Pairs) -> None:
         """
@@ -219,26 +208,20 @@ class CPL(OfflineAlgorithm):
         return 2 * self._n_pairs * self.segment_length
 
     def _batches(self) -> Iterator[Pairs]:
-        if self.preferences is None:
-            raise ValueError("preferences: there are none to learn from. Pass CPL(policy, preferences=…).")
-        self._check(self.preferences)
-        segments = build_segments(self.preferences, self.reference, self._likelihood, self.device)
+        segments = build_segments(self._given_preferences(), self.reference, self._likelihood, self.device)
         return segments.batches(self._n_pairs, self.segment_length, self._generator)
 
     def _likelihood_of(self, policy: nn.Module) -> Likelihood:
-        if self.fixed_std is None:
-            return likelihood_of(policy, self.log_std_min, temperature=self.temperature)
-        if self.temperature is not None:
+        if self.fixed_std is not None and self.temperature is not None:
             raise ValueError(
                 f"temperature: {self.temperature} is for the policy's own likelihood. Pass fixed_std=None with it."
             )
-        return gaussian_around_mode(policy, self.fixed_std)
-
-    def _check(self, preferences: PreferenceBuffer) -> None:
-        preferences.check_spaces(self.observation_space, self.action_space, self._likelihood.needs == "masks")
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "preferences", "_likelihood", "_likelihood_ref"]
+        if self.fixed_std is None:
+            likelihood = likelihood_of(policy, self.log_std_min, temperature=self.temperature)
+        else:
+            likelihood = gaussian_around_mode(policy, self.fixed_std)
+        refuse_recurrent("CPL", policy, likelihood)
+        return likelihood
 
 
 def _metrics(

@@ -14,12 +14,17 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 from torch.func import functional_call
 
-from sb3_prefine.adam import descend
-from sb3_prefine.baselines.action_vae import ActionVAE
-from sb3_prefine.baselines.critics import Critics
-from sb3_prefine.baselines.start import starting_policy
+from sb3_prefine.baselines.networks import ActionVAE, Critics
+from sb3_prefine.baselines.new_policy import open_or_create_policy
 from sb3_prefine.baselines.transitions import Transitions, check_vectors, draw_rows, transitions_of
-from sb3_prefine.checks import (
+from sb3_prefine.data.space_checks import check_against_spaces
+from sb3_prefine.data.trajectories import Trajectories
+from sb3_prefine.policies.likelihood import likelihood_of, trainable_parameters
+from sb3_prefine.reference.load import Source
+from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
+from sb3_prefine.training.optimizer import descend
+from sb3_prefine.utils.validation import (
     check_count,
     check_discount,
     check_fraction,
@@ -27,11 +32,6 @@ from sb3_prefine.checks import (
     check_positive,
     check_training,
 )
-from sb3_prefine.fit import check_fit
-from sb3_prefine.likelihood import likelihood_of, trainable_parameters
-from sb3_prefine.offline import OfflineAlgorithm
-from sb3_prefine.reference import Reference, Source
-from sb3_prefine.trajectories import Trajectories
 
 # Bounds of log α, as in OSRL.
 _LOG_ALPHA_BOUND = 5.0
@@ -133,7 +133,7 @@ class CPQ(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        reference = starting_policy(policy, trajectories, env, normalize, policy_kwargs, seed)
+        reference = open_or_create_policy(policy, trajectories, env, normalize, policy_kwargs, seed)
         super().__init__(reference, env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
         self.trajectories = trajectories
         self.cost_limit = cost_limit
@@ -303,7 +303,9 @@ class CPQ(OfflineAlgorithm):
         return (data.at(rows) for rows in draw_rows(len(data), self.batch_size, self._generator))
 
     def _check(self, trajectories: Trajectories) -> None:
-        check_fit("trajectories", trajectories, self.observation_space, self.action_space, takes_action_masks=False)
+        check_against_spaces(
+            "trajectories", trajectories, self.observation_space, self.action_space, takes_action_masks=False
+        )
         n_unknown = int(np.isnan(trajectories.episode_costs).sum())
         if n_unknown:
             raise ValueError(

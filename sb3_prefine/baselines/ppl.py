@@ -9,21 +9,24 @@ from torch import Tensor, nn
 
 from sb3_prefine.baselines.bradley_terry import bradley_terry_loss, pair_metrics
 from sb3_prefine.baselines.segments import Pairs, build_segments, refuse_recurrent
-from sb3_prefine.checks import check_choice, check_count, check_positive, check_positive_or_none, check_training
-from sb3_prefine.custom import check_shapes
-from sb3_prefine.likelihood import likelihood_of, trainable_parameters
-from sb3_prefine.likelihood_types import Likelihood
-from sb3_prefine.offline import OfflineAlgorithm
-from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.reference import Reference, Source, load_reference
+from sb3_prefine.data.preferences import PreferenceBuffer
+from sb3_prefine.policies.base import Likelihood
+from sb3_prefine.policies.likelihood import likelihood_of
+from sb3_prefine.reference.load import Source
+from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.preference_algorithm import PreferenceAlgorithm
+from sb3_prefine.utils.validation import (
+    check_choice,
+    check_count,
+    check_positive,
+    check_positive_or_none,
+)
 
 # What becomes of the log-ratios of a segment's steps.
 Reduction = Literal["sum", "mean"]
-# States that a likelihood is tried on before it is trained.
-_N_EXAMPLES = 2
 
 
-class PPL(OfflineAlgorithm):
+class PPL(PreferenceAlgorithm):
     """
     Preference learning by the Bradley-Terry model, directly on the policy: the paper's baseline "PPL" (section 5.1),
     which is not the policy-labeled preference learning of Cho et al. (2025).
@@ -88,44 +91,36 @@ class PPL(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        reference = load_reference(policy, env=env if isinstance(policy, nn.Module) else None)
-        super().__init__(reference, env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
-        self.preferences = preferences
-        self.batch_size = batch_size
+        super().__init__(
+            policy,
+            preferences,
+            env,
+            learning_rate,
+            batch_size,
+            log_std_min,
+            max_grad_norm,
+            optimizer_kwargs,
+            stats_window_size,
+            tensorboard_log,
+            verbose,
+            seed,
+            device,
+        )
         self.segment_length = segment_length
         self.beta = beta
         self.reduction = reduction
-        self.log_std_min = log_std_min
         self.fixed_std = fixed_std
         self.temperature = temperature
-        self.max_grad_norm = max_grad_norm
-        self.optimizer_kwargs = optimizer_kwargs
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
-        check_training(self.learning_rate, self.batch_size, self.log_std_min, self.max_grad_norm)
         check_count("segment_length", self.segment_length)
         check_positive("beta", self.beta)
         check_choice("reduction", self.reduction, get_args(Reduction))
         check_positive_or_none("fixed_std", self.fixed_std)
         check_positive_or_none("temperature", self.temperature)
         super()._setup_model()
-        self._likelihood = self._likelihood_of(self.policy)
-        refuse_recurrent("PPL", self.policy, self._likelihood)
-        # A likelihood may have weights of its own: those of the reference stay as they are.
-        policy_ref = self.reference.trainable_copy().requires_grad_(False).to(self.device)
-        self._likelihood_ref = self._likelihood_of(policy_ref)
-        if self.preferences is not None:
-            self._check(self.preferences)
-        inputs = self._example_inputs(_N_EXAMPLES)
-        check_shapes(self._likelihood, self.policy, inputs, _N_EXAMPLES)
-        self.optimizer = torch.optim.Adam(
-            trainable_parameters(self.policy, self._likelihood, inputs),
-            lr=self.lr_schedule(1.0),
-            fused=True,
-            **(self.optimizer_kwargs or {}),
-        )
 
     def train(self, pairs: Pairs) -> None:
         """
@@ -160,20 +155,13 @@ class PPL(OfflineAlgorithm):
         return 2 * self._n_pairs * self.segment_length
 
     def _batches(self) -> Iterator[Pairs]:
-        if self.preferences is None:
-            raise ValueError("preferences: there are none to learn from. Pass PPL(policy, preferences=…).")
-        self._check(self.preferences)
-        segments = build_segments(self.preferences, self.reference, self._likelihood, self.device)
+        segments = build_segments(self._given_preferences(), self.reference, self._likelihood, self.device)
         return segments.batches(self._n_pairs, self.segment_length, self._generator)
 
     def _likelihood_of(self, policy: nn.Module) -> Likelihood:
-        return likelihood_of(policy, self.log_std_min, fixed_std=self.fixed_std, temperature=self.temperature)
-
-    def _check(self, preferences: PreferenceBuffer) -> None:
-        preferences.check_spaces(self.observation_space, self.action_space, self._likelihood.needs == "masks")
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "preferences", "_likelihood", "_likelihood_ref"]
+        likelihood = likelihood_of(policy, self.log_std_min, fixed_std=self.fixed_std, temperature=self.temperature)
+        refuse_recurrent("PPL", policy, likelihood)
+        return likelihood
 
 
 def _metrics(

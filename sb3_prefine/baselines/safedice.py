@@ -12,19 +12,20 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sb3_prefine.adam import descend
-from sb3_prefine.baselines.critics import Critics
-from sb3_prefine.baselines.start import starting_policy
+from sb3_prefine.baselines.networks import Critics
+from sb3_prefine.baselines.new_policy import open_or_create_policy
 from sb3_prefine.baselines.transitions import Transitions, check_vectors, draw_rows, transitions_of
-from sb3_prefine.checks import check_count, check_discount, check_not_negative, check_training
-from sb3_prefine.fit import check_fit
-from sb3_prefine.likelihood import likelihood_of
-from sb3_prefine.offline import OfflineAlgorithm
-from sb3_prefine.policies import CVAEPolicy
-from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.reference import Reference, Source
-from sb3_prefine.tracking import MetricMeans
-from sb3_prefine.trajectories import Trajectories
+from sb3_prefine.data.preferences import PreferenceBuffer
+from sb3_prefine.data.space_checks import check_against_spaces
+from sb3_prefine.data.trajectories import Trajectories
+from sb3_prefine.policies.cvae import CVAEPolicy
+from sb3_prefine.policies.likelihood import likelihood_of
+from sb3_prefine.reference.load import Source
+from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.metrics import MetricMeans
+from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
+from sb3_prefine.training.optimizer import descend
+from sb3_prefine.utils.validation import check_count, check_discount, check_not_negative, check_training
 
 # α stays this far below the largest value that it may have, at which some rewards are minus infinity.
 _ALPHA_MARGIN = 1e-5
@@ -108,7 +109,9 @@ class SafeDICE(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        reference = starting_policy(policy, unlabelled(preferences, trajectories), env, normalize, policy_kwargs, seed)
+        reference = open_or_create_policy(
+            policy, unlabelled(preferences, trajectories), env, normalize, policy_kwargs, seed
+        )
         super().__init__(reference, env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
         self.preferences = preferences
         self.trajectories = trajectories
@@ -262,7 +265,7 @@ class SafeDICE(OfflineAlgorithm):
                     raise ValueError(f"preferences: SafeDICE reads no {name} of episodes. Leave them out.")
             named |= {"preferred": self.preferences.preferred, "dispreferred": self.preferences.dispreferred}
         for name, data in named.items():
-            check_fit(name, data, self.observation_space, self.action_space, takes_action_masks=False)
+            check_against_spaces(name, data, self.observation_space, self.action_space, takes_action_masks=False)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "preferences", "trajectories", "_likelihood"]

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sb3_prefine.inputs import Inputs
-from sb3_prefine.likelihood_types import Likelihood
-from sb3_prefine.preferences import PreferenceBuffer
-from sb3_prefine.reference import Reference
-from sb3_prefine.tables import Tables, build_tables, inputs_at
+from sb3_prefine.data.preferences import PreferenceBuffer
+from sb3_prefine.policies.base import Inputs, Likelihood
+from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.transition_tables import TransitionTables, build_tables, inputs_at
 
 # Far more than an episode has starts, so that the remainder of a division by their number is as good as uniform.
 _MANY = 2**62
@@ -65,7 +64,7 @@ class Segments:
     :param ends: (n_episodes,), the row after each episode's last
     """
 
-    tables: Tables
+    tables: TransitionTables
     episodes: Tensor
     starts: Tensor
     ends: Tensor
@@ -127,7 +126,7 @@ def build_segments(
     """
     Normalise, encode and score the data once; data on disk are read into memory.
 
-    :raises ValueError: as :func:`~sb3_prefine.tables.build_tables`
+    :raises ValueError: as :func:`~sb3_prefine.training.transition_tables.build_tables`
     """
     sets = (preferences.preferred, preferences.dispreferred)
     lengths = np.concatenate([trajectories.episode_lengths for trajectories in sets])

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from sb3_prefine.reference import Reference
-from sb3_prefine.tables import BLOCK, normalized
-from sb3_prefine.trajectories import Trajectories
+from sb3_prefine.data.trajectories import Trajectories
+from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.transition_tables import UPDATES_PER_DRAW, normalized
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def transitions_of(name: str, trajectories: Trajectories, reference: Reference, 
 def draw_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """The rows of one batch after another (batch_size,), without end, drawn with replacement from ``n``."""
     while True:
-        yield from torch.randint(n, (BLOCK, batch_size), generator=generator, device=generator.device)
+        yield from torch.randint(n, (UPDATES_PER_DRAW, batch_size), generator=generator, device=generator.device)
 
 
 def check_vectors(algorithm: str, observation_space: spaces.Space, action_space: spaces.Space) -> None:

@@ -16,7 +16,7 @@ from sb3_prefine.envs.compat import require
 
 require("safety-gymnasium")
 
-from sb3_prefine.envs.quiet import deprecations_left_out  # noqa: E402 (what it imports is there only now)
+from sb3_prefine.envs.quiet import deprecations_left_out  # noqa: E402 (its imports need the package that require found)
 
 
 class _CostInInfo(gymnasium.utils.EzPickle):

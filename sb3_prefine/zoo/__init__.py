@@ -6,8 +6,7 @@ and the ``Safety*`` environments with gymnasium. rl_zoo3 checks ``--algo`` befor
 names, which is why there are commands of our own in front of it.
 """
 
-import importlib
-
+import sb3_prefine.envs  # noqa: F401 (registers the Safety* ids)
 from sb3_prefine.prefine import PREFINE
 
 try:
@@ -21,4 +20,3 @@ from sb3_prefine.zoo.search import convert_prefine_params, sample_prefine_params
 ALGOS["prefine"] = PREFINE
 HYPERPARAMS_SAMPLER["prefine"] = sample_prefine_params
 HYPERPARAMS_CONVERTER["prefine"] = convert_prefine_params
-importlib.import_module("sb3_prefine.envs")

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sb3_prefine.preferences import PreferenceBuffer
+from sb3_prefine.data.preferences import PreferenceBuffer
+from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.prefine import PREFINE
-from sb3_prefine.trajectories import Trajectories
 
 # What RL Zoo itself passes to the constructor, and what is made from the keys below.
 _NOT_KEYS = {"policy", "preferences", "env", "tensorboard_log", "verbose", "seed", "device", "_init_setup_model"}

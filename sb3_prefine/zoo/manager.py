@@ -13,10 +13,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_prefine.callbacks import CostEvalCallback
-from sb3_prefine.folder import as_list
-from sb3_prefine.preferences import PreferenceBuffer
+from sb3_prefine.data.preferences import PreferenceBuffer
 from sb3_prefine.prefine import PREFINE
-from sb3_prefine.reference import Reference, load_reference
+from sb3_prefine.reference.load import load_reference
+from sb3_prefine.reference.reference import Reference
+from sb3_prefine.reference.zoo_folder import as_list
 from sb3_prefine.zoo.keys import DATA_KEYS, check_keys, load_preferences
 from sb3_prefine.zoo.search import TrialReport, score
 

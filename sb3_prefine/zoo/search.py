@@ -6,7 +6,7 @@ import optuna
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_prefine.callbacks import CostEvalCallback
-from sb3_prefine.evaluation import Evaluation
+from sb3_prefine.evaluation.evaluate import Evaluation
 
 # Below the return of any episode that anybody would keep.
 _UNSAFE = -1e9

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from sb3_prefine.baselines.action_vae import ActionVAE
-from sb3_prefine.baselines.critics import Critics
+from sb3_prefine.baselines.networks import ActionVAE, Critics
 
 
 def numbers(tensor: torch.Tensor) -> np.ndarray:

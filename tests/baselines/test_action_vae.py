@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from sb3_prefine.baselines.action_vae import ActionVAE
+from sb3_prefine.baselines.networks import ActionVAE
 from tests.baselines.critics_by_hand import decoded, divergences, numbers, posterior
 
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, evaluate_policy, load_reference
 from sb3_prefine.baselines import BC
 from sb3_prefine.baselines.bc import highest_returns
-from sb3_prefine.policies import CVAEPolicy
+from sb3_prefine.policies.cvae import CVAEPolicy
 from tests.families import Images, Parts, masked
 from tests.worlds import (
     GOOD,

@@ -432,7 +432,7 @@ def test_policies_that_it_cannot_score_are_refused(source, kwargs, message):
 
 
 def test_learning_without_data_or_from_those_of_other_spaces_is_refused():
-    with pytest.raises(ValueError, match=r"preferences: there are none to learn from\. Pass CPL\(policy"):
+    with pytest.raises(ValueError, match=r"^preferences: .*CPL"):
         CPL(model_of(PPO), device="cpu").learn(1)
     with pytest.raises(ValueError, match="preferred: observations have shape"):
         CPL(PPO("MlpPolicy", "Pendulum-v1", device="cpu"), preferences(), device="cpu")

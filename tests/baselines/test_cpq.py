@@ -15,7 +15,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_prefine import PREFINE, Trajectories
 from sb3_prefine.baselines import CPQ
 from sb3_prefine.baselines.cpq import Costed, cost_threshold, n_above
-from sb3_prefine.normalizer import Normalizer
+from sb3_prefine.reference.normalizer import Normalizer
 from tests.baselines.critics_by_hand import decoded, divergences, numbers, outputs, posterior
 from tests.worlds import (
     GOOD,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sb3_prefine.baselines.critics import Critics
+from sb3_prefine.baselines.networks import Critics
 from tests.baselines.critics_by_hand import outputs, slopes
 
 INPUTS = torch.randn((7, 4), generator=torch.Generator().manual_seed(0))

@@ -423,7 +423,7 @@ def test_policies_that_it_cannot_train_are_refused(source, message):
 
 
 def test_learning_without_data_or_from_those_of_other_spaces_is_refused():
-    with pytest.raises(ValueError, match=r"preferences: there are none to learn from\. Pass PPL\(policy"):
+    with pytest.raises(ValueError, match=r"^preferences: .*PPL"):
         PPL(model_of(PPO), device="cpu").learn(1)
     pendulum = PPL(PPO("MlpPolicy", "Pendulum-v1", device="cpu"), device="cpu")
     pendulum.preferences = buffer()

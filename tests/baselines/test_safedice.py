@@ -16,7 +16,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories
 from sb3_prefine.baselines import BC, SafeDICE
-from sb3_prefine.baselines.critics import Critics
+from sb3_prefine.baselines.networks import Critics
 from sb3_prefine.baselines.safedice import (
     Contrast,
     Correction,

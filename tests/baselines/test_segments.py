@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 
 from sb3_prefine import PreferenceBuffer, load_reference
 from sb3_prefine.baselines.segments import Segments, build_segments
-from sb3_prefine.likelihood import likelihood_of
+from sb3_prefine.policies.likelihood import likelihood_of
 from tests.baselines.by_hand import buffer, episodes, rows_of, segments_of
 from tests.worlds import model_of
 

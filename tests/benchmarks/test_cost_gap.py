@@ -10,6 +10,7 @@ import numpy as np
 import paper
 import pytest
 import records
+import sb3_prefine.cost_gap
 from behaviors import Behaviors
 from cells import Cell, Folders, prepare
 from cost_gap import main, run
@@ -19,11 +20,10 @@ from grids import TIERS
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from methods import Method
+from sb3_prefine.envs.one_step import one_step_costs
 from selection import Selection
 
-import sb3_prefine.cost_gap
 from sb3_prefine import PREFINE, Trajectories, collect, dsrl
-from sb3_prefine.envs.one_step import one_step_costs
 
 # There are fewer episodes than the paper's.
 pytestmark = pytest.mark.filterwarnings("ignore:n_(dis)?preferred=")

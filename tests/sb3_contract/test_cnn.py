@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage, is_vecenv_wrapped
 
 from sb3_prefine import PREFINE, PreferenceBuffer, load_reference
-from sb3_prefine.trajectories import Trajectories
+from sb3_prefine.data.trajectories import Trajectories
 from tests.sb3_contract.models import vec_env
 from tests.worlds import ACTIONS, BAD, GOOD, Anything, trajectories
 

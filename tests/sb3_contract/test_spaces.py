@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import ConstantSchedule
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect
-from sb3_prefine.columns import COLUMNS
+from sb3_prefine.data.columns import COLUMNS
 from tests.families import Parts
 from tests.sb3_contract.models import vec_env
 from tests.worlds import ACTIONS, BAD, GOOD, OBSERVATIONS, Anything, choosing, model_of, preferences, trajectories

@@ -7,7 +7,7 @@ from stable_baselines3 import PPO
 
 from sb3_prefine import PREFINE
 from sb3_prefine.callbacks import CostEvalCallback
-from sb3_prefine.evaluation import Evaluation
+from sb3_prefine.evaluation.evaluate import Evaluation
 from sb3_prefine.zoo.search import TrialReport, convert_prefine_params, sample_prefine_params, score
 from tests.worlds import Anything, model_of, preferences
 

@@ -1,0 +1,24 @@
+"""Checks of action masks."""
+
+from typing import Any
+
+import numpy as np
+
+
+def check_masks(action_masks: np.ndarray, policy: Any, takes_action_masks: bool) -> None:
+    """
+    :param action_masks: a flag for each option, (n_options,) or (B, n_options)
+    :param policy: to act by
+    :param takes_action_masks: whether it does
+    :raises ValueError: the policy takes none, or has another number of options
+    """
+    if not takes_action_masks:
+        raise ValueError(
+            f"action_masks: {type(policy).__name__} takes none. Leave them out, or fine-tune a policy of MaskablePPO."
+        )
+    n_options, shape = policy.action_net.out_features, np.shape(action_masks)
+    if shape[-1:] != (n_options,):
+        raise ValueError(
+            f"action_masks: the shape is {shape}, the policy has {n_options} options. Give a flag for each option "
+            f"of each choice, ({n_options},) or (B, {n_options})."
+        )

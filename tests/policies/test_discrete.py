@@ -1,0 +1,216 @@
+"""Masked choices, and Q-values as probabilities, against softmaxes in NumPy; plain choices: tests/test_likelihood."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sb3_contrib import QRDQN, MaskablePPO
+from stable_baselines3 import DQN, PPO
+
+from sb3_prefine.policies.base import MaskedInputs
+from sb3_prefine.policies.discrete import multi_categorical_of
+from sb3_prefine.policies.likelihood import Likelihood, likelihood_of
+from tests.families import masked
+from tests.worlds import OBSERVATIONS, choosing, model_of
+
+SIZES = {
+    "Discrete": (spaces.Discrete(4), [4]),
+    "MultiDiscrete": (spaces.MultiDiscrete([3, 2, 4]), [3, 2, 4]),
+    "MultiBinary": (spaces.MultiBinary(3), [2, 2, 2]),
+}
+EACH_SPACE = pytest.mark.parametrize(("space", "sizes"), SIZES.values(), ids=SIZES)
+N = 9
+
+
+def states(n: int = N) -> torch.Tensor:
+    return torch.randn((n, OBSERVATIONS), generator=torch.Generator().manual_seed(0))
+
+
+def decided(policy: Any) -> Any:
+    """The policy, far from uniform."""
+    policy.set_training_mode(False)
+    with torch.no_grad():
+        for weight in policy.action_net.parameters():
+            weight.mul_(100.0)
+    return policy
+
+
+def maskable(space: spaces.Space) -> tuple[Any, Likelihood]:
+    policy = decided(model_of(MaskablePPO, masked(space)()).policy)
+    return policy, likelihood_of(policy, -5.0)
+
+
+def some_masks(sizes: list[int], seed: int = 0, n: int = N) -> np.ndarray:
+    """At least one option of each choice is allowed."""
+    rng = np.random.default_rng(seed)
+    masks = []
+    for size in sizes:
+        mask = rng.random((n, size)) < 0.5
+        mask[np.arange(n), rng.integers(size, size=n)] = True
+        masks.append(mask)
+    return np.concatenate(masks, axis=1)
+
+
+def softmax_by_hand(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Probabilities of one choice: those not allowed have none."""
+    weights = np.where(allowed, np.exp(logits - logits.max()), 0.0)
+    return weights / weights.sum()
+
+
+# Masks
+
+
+@EACH_SPACE
+def test_a_masked_policy_is_a_softmax_over_what_is_allowed(space, sizes):
+    policy, likelihood = maskable(space)
+    masks = some_masks(sizes)
+    with torch.no_grad():
+        features = policy.mlp_extractor.forward_actor(policy.extract_features(states(), policy.pi_features_extractor))
+        logits = policy.action_net(features).double().numpy()
+        params = likelihood.params(policy, MaskedInputs(states(), torch.as_tensor(masks)))
+    assert params.shape == (N, sum(sizes))
+    starts = np.cumsum([0, *sizes])
+    rng = np.random.default_rng(1)
+    for row in range(N):
+        expected, action = 0.0, []
+        for low, high in itertools.pairwise(starts):
+            p = softmax_by_hand(logits[row, low:high], masks[row, low:high])
+            np.testing.assert_allclose(params[row, low:high].exp().numpy(), p, rtol=1e-4, atol=1e-6)
+            action.append(int(rng.choice(np.flatnonzero(masks[row, low:high]))))
+            expected += np.log(p[action[-1]])
+        given_action = np.array([action]).reshape(1, *space.shape)
+        encoded = likelihood.encode(torch.as_tensor(given_action))
+        assert likelihood.log_prob(params[row : row + 1], encoded).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@EACH_SPACE
+def test_a_counterfactual_is_never_a_forbidden_action(space, sizes):
+    policy, likelihood = maskable(space)
+    masks = some_masks(sizes, n=20).repeat(500, axis=0)
+    with torch.no_grad():
+        params = likelihood.params(policy, MaskedInputs(states(20).repeat_interleave(500, 0), torch.as_tensor(masks)))
+        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
+    options = samples.numpy() + np.cumsum([0, *sizes[:-1]])
+    assert np.take_along_axis(masks, options, axis=1).all()
+    # And what is allowed is drawn, as often as it is likely: the first state's first choice.
+    counts = np.bincount(samples[:500, 0].numpy(), minlength=sizes[0]) / 500
+    np.testing.assert_allclose(counts, params[0, : sizes[0]].exp().numpy(), atol=0.12)
+
+
+@EACH_SPACE
+def test_what_is_forbidden_gets_no_gradient_and_no_nan(space, sizes):
+    policy, likelihood = maskable(space)
+    masks = torch.as_tensor(some_masks(sizes))
+    masks[:, : sizes[0]] = False
+    masks[:, 1] = True  # the first choice is no choice
+    params = likelihood.params(policy, MaskedInputs(states(), masks))
+    samples = likelihood.sample(params.detach(), torch.Generator().manual_seed(0))
+    scores = likelihood.log_prob(params, samples)
+    bias = policy.action_net.bias
+    [gradient] = torch.autograd.grad(scores.sum(), bias)
+    assert torch.isfinite(scores).all()
+    assert torch.isfinite(gradient).all()
+    assert (samples[:, 0] == 1).all()
+    assert (gradient[: sizes[0]] == 0).all()
+
+
+@EACH_SPACE
+def test_the_log_ratio_does_not_feel_forbidden_options(space, sizes):
+    """Their logits of -1e8 would blow it up: what they are of two policies must not matter, to any digit."""
+    policy, likelihood = maskable(space)
+    masks = torch.as_tensor(some_masks(sizes))
+    with torch.no_grad():
+        before = likelihood.params(policy, MaskedInputs(states(), masks))
+        samples = likelihood.sample(before, torch.Generator().manual_seed(0))
+        scores = likelihood.log_prob(before, samples)
+        for row in range(N):
+            policy.action_net.bias[~masks[row]] += 50.0
+            params = likelihood.params(policy, MaskedInputs(states()[row : row + 1], masks[row : row + 1]))
+            assert likelihood.log_prob(params, samples[row : row + 1]).item() == pytest.approx(
+                float(scores[row]), abs=1e-5
+            )
+            policy.action_net.bias[~masks[row]] -= 50.0
+
+
+# Choices side by side
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 1000), st.integers(1, 3))
+def test_independent_choices_add_up(sizes, seed, n_leading):
+    rng = np.random.default_rng(seed)
+    likelihood = multi_categorical_of("any", sizes, "observations")
+    tables = [np.log(rng.dirichlet(np.ones(size), 6)) for size in sizes]
+    params = torch.as_tensor(np.concatenate(tables, axis=1))
+    actions = np.stack([rng.integers(size, size=(n_leading, 6)) for size in sizes], axis=-1)
+    scores = likelihood.log_prob(params, torch.as_tensor(actions))
+    for k in range(n_leading):
+        for row in range(6):
+            expected = sum(table[row, a] for table, a in zip(tables, actions[k, row], strict=True))
+            assert scores[k, row].item() == pytest.approx(expected)
+    samples = likelihood.sample(params, torch.Generator().manual_seed(seed))
+    assert samples.shape == (6, len(sizes))
+    assert (samples < torch.as_tensor(sizes)).all()
+
+
+def test_a_bit_is_scored_by_its_logistic_function():
+    policy = decided(model_of(PPO, choosing(spaces.MultiBinary(3))()).policy)
+    likelihood = likelihood_of(policy, -5.0)
+    with torch.no_grad():
+        params = likelihood.params(policy, states())
+    p = 1.0 / (1.0 + np.exp(-params.double().numpy()))
+    bits = np.random.default_rng(0).integers(2, size=(N, 3))
+    expected = np.log(np.where(bits == 1, p, 1.0 - p)).sum(axis=1)
+    found = likelihood.log_prob(params, likelihood.encode(torch.as_tensor(bits)))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+# Q-values
+
+
+@pytest.mark.parametrize("algorithm", [DQN, QRDQN])
+@pytest.mark.parametrize("temperature", [0.02, 1.0])
+def test_q_values_are_taken_as_a_softmax(algorithm, temperature):
+    policy: Any = model_of(algorithm, choosing(spaces.Discrete(4))(), buffer_size=10).policy
+    policy.set_training_mode(False)
+    likelihood = likelihood_of(policy, -5.0, temperature=temperature)
+    with torch.no_grad():
+        if algorithm is DQN:
+            q_values = policy.q_net(states()).double().numpy()
+        else:
+            quantiles = policy.quantile_net(states()).double().numpy()
+            assert quantiles.shape == (N, 200, 4)
+            q_values = quantiles.mean(axis=1)
+        params = likelihood.params(policy, states())
+    for row in range(N):
+        expected = softmax_by_hand(q_values[row] / temperature, np.ones(4, bool))
+        found = [likelihood.log_prob(params[row : row + 1], torch.tensor([[a]])).exp().item() for a in range(4)]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    # The most likely action is the one that the policy takes.
+    greedy, _ = policy.predict(states().numpy(), deterministic=True)
+    np.testing.assert_array_equal(params.argmax(1).numpy(), greedy)
+
+
+def test_a_lower_temperature_makes_q_values_more_certain():
+    policy: Any = model_of(DQN, choosing(spaces.Discrete(4))(), buffer_size=10).policy
+    with torch.no_grad():
+        entropies = [
+            -(p.exp() * p).sum(1).mean().item()
+            for p in (
+                likelihood_of(policy, -5.0, temperature=t).params(policy, states()) for t in (0.01, 0.1, 1.0, 1e4)
+            )
+        ]
+    assert entropies == sorted(entropies)
+    assert entropies[-1] == pytest.approx(np.log(4), abs=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", [DQN, QRDQN])
+def test_q_values_of_actions_that_do_not_start_at_zero_are_refused(algorithm):
+    policy = model_of(algorithm, choosing(spaces.Discrete(4, start=2))(), buffer_size=10).policy
+    with pytest.raises(TypeError, match="its actions start at 2, and SB3 numbers them from 0"):
+        likelihood_of(policy, -5.0, temperature=1.0)

@@ -1,0 +1,216 @@
+"""The updates of many runs against those of each alone: every family, loss and option, both ways to run networks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_prefine import PREFINE, PreferenceBuffer, Reference, Trajectories, collect, load_reference
+from sb3_prefine.population.batched_update import BatchedUpdate, should_batch_networks
+from sb3_prefine.population.population import Population
+from sb3_prefine.training.optimizer import FiniteGuard
+from tests.families import FAMILIES, Family
+from tests.worlds import BAD, GOOD, Recorder, model_of, preferences, trajectories
+
+# One of each kind of parameters, log-probs and observations.
+KINDS = (
+    "PPO",
+    "PPO, gSDE, squashed",
+    "PPO, Discrete",
+    "A2C, MultiDiscrete",
+    "PPO, MultiBinary",
+    "PPO, Dict",
+    "SAC",
+    "SAC, gSDE",
+    "CrossQ",
+    "MaskablePPO, MultiDiscrete",
+    "TD3",
+    "QR-DQN",
+    "your own nn.Module",
+)
+CPU = {"device": "cpu"}
+
+
+def assert_runs_equal_each_alone(
+    models: list[PREFINE], twins: list[PREFINE], n_updates: int, batched: bool, log_interval: int = 4
+) -> None:
+    """
+    Train models as a population and their twins one after the other: weights, moments, logs and generators agree.
+
+    :param models: untrained
+    :param twins: made in the same way
+    """
+    for model in (*models, *twins):
+        model.set_logger(Recorder())
+    population = Population(models)
+    population._batched = batched
+    population.learn(n_updates, log_interval=log_interval)
+    for model, twin in zip(models, twins, strict=True):
+        twin.learn(n_updates, log_interval=log_interval)
+        weights, expected = model.policy.state_dict(), twin.policy.state_dict()
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
+        assert any(not torch.allclose(t, model.reference.policy.state_dict()[n], atol=1e-4) for n, t in weights.items())
+        moments, expected_moments = (m.optimizer.state_dict()["state"] for m in (model, twin))
+        assert moments.keys() == expected_moments.keys()
+        for key, state in moments.items():
+            torch.testing.assert_close(state, expected_moments[key], rtol=1e-3, atol=1e-5)
+        assert torch.equal(model._generator.get_state(), twin._generator.get_state())
+        assert_same_rows(model.logger.rows, twin.logger.rows)
+
+
+def assert_same_rows(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """What was logged, but for the times that it took."""
+    assert len(found) == len(expected) > 0
+    for row, expected_row in zip(found, expected, strict=True):
+        assert row.keys() == expected_row.keys()
+        for name in row.keys() - {"time/fps", "time/time_elapsed"}:
+            assert row[name] == pytest.approx(expected_row[name], rel=1e-3, abs=1e-4), name
+
+
+def recorded(family: Family, reference: Reference, seed: int, scale: float) -> Trajectories:
+    """Episodes of the policy's own; of continuous actions, smaller ones."""
+    transform = (lambda actions: scale * actions) if hasattr(reference.action_space, "low") else None
+    return collect(reference, family.env, 2, n_envs=2, seed=seed, action_transform=transform, progress_bar=False)
+
+
+def runs_of(name: str) -> Callable[[], list[PREFINE]]:
+    """Makes three runs of a family, on two draws of data."""
+    family = next(family for family in FAMILIES if family.name == name)
+    reference = load_reference(family.make())
+    draws = [
+        PreferenceBuffer(recorded(family, reference, seed, 0.7), recorded(family, reference, seed + 10, 1.0))
+        for seed in (0, 1)
+    ]
+
+    def models() -> list[PREFINE]:
+        shared = {"batch_size": 16, "learning_rate": 1e-3, "device": "cpu", **family.options}
+        return [
+            PREFINE(reference, draws[0], beta=0.05, seed=0, **shared),
+            PREFINE(reference, draws[1], beta=0.4, seed=1, sft_coef=0.3, **shared),
+            PREFINE(reference, draws[0], beta=0.1, seed=2, max_grad_norm=0.1, **shared),
+        ]
+
+    return models
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_run_of_a_family_is_as_if_it_were_alone(name):
+    models = runs_of(name)
+    for batched in (False, True):
+        assert_runs_equal_each_alone(models(), models(), 5, batched)
+
+
+def test_every_run_of_a_cvae_policy_is_as_if_it_were_alone():
+    """Its noise depends on every bit of the samples, so that only a first update is the same to a tolerance."""
+    models = runs_of("CVAEPolicy")
+    assert_runs_equal_each_alone(models(), models(), 1, batched=False, log_interval=1)
+
+
+def test_the_networks_of_cvae_policies_are_batched_with_their_references():
+    together = runs_of("CVAEPolicy")()
+    for model in together:
+        model.learn(3)
+    stack = BatchedUpdate(together, FiniteGuard(torch.device("cpu"), (3,)), batched=True)
+    stack._policies.take_weights()
+    tables = [model._current_tables().at(torch.arange(20), torch.arange(20) < 10) for model in together]
+    params = stack._policies.params(torch.stack([batch.inputs for batch in tables]))
+    actions = torch.stack([torch.stack([batch.actions, 0.5 * batch.actions]) for batch in tables], dim=1)
+    logp, logp_ref = stack._policies.log_prob(params, actions), stack._references.log_prob(params, actions)
+    assert (logp - logp_ref).abs().max() > 0.01
+    for i, model in enumerate(together):
+        alone = model._likelihood.params(model.policy, tables[i].inputs)
+        torch.testing.assert_close(params[i], alone)
+        torch.testing.assert_close(logp[:, i], model._likelihood.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            logp_ref[:, i], model._likelihood_ref.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss_type": "ipo", "n_counterfactuals": 3},
+        {"loss_type": "hinge", "counterfactuals": "reference"},
+        {"loss_type": "robust", "label_smoothing": 0.2},
+        {"loss_type": "sigmoid_norm", "label_smoothing": 0.1},
+    ],
+    ids=lambda options: options["loss_type"],
+)
+def test_every_run_of_a_loss_is_as_if_it_were_alone(options):
+    reference = load_reference(model_of(PPO))
+    data = preferences()
+    weighted = PreferenceBuffer(
+        trajectories(GOOD),
+        trajectories(BAD, seed=5),
+        preferred_weights=[1.0, 2.0, 0.5, 3.0],
+        dispreferred_labels=[0.6] * 4,
+    )
+
+    def models() -> list[PREFINE]:
+        # Weights and labels in one of the runs only.
+        return [
+            PREFINE(reference, data, beta=0.1, log_ratio_bound=0.5, seed=0, **options, **CPU),
+            PREFINE(reference, weighted, beta=0.2, log_ratio_bound=2.0, seed=1, **options, **CPU),
+        ]
+
+    for batched in (False, True):
+        assert_runs_equal_each_alone(models(), models(), 6, batched)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_runs_have_references_optimizers_and_schedules_of_their_own(batched):
+    sources = [load_reference(model_of(PPO)), load_reference(half_the_weights())]
+
+    def models() -> list[PREFINE]:
+        data, shared = preferences(), {"batch_size": 16, "device": "cpu"}
+        return [
+            PREFINE(sources[0], data, learning_rate=LinearSchedule(3e-3, 0.0, 1.0), seed=0, **shared),
+            PREFINE(sources[1], data, learning_rate=1e-3, optimizer_kwargs={"weight_decay": 0.1}, seed=0, **shared),
+            PREFINE(sources[1], data, learning_rate=lambda left: 1e-4 + left * 1e-3, seed=3, **shared),
+        ]
+
+    # Beyond the 100 updates whose rows are drawn at once.
+    assert_runs_equal_each_alone(models(), models(), 104, batched, log_interval=50)
+
+
+def half_the_weights() -> PPO:
+    model = model_of(PPO)
+    with torch.no_grad():
+        for weight in model.policy.parameters():
+            weight.mul_(0.5)
+    return model
+
+
+def test_gradients_are_clipped_run_by_run():
+    def models() -> list[PREFINE]:
+        return [PREFINE(model_of(PPO), preferences(), max_grad_norm=bound, seed=0, **CPU) for bound in (1e-12, None)]
+
+    before, [clipped, free] = models()[0].policy.state_dict(), Population(models()).learn(1)
+    moved = [max(float((t - before[n]).abs().max()) for n, t in m.policy.state_dict().items()) for m in (clipped, free)]
+    # Adam's first step is lr * g / (|g| + 1e-8).
+    assert moved[0] < 1e-6 < 1e-4 < moved[1]
+
+
+def test_hyperparameters_that_a_callback_changes_count_from_the_next_update():
+    def anneal(locals_: dict[str, Any], _globals: dict[str, Any]) -> bool:
+        locals_["self"].beta *= 1.5
+        locals_["self"].sft_coef *= 0.5
+        return True
+
+    def models() -> list[PREFINE]:
+        return [PREFINE(model_of(PPO), preferences(), beta=beta, seed=0, **CPU) for beta in (0.05, 0.5)]
+
+    together = Population(models()).learn(8, callback=anneal)
+    for model, twin in zip(together, models(), strict=True):
+        twin.learn(8, callback=anneal)
+        assert model.beta == twin.beta
+        for name, tensor in twin.policy.state_dict().items():
+            torch.testing.assert_close(model.policy.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_networks_run_one_after_the_other_on_the_cpu():
+    assert not should_batch_networks(PREFINE(model_of(PPO), **CPU))

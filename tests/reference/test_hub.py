@@ -1,0 +1,417 @@
+"""Checkpoints on the Hub: huggingface_hub's own client against a small server of its protocol on this machine."""
+
+import hashlib
+import json
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import huggingface_hub
+import huggingface_hub.constants
+import huggingface_hub.hf_api
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_prefine import PREFINE, load_reference
+from sb3_prefine.reference.hub import download_checkpoint, is_hub_id
+from sb3_prefine.reference.zoo_folder import find_checkpoint
+from tests.worlds import OBSERVATIONS, Anything, model_of
+
+STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np.float32)
+NAME = "ppo-Anything-v0"
+REPO = f"sb3/{NAME}"
+
+
+@dataclass
+class Hub:
+    """
+    Model repositories behind the three routes of the Hub's HTTP API that a download needs.
+
+    :param commits: repository -> commit -> path -> content
+    :param refs: (repository, branch or tag) -> commit
+    :param status: repositories that answer with this status and error code
+    :param fetched: the files that were downloaded, in order
+    """
+
+    commits: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    refs: dict[tuple[str, str], str] = field(default_factory=dict)
+    status: dict[str, tuple[int, str]] = field(default_factory=dict)
+    fetched: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.do_HEAD(with_body=True)
+
+            def do_HEAD(self, with_body: bool = False) -> None:
+                status, headers, body = hub.answer(self.path)
+                if with_body and "X-File" in headers:
+                    hub.fetched.append(headers["X-File"])
+                self.send_response(status)
+                for key, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                if with_body:
+                    self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """No network any more."""
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def push(self, repo: str, files: Mapping[str, bytes], *refs: str) -> str:
+        """A commit with these files, where the branch main and the other refs point from now on."""
+        files = {".gitattributes": b"*.zip filter=lfs\n", "README.md": b"# A card\n", **files}
+        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        self.commits.setdefault(repo, {})[commit] = files
+        self.refs.update({(repo, ref): commit for ref in ("main", *refs)})
+        return commit
+
+    def answer(self, route: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body."""
+        parts = [unquote(part) for part in urlsplit(route).path.strip("/").split("/")]
+        if parts[:2] == ["api", "models"]:
+            parts = parts[2:]
+        repo, (kind, revision), name = "/".join(parts[:2]), parts[2:4] or ("revision", "main"), "/".join(parts[4:])
+        if repo in self.status:
+            return self.status[repo][0], {"X-Error-Code": self.status[repo][1]}, b"{}"
+        if repo not in self.commits:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        commit = self.refs.get((repo, revision), revision)
+        if commit not in self.commits[repo]:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
+        files = self.commits[repo][commit]
+        if kind == "revision":
+            siblings = [{"rfilename": name} for name in files]
+            return 200, {}, json.dumps({"id": repo, "sha": commit, "siblings": siblings}).encode()
+        if kind == "tree":
+            entries = [{"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40} for name in files]
+            return 200, {}, json.dumps(entries).encode()
+        if name not in files:
+            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
+        etag = hashlib.sha256(files[name]).hexdigest()
+        return 200, {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "X-File": name}, files[name]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub on this machine, and an empty cache."""
+    hub = Hub()
+    # What HF_ENDPOINT and HF_HUB_CACHE set when huggingface_hub is imported.
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    # A token of whoever runs the tests stays out of it.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    monkeypatch.chdir(tmp_path)
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A model behind VecNormalize, as RL Zoo's push_to_hub lays it out."""
+    folder = tmp_path_factory.mktemp("model")
+    env = VecNormalize(DummyVecEnv([Anything]))
+    model_of(PPO, env, n_steps=32, batch_size=32).learn(32).save(folder / f"{NAME}.zip")
+    env.save(str(folder / "vec_normalize.pkl"))
+    (folder / "config.yml").write_text("normalize: true\n")
+    for name in ("args.yml", "env_kwargs.yml", "replay.mp4", "results.json", "train_eval_metrics.zip"):
+        (folder / name).write_text("nothing that a policy needs")
+    with zipfile.ZipFile(folder / f"{NAME}.zip") as archive:
+        unpacked = {f"{NAME}/{name}": archive.read(name) for name in archive.namelist()}
+    return {**unpacked, **{path.name: path.read_bytes() for path in folder.iterdir()}}
+
+
+def local(files: Mapping[str, bytes], folder: Path) -> Path:
+    """The same files in a folder."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with HF_HUB_OFFLINE=1, which spares the client's five retries."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def actions_of(path: Path) -> np.ndarray:
+    return load_reference(path).predict(STATES, deterministic=True)[0]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"hf://{REPO}",
+        f"hf://{REPO}/",
+        Path(f"hf://{REPO}"),
+        f"hf://{REPO}/{NAME}.zip",
+        f"{REPO}:{NAME}.zip",
+        f"hf://{REPO}@main",
+        f"{REPO}@main:{NAME}.zip",
+    ],
+    ids=str,
+)
+def test_zip_normaliser_and_configuration_come_together_and_nothing_else(hub, files, tmp_path, source):
+    hub.push(REPO, files)
+    assert is_hub_id(source)
+    path = download_checkpoint(source)
+    assert sorted(hub.fetched) == sorted([".gitattributes", "config.yml", f"{NAME}.zip", "vec_normalize.pkl"])
+    found = find_checkpoint(path)
+    assert found.zip_path.name == f"{NAME}.zip"
+    assert found.normalizer_path == path.parent / "vec_normalize.pkl"
+    assert found.normalizes_observations
+    np.testing.assert_array_equal(actions_of(path), actions_of(local(files, tmp_path / "local") / f"{NAME}.zip"))
+
+
+@pytest.mark.parametrize("source", [f"hf://{REPO}", f"{REPO}:{NAME}.zip"])
+@pytest.mark.parametrize("open_it", [load_reference, PREFINE, PREFINE.load], ids=["load_reference", "PREFINE", "load"])
+def test_everything_that_opens_a_path_opens_a_name_on_the_hub(hub, files, tmp_path, open_it, source):
+    hub.push(REPO, files)
+    expected = actions_of(local(files, tmp_path / "local") / f"{NAME}.zip")
+    np.testing.assert_array_equal(open_it(source).predict(STATES, deterministic=True)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["ppo/HalfCheetah-v3", "sac/Pendulum-v1", "dqn/CartPole-v1"])
+def test_a_checkpoint_of_the_zoo_is_the_same_from_the_hub(hub, zoo, name):
+    algo, env_id = name.split("/")
+    folder = zoo / algo / f"{env_id}_1"
+    sidecars = {path.name.replace("vecn", "vec_n"): path.read_bytes() for path in (folder / env_id).iterdir()}
+    hub.push(f"sb3/{algo}-{env_id}", {f"{algo}-{env_id}.zip": (folder / f"{env_id}.zip").read_bytes(), **sidecars})
+    here, there = load_reference(folder), load_reference(download_checkpoint(f"hf://sb3/{algo}-{env_id}"))
+    assert (there.normalizer is None) == (here.normalizer is None)
+    assert there.config == here.config
+    states = np.random.default_rng(0).normal(size=(20, *here.observation_space.shape)).astype(np.float32)
+    expected = here.predict(states, deterministic=True)[0]
+    np.testing.assert_array_equal(there.predict(states, deterministic=True)[0], expected)
+
+
+LAYOUTS = {
+    "the Hub's": ("a.zip", ["config.yml", "vec_normalize.pkl"]),
+    "RL Zoo's": ("Env-v1_1/Env-v1.zip", ["Env-v1_1/Env-v1/config.yml", "Env-v1_1/Env-v1/vecnormalize.pkl"]),
+    "RL Zoo's best model": (
+        "ppo/Env-v1_1/best_model.zip",
+        ["ppo/Env-v1_1/Env-v1/config.yml", "ppo/Env-v1_1/Env-v1/vecnormalize.pkl"],
+    ),
+    "a folder of its own": ("a.zip", ["a/config.yml", "a/vec_normalize.pkl"]),
+    "characters of a pattern": ("a[1].zip", ["a[1]/config.yml", "vec_normalize.pkl"]),
+    "no sidecars": ("a.zip", []),
+}
+
+
+@pytest.mark.parametrize(("zip_name", "sidecars"), LAYOUTS.values(), ids=LAYOUTS)
+def test_what_find_checkpoint_finds_in_a_copy_it_finds_from_the_hub(hub, tmp_path, zip_name, sidecars):
+    elsewhere = ["other/config.yml", "other/vec_normalize.pkl", "a1.zip", "vec_normalize.pkl.bak"]
+    files = {name: f"content: {name}".encode() for name in (zip_name, *sidecars, *elsewhere)}
+    hub.push("me/repo", files)
+    copy = find_checkpoint(local(files, tmp_path / "copy") / zip_name)
+    fetched = find_checkpoint(download_checkpoint(f"hf://me/repo/{zip_name}"))
+    assert sorted(hub.fetched) == sorted([".gitattributes", zip_name, *sidecars])
+    assert fetched.zip_path.read_bytes() == copy.zip_path.read_bytes()
+    assert fetched.config == copy.config
+    read = [found.normalizer_path and found.normalizer_path.read_bytes() for found in (fetched, copy)]
+    assert read[0] == read[1]
+    assert (read[0] is None) == (not sidecars)
+
+
+@pytest.mark.parametrize(
+    ("zips", "expected"),
+    [
+        (["model.zip"], "model.zip"),
+        (["runs/1/model.zip", "train_eval_metrics.zip"], "runs/1/model.zip"),
+        (["another.zip", "repo.zip", "runs/repo.zip"], "repo.zip"),
+    ],
+)
+def test_without_a_file_it_is_the_only_zip_or_the_one_named_like_the_repository(hub, zips, expected):
+    hub.push("me/repo", {name: name.encode() for name in zips})
+    assert download_checkpoint("hf://me/repo").read_text() == expected
+
+
+def test_the_second_opening_downloads_nothing(hub, files):
+    hub.push(REPO, files)
+    first = download_checkpoint(f"hf://{REPO}")
+    hub.fetched.clear()
+    assert download_checkpoint(f"hf://{REPO}") == first
+    assert hub.fetched == []
+
+
+@pytest.mark.parametrize("way", ["the server is off", "HF_HUB_OFFLINE"])
+def test_without_network_the_cache_answers(hub, files, monkeypatch, way):
+    hub.push(REPO, files, "v1")
+    sources = (f"hf://{REPO}", f"{REPO}:{NAME}.zip", f"hf://{REPO}@v1")
+    before = [download_checkpoint(source) for source in sources]
+    expected = actions_of(before[0])
+    if way == "HF_HUB_OFFLINE":
+        go_offline(monkeypatch)
+    else:
+        hub.stop()
+    assert [download_checkpoint(source) for source in sources] == before
+    np.testing.assert_array_equal(actions_of(before[0]), expected)
+
+
+def test_without_network_and_without_a_cache_the_error_says_so(hub, files):
+    hub.push(REPO, files)
+    hub.stop()
+    with pytest.raises(ConnectionError, match=rf"Hub cannot be reached.*hf://{REPO} is not in the cache.*local zip"):
+        download_checkpoint(f"hf://{REPO}")
+
+
+def test_a_zip_that_another_tool_cached_is_not_used_without_network(hub, files, monkeypatch):
+    """Nobody knows then whether it has a normaliser."""
+    hub.push(REPO, files)
+    huggingface_hub.hf_hub_download(REPO, f"{NAME}.zip")
+    go_offline(monkeypatch)
+    with pytest.raises(ConnectionError, match="the whole checkpoint"):
+        download_checkpoint(f"hf://{REPO}")
+
+
+def test_a_download_that_was_cut_off_is_finished_with_network_and_not_used_without(hub, files, monkeypatch):
+    hub.push(REPO, files)
+    normalizer = download_checkpoint(f"hf://{REPO}").parent / "vec_normalize.pkl"
+    normalizer.unlink()
+    download_checkpoint(f"hf://{REPO}")
+    assert normalizer.read_bytes() == files["vec_normalize.pkl"]
+    normalizer.unlink()
+    go_offline(monkeypatch)
+    with pytest.raises(ConnectionError, match="the whole checkpoint"):
+        download_checkpoint(f"hf://{REPO}")
+
+
+def test_a_new_commit_is_fetched_and_a_revision_stays(hub, files):
+    old = hub.push(REPO, files, "v1", "refs/pr/1", "topic/fast")
+    first = download_checkpoint(f"hf://{REPO}")
+    new = hub.push(REPO, {**files, "vec_normalize.pkl": b"other statistics"})
+    second = download_checkpoint(f"hf://{REPO}")
+    assert (first.parent.name, second.parent.name) == (old, new)
+    assert (second.parent / "vec_normalize.pkl").read_bytes() == b"other statistics"
+    for revision in ("v1", old, "refs/pr/1", "topic%2Ffast"):
+        assert download_checkpoint(f"hf://{REPO}@{revision}") == first
+        assert download_checkpoint(f"{REPO}@{revision}:{NAME}.zip") == first
+
+
+def test_a_push_in_the_middle_does_not_mix_two_commits(hub, files, monkeypatch):
+    commit = hub.push(REPO, files)
+    answer = hub.answer
+
+    def push_after_the_listing(route: str) -> tuple[int, dict[str, str], bytes]:
+        answered = answer(route)
+        if "/tree/" in route:
+            hub.push(REPO, {**files, "vec_normalize.pkl": b"other statistics"})
+        return answered
+
+    monkeypatch.setattr(hub, "answer", push_after_the_listing)
+    path = download_checkpoint(f"hf://{REPO}")
+    assert path.parent.name == commit
+    assert (path.parent / "vec_normalize.pkl").read_bytes() == files["vec_normalize.pkl"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hf://me/gone", r"there is no repository me/gone on the Hub, nor a local path hf://me/gone\. .*HF_TOKEN"),
+        ("me/gone:a.zip", r"there is no repository me/gone on the Hub, nor a local path me/gone:a\.zip"),
+        ("hf://me/gated", r"me/gated asks for its owner's consent"),
+        ("hf://me/two@v9", r"me/two has no revision v9"),
+        (f"hf://me/two@{'0' * 40}", rf"me/two has no revision {'0' * 40}"),
+        ("hf://me/two", r"one zip is expected in the repository me/two \(zips in it: a\.zip, b\.zip\).*FILE\.zip"),
+        ("hf://me/two/c.zip", r"me/two has no zip c\.zip \(zips in it: a\.zip, b\.zip\)"),
+        ("hf://me/two/README.md", r"me/two has no zip README\.md"),
+        ("hf://me/none", r"me/none \(zips in it: none\)"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is(hub, source, message):
+    hub.push("me/two", {"a.zip": b"a", "b.zip": b"b"})
+    hub.push("me/none", {"config.yml": b"{}"})
+    hub.status["me/gated"] = (403, "GatedRepo")
+    with pytest.raises(FileNotFoundError, match=message):
+        download_checkpoint(source)
+    assert not {"a.zip", "b.zip"} & set(hub.fetched)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hf://gpt2", "namespace/name"),
+        ("hf://datasets/me/data", "hf://datasets/me/data is a dataset"),
+        ("models/v1.zip", "not of the form hf://OWNER/REPO"),
+    ],
+)
+def test_what_is_no_name_of_a_checkpoint_is_refused(hub, source, message):
+    with pytest.raises(ValueError, match=message):
+        download_checkpoint(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "sb3/ppo-HalfCheetah-v3",
+        "ppo/HalfCheetah-v3",
+        "model.zip",
+        "C:/models/model.zip",
+        "C:\\models\\model.zip",
+        "C:model.zip",
+        "d:/model.zip",
+        "\\\\server\\share\\model.zip",
+        "/runs/12:30/model.zip",
+        "/models/ppo:1.zip",
+        "./models/ppo:1.zip",
+        "../ppo:1.zip",
+        "../models/ppo:1.zip",
+        "~/models/ppo:1.zip",
+        "~/ppo:1.zip",
+        "a/b/c:model.zip",
+        "models/ppo:model",
+        "models/ppo:sub\\model.zip",
+        "https://huggingface.co/sb3/ppo-HalfCheetah-v3",
+    ],
+)
+def test_local_paths_are_no_hub_ids(source):
+    assert not is_hub_id(source)
+
+
+@pytest.mark.parametrize("source", ["models/ppo:model.zip", "hf://models/ppo.zip"])
+def test_a_local_path_that_exists_wins(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id(source)
+    path = Path(source)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert not is_hub_id(source)
+    assert not is_hub_id(path)
+
+
+def test_without_huggingface_hub_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert is_hub_id(f"hf://{REPO}")
+    with pytest.raises(ImportError, match=r'pip install "sb3-prefine\[hub\]"'):
+        download_checkpoint(f"hf://{REPO}")
+
+
+def test_what_lies_in_the_folder_of_trained_agents_wins_over_the_hub(tmp_path, monkeypatch):
+    agents = tmp_path / "agents"
+    (agents / "models").mkdir(parents=True)
+    (agents / "models" / "ppo:1.zip").touch()
+    monkeypatch.setenv("RL_TRAINED_AGENTS", str(agents))
+    assert find_checkpoint("models/ppo:1.zip").zip_path == agents / "models" / "ppo:1.zip"

@@ -1,0 +1,45 @@
+"""The progress bar counts gradient steps, with whatever callbacks there are."""
+
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+
+from sb3_prefine import PREFINE
+from sb3_prefine.training.progress_bar import add_progress_bar
+from tests.worlds import model_of, preferences
+
+
+class Counter(BaseCallback):
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("form", ["none", "function", "callback", "list", "callback list"])
+def test_every_form_of_callback_is_kept(form, capsys):
+    counter = Counter()
+    called = []
+    callback = {
+        "none": None,
+        "function": lambda locals_, globals_: called.append(1) or True,
+        "callback": counter,
+        "list": [counter],
+        "callback list": CallbackList([counter]),
+    }[form]
+    model = PREFINE(model_of(PPO), preferences(), device="cpu").learn(5, callback=callback, progress_bar=True)
+    assert model.num_timesteps == 5
+    assert "5/5" in capsys.readouterr().err
+    assert len(called) == (5 if form == "function" else 0)
+    assert counter.n_calls == (5 if form in ("callback", "list", "callback list") else 0)
+
+
+def test_it_counts_what_is_left_when_learning_goes_on(capsys):
+    model = PREFINE(model_of(PPO), preferences(), device="cpu").learn(5)
+    model.learn(3, reset_num_timesteps=False, progress_bar=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_it_comes_last():
+    assert [type(callback).__name__ for callback in add_progress_bar(Counter()).callbacks] == [
+        "Counter",
+        "ProgressBar",
+    ]

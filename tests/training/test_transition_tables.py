@@ -1,0 +1,122 @@
+"""The tables that training reads, against the reference asked state by state."""
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_prefine import PreferenceBuffer, Trajectories, load_reference
+from sb3_prefine.policies.likelihood import likelihood_of
+from sb3_prefine.training.transition_tables import build_tables, join_tables, preferred_first
+from tests.worlds import BAD, GOOD, Anything, model_of, preferences, trajectories
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_rows_are_the_reference_s_distribution_at_the_data_s_states(algorithm):
+    reference = load_reference(model_of(algorithm))
+    likelihood = likelihood_of(reference.policy, -5.0)
+    data = preferences()
+    tables = build_tables(data, reference, likelihood, CPU)
+    states = np.concatenate([data.preferred.observations, data.dispreferred.observations])
+    actions = np.concatenate([data.preferred.actions, data.dispreferred.actions])
+    assert tables.n_preferred == data.preferred.n_transitions
+    with torch.no_grad():
+        for row in (0, 17, 39, 40, 79):
+            expected = likelihood.params(reference.policy, torch.tensor(states[row : row + 1]))[0]
+            torch.testing.assert_close(tables.params_ref[row], expected)
+            encoded = likelihood.encode(torch.tensor(actions[row : row + 1]))[0]
+            torch.testing.assert_close(tables.actions[row], encoded)
+
+
+def test_observations_are_normalised_once():
+    env = VecNormalize(DummyVecEnv([Anything]))
+    model = model_of(PPO, env, n_steps=32, batch_size=32).learn(32)
+    reference = load_reference(model)
+    tables = build_tables(preferences(), reference, likelihood_of(reference.policy, -5.0), CPU)
+    expected = env.normalize_obs(preferences().preferred.observations)
+    np.testing.assert_array_equal(tables.observations[: len(expected)].numpy(), expected)
+
+
+def test_batches_hold_rows_of_both_sets_and_reach_all_of_them():
+    reference = load_reference(model_of(PPO))
+    data = PreferenceBuffer(
+        preferred=trajectories(GOOD, n_episodes=2), dispreferred=trajectories(BAD, n_episodes=5, seed=1)
+    )
+    tables = build_tables(data, reference, likelihood_of(reference.policy, -5.0), CPU)
+    batches = tables.batches(8, torch.Generator().manual_seed(0))
+    found: tuple[set, set] = (set(), set())
+    for batch in (next(batches) for _ in range(250)):
+        assert batch.sets.is_preferred.tolist() == [True] * 8 + [False] * 8
+        assert batch.sets.weights is None
+        assert batch.labels is None
+        # Every row is one of the data's, with its own action and its own row of the reference's table.
+        rows = (batch.inputs[:, None] == tables.observations[None]).all(-1).int().argmax(1)
+        torch.testing.assert_close(batch.inputs, tables.observations[rows], rtol=0, atol=0)
+        torch.testing.assert_close(batch.actions, tables.actions[rows], rtol=0, atol=0)
+        torch.testing.assert_close(batch.params_ref, tables.params_ref[rows], rtol=0, atol=0)
+        found[0].update(rows[:8].tolist())
+        found[1].update(rows[8:].tolist())
+    assert found == (set(range(20)), set(range(20, 70)))
+
+
+def test_weights_and_labels_of_an_episode_reach_its_transitions():
+    reference = load_reference(model_of(PPO))
+    data = PreferenceBuffer(
+        trajectories(GOOD, n_episodes=2),
+        trajectories(BAD, n_episodes=3, seed=1),
+        preferred_weights=[1.0, 3.0],
+        dispreferred_labels=[0.5, 1.0, 0.9],
+    )
+    tables = build_tables(data, reference, likelihood_of(reference.policy, -5.0), CPU)
+    assert tables.weights.tolist() == [1.0] * 10 + [3.0] * 10 + [1.0] * 30
+    np.testing.assert_allclose(tables.labels.numpy(), [1.0] * 20 + [0.5] * 10 + [1.0] * 10 + [0.9] * 10)
+    batch = next(tables.batches(8, torch.Generator().manual_seed(0)))
+    rows = (batch.inputs[:, None] == tables.observations[None]).all(-1).int().argmax(1)
+    torch.testing.assert_close(batch.sets.weights, tables.weights[rows])
+    torch.testing.assert_close(batch.labels, tables.labels[rows])
+
+
+def test_joined_tables_are_one_after_the_other_and_parts_of_one_memory():
+    reference = load_reference(model_of(PPO))
+    plain = PreferenceBuffer(trajectories(GOOD, n_episodes=2), trajectories(BAD, n_episodes=1, seed=1))
+    weighted = PreferenceBuffer(trajectories(GOOD, seed=2), trajectories(BAD, seed=3), preferred_weights=[0.5, 1, 2, 3])
+    tables = [build_tables(data, reference, likelihood_of(reference.policy, -5.0), CPU) for data in (plain, weighted)]
+    whole, parts = join_tables(tables)
+    assert whole.weights.tolist() == [1.0] * 30 + tables[1].weights.tolist()
+    assert (whole.labels, parts[0].weights) == (None, None)
+    for start, table, part in zip((0, 30), tables, parts, strict=True):
+        assert part.n_preferred == table.n_preferred
+        for name in ("observations", "actions", "params_ref"):
+            torch.testing.assert_close(getattr(part, name), getattr(table, name), rtol=0, atol=0)
+            assert getattr(part, name).untyped_storage().data_ptr() == getattr(whole, name).untyped_storage().data_ptr()
+        # What each draws is found in the whole.
+        draws = [each.draw(8, torch.Generator().manual_seed(0)) for each in (table, part)]
+        assert torch.equal(*draws)
+        found, expected = (
+            each.at(draws[0] + offset, preferred_first(8, CPU)) for each, offset in ((whole, start), (table, 0))
+        )
+        assert found.inputs.shape == (100, 16, 5)
+        torch.testing.assert_close(found.inputs, expected.inputs, rtol=0, atol=0)
+        torch.testing.assert_close(found.params_ref, expected.params_ref, rtol=0, atol=0)
+    alone, [same] = join_tables(tables[:1])
+    assert alone is same is tables[0]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_a_normaliser_that_blows_up_is_an_error():
+    env = VecNormalize(DummyVecEnv([Anything]), clip_obs=np.inf, epsilon=0.0)
+    env.obs_rms.var[:] = 1e-80
+    model = model_of(PPO, env, n_steps=32, batch_size=32)
+    reference = load_reference(model)
+    with pytest.raises(ValueError, match="not finite once normalised"):
+        build_tables(preferences(), reference, likelihood_of(reference.policy, -5.0), CPU)
+
+
+def test_the_data_cannot_be_changed_behind_the_tables():
+    data = preferences()
+    assert isinstance(data.preferred, Trajectories)
+    with pytest.raises(ValueError, match="read-only"):
+        data.preferred.actions[0] = 0.0

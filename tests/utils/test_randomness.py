@@ -1,0 +1,59 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from sb3_prefine.utils.randomness import OwnRandomState
+
+
+def draw():
+    return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+
+def reseed(seed):
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def test_the_caller_does_not_notice_it():
+    reseed(1)
+    expected = [draw(), draw()]
+    reseed(1)
+    drawn = [draw()]
+    with OwnRandomState(0):
+        draw()
+    assert [*drawn, draw()] == expected
+
+
+def test_it_does_not_notice_the_caller():
+    def draws(caller_seed):
+        reseed(caller_seed)
+        own = OwnRandomState(7)
+        with own:
+            first = draw()
+        draw()
+        with own:  # goes on where it stopped
+            return first, draw()
+
+    first, second = draws(1)
+    assert draws(2) == (first, second)
+    assert first != second
+
+
+def test_another_seed_gives_other_numbers():
+    with OwnRandomState(0):
+        zero = draw()
+    with OwnRandomState(1):
+        one = draw()
+    assert all(a != b for a, b in zip(zero, one, strict=True))
+
+
+def test_an_error_restores_the_caller():
+    reseed(1)
+    expected = draw()
+    reseed(1)
+    with pytest.raises(ZeroDivisionError), OwnRandomState(0):
+        raise ZeroDivisionError
+    assert draw() == expected
