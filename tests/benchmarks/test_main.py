@@ -40,7 +40,7 @@ def test_an_unknown_verb_is_refused_with_the_known_ones(capsys):
     assert all(verb in error for verb in VERBS)
 
 
-def test_the_exit_code_says_whether_cells_crashed(monkeypatch):
-    for n_failed, code in ((0, 0), (3, 1)):
-        monkeypatch.setattr("benchmarks.runs.run.main", lambda n_failed=n_failed: n_failed)
-        assert main(["run"]) == code
+@pytest.mark.parametrize(("n_failed", "code"), [(0, 0), (3, 1)])
+def test_the_exit_code_says_whether_cells_crashed(n_failed, code, monkeypatch):
+    monkeypatch.setattr("benchmarks.runs.run.main", lambda: n_failed)
+    assert main(["run"]) == code
