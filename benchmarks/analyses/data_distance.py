@@ -22,7 +22,7 @@ from benchmarks import records
 from benchmarks.paths import CACHE, DATA, RESULTS
 from benchmarks.runs.cells import Folders, prepare, train_reference
 from benchmarks.runs.methods import Setting
-from benchmarks.runs.studies import STUDIES, TIERS, TierName, cells
+from benchmarks.runs.studies import STUDIES, TIERS, TierName, study_cells
 from sb3_prefine.likelihood import likelihood_of
 
 STUDY = STUDIES["within"]
@@ -46,7 +46,7 @@ def main(
     torch.set_num_threads(1)
     folders = Folders(data, cache)
     found: dict[str, list[dict[str, Any]]] = {}
-    wanted = cells(STUDY, TIERS[tier], tasks, methods=[METHOD])
+    wanted = study_cells(STUDY, TIERS[tier], tasks, methods=[METHOD])
     places = {cell.task: results / tier / "surprise" / f"{cell.task}.json" for cell in wanted}
     there = {task for task, path in places.items() if path.exists()}
     # Task by task, as the data of one are kept in memory.

@@ -106,7 +106,7 @@ def luck(task: dsrl.Task, trajectories: Trajectories, n_episodes: int, seed: int
     preferred = paper.choose(task, trajectories, seed).preferred_ids
     assert preferred is not None
     others = costs_of_others(trajectories.episode_costs, authors(task, trajectories, n_episodes), preferred)
-    score = scores.score([others])
+    score = scores.summarize([others])
     return {
         "preferred_cost": float(trajectories.episode_costs[preferred].mean()),
         "others_cost": {"mean": score.mean, "low": score.low, "high": score.high},

@@ -105,8 +105,8 @@ def rollout(
             **made,
             "rolled_out": len(rolled),
             "cpu_seconds": round(cpu_seconds, 1),
-            **summary(kept),
-            **selection(kept, task, seed),
+            **describe_episodes(kept),
+            **describe_sets(kept, task, seed),
             "versions": versions,
             "date": records.today(),
         }
@@ -197,15 +197,15 @@ def thin(trajectories: Trajectories, task: dsrl.Task) -> Trajectories:
 
     # How many values of `most`, from 1 on, leave no more episodes than DSRL has is the highest of them.
     values = range(1, len(trajectories) + 1)
-    return filled(max(1, bisect.bisect_right(values, dsrl_episodes(task), key=lambda most: len(filled(most)))))
+    return filled(max(1, bisect.bisect_right(values, n_dsrl_episodes(task), key=lambda most: len(filled(most)))))
 
 
-def dsrl_episodes(task: dsrl.Task) -> int:
+def n_dsrl_episodes(task: dsrl.Task) -> int:
     """The number of episodes in DSRL's file, which is a part of its name."""
     return int(task.file_name.removesuffix(".hdf5").rpartition("-")[2])
 
 
-def summary(trajectories: Trajectories) -> dict[str, Any]:
+def describe_episodes(trajectories: Trajectories) -> dict[str, Any]:
     """Counts, and each episode's return and cost with their means and standard deviations."""
     returns, costs = trajectories.episode_returns, trajectories.episode_costs
     return {
@@ -220,7 +220,7 @@ def summary(trajectories: Trajectories) -> dict[str, Any]:
     }
 
 
-def selection(trajectories: Trajectories, task: dsrl.Task, seed: int) -> dict[str, Any]:
+def describe_sets(trajectories: Trajectories, task: dsrl.Task, seed: int) -> dict[str, Any]:
     """The threshold τ, and the numbers of the episodes of both sets."""
     chosen = paper.choose(task, trajectories, seed)
     assert chosen.preferred_ids is not None

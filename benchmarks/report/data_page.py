@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import paper, records
-from benchmarks.datasets.generate import dsrl_episodes
+from benchmarks.datasets.generate import n_dsrl_episodes
 from benchmarks.paths import HERE, RESULTS
 from benchmarks.report.data_figure import draw
 from benchmarks.report.markdown import distinct, table, versions
@@ -159,13 +159,13 @@ def _ranges(data: dict[str, Record]) -> str:
     rows = []
     for name in dsrl.PAPER_TASKS:
         if name not in data:
-            rows.append([name, f"{dsrl_episodes(dsrl.find_task(name)):,}", "missing", *[""] * 6])
+            rows.append([name, f"{n_dsrl_episodes(dsrl.find_task(name)):,}", "missing", *[""] * 6])
             continue
         task, record = dsrl.find_task(name), data[name]
         rows.append(
             [
                 name,
-                f"{dsrl_episodes(task):,}",
+                f"{n_dsrl_episodes(task):,}",
                 f"{record['episodes']:,}",
                 f"{task.min_episode_reward:,.1f} to {task.max_episode_reward:,.1f}",
                 f"{min(record['returns']):,.1f} to {max(record['returns']):,.1f}",

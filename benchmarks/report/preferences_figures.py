@@ -11,9 +11,9 @@ from benchmarks.report.study_figures import COLORS, mean_of
 from benchmarks.runs import scores
 from benchmarks.runs.scores import Run
 from benchmarks.runs.selection import Selection, describe
-from benchmarks.runs.studies import BOUNDED, STUDIES
+from benchmarks.runs.studies import BOUNDED_PREFINE, STUDIES
 
-LABELS = {BOUNDED: "bounded"}
+LABELS = {BOUNDED_PREFINE: "bounded"}
 METHODS = STUDIES["preferences"].methods
 RIVAL = "SFT"
 CONTENDERS = tuple(method for method in METHODS if method not in (RIVAL, "BC"))
@@ -26,7 +26,7 @@ def draw(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(12, 0.5 + 0.36 * len(found) * len(tasks)), layout="constrained")
     places = figure.subplots(len(tasks), 2, sharey=True, squeeze=False)
     for (left, right), task in zip(places, tasks, strict=True):
-        of_task = scores.of(runs, task=task)
+        of_task = scores.select(runs, task=task)
         _differences(left, of_task, found, "rewards", f"{task}: normalised reward, minus that of {RIVAL}")
         _differences(right, of_task, found, "costs", f"{task}: normalised cost, minus that of {RIVAL}")
         left.set_yticks(range(len(found)), [describe(selection) for selection in found], fontsize=8)
@@ -41,10 +41,11 @@ def draw_plane(runs: Sequence[Run]) -> Figure:
     tasks = tasks_of(runs)
     figure = Figure(figsize=(6 * len(tasks), 4.5), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        of_task = scores.of(runs, task=task)
+        of_task = scores.select(runs, task=task)
         for method in METHODS:
             found = [
-                [run for run in scores.of(of_task, method=method) if run.condition == c] for c in conditions(of_task)
+                [run for run in scores.select(of_task, method=method) if run.condition == c]
+                for c in conditions(of_task)
             ]
             points = [mean_point(of_condition) for of_condition in found if of_condition]
             label = LABELS.get(method, method)
@@ -65,10 +66,10 @@ def draw_stopping(runs: Sequence[Run]) -> Figure:
     places = figure.subplots(len(tasks), 2 * len(found), squeeze=False)
     for row, task in zip(places, tasks, strict=True):
         for pair, selection in zip(row.reshape(-1, 2), found, strict=True):
-            of = [run for run in scores.of(runs, task=task) if run.condition == selection]
+            of = [run for run in scores.select(runs, task=task) if run.condition == selection]
             for axes, key, label in zip(pair, ("rewards", "costs"), ("return", "cost"), strict=True):
                 for method in dict.fromkeys(run.method for run in of):
-                    _lines(axes, scores.of(of, method=method), key, LABELS.get(method, method))
+                    _lines(axes, scores.select(of, method=method), key, LABELS.get(method, method))
                 means = [run.record["preferred"][key.removesuffix("s")] for run in of]
                 axes.axhline(float(np.mean(means)), color="0.3", linestyle=":", linewidth=1)
                 axes.set_title(f"{task}, {describe(selection)}: {label}", fontsize=8)
@@ -113,7 +114,7 @@ def _differences(axes: Axes, runs: Sequence[Run], found: Sequence[Selection], va
         at, middles, errors = [], [], []
         for row, selection in enumerate(found):
             of_condition = [run for run in runs if run.condition == selection]
-            ours, theirs = (scores.of(of_condition, method=m) for m in (method, RIVAL))
+            ours, theirs = (scores.select(of_condition, method=m) for m in (method, RIVAL))
             if not ours or not theirs:
                 continue
             middle, low, high = scores.difference(ours, theirs, attrgetter(values))

@@ -27,7 +27,7 @@ from benchmarks.runs import scores
 from benchmarks.runs.methods import REFERENCE
 from benchmarks.runs.scores import Run
 from benchmarks.runs.selection import Selection, condition_of, describe
-from benchmarks.runs.studies import BOUNDED, OWN_FAILURES, STUDIES, StudyName, TierName
+from benchmarks.runs.studies import BOUNDED_PREFINE, REFERENCE_FAILURES, STUDIES, StudyName, TierName
 from sb3_prefine.files import write_atomically
 
 IMAGES = Path("images")
@@ -103,7 +103,7 @@ term. So: with what data is there more to have, and with what weights?
 Below, the data are made harder: fewer preferred episodes; preferred ones that earn less than the reference; mistaken
 labels; dispreferred ones from the reference itself. *PREFINE* has the paper's weights for the suite: β = 0.05 and
 λ = 1.6 (Safety-Gymnasium), which are also the defaults, 0.2 and 1.0 on Bullet. *bounded* is
-`{BOUNDED}`:
+`{BOUNDED_PREFINE}`:
 a preference term that outweighs the supervised one, and whose log-ratios cannot run away."""
 
 
@@ -137,7 +137,7 @@ data: a method is better than another where its points lie to the upper left of 
 
 def _of_task(runs: Sequence[Run], task: str) -> str:
     """Return and cost of everybody under every condition."""
-    of_task = scores.of(runs, task=task)
+    of_task = scores.select(runs, task=task)
     rows = []
     for selection in conditions(of_task):
         of_condition = [run for run in of_task if run.condition == selection]
@@ -145,7 +145,7 @@ def _of_task(runs: Sequence[Run], task: str) -> str:
             [
                 describe(selection),
                 _of_data(of_condition),
-                *(_raw(scores.of(of_condition, method=method)) for method in METHODS),
+                *(_raw(scores.select(of_condition, method=method)) for method in METHODS),
             ]
         )
     head = ["preferred episodes", "D_p", *map(_label, METHODS)]
@@ -160,7 +160,7 @@ def _n_collapsed(runs: Sequence[Run]) -> str:
     """Means over seeds hide it: a skill is kept or lost."""
     counts = []
     for method in METHODS:
-        found = scores.of(runs, method=method)
+        found = scores.select(runs, method=method)
         collapsed = sum(run.mean_return < run.record["preferred"]["reward"] / 2 for run in found)
         counts.append(f"{_label(method)} {collapsed} of {len(found)}")
     return f"Runs that earn less than half of what their preferred episodes do: {', '.join(counts)}."
@@ -177,8 +177,8 @@ def _within(runs: Sequence[Run], surprises: Surprises) -> str:
         found = [run for run in runs if run.condition == selection]
         rows = []
         for task in tasks_of(found):
-            of_task = scores.of(found, task=task)
-            of_methods = (_raw(scores.of(of_task, method=method)) for method in study.methods)
+            of_task = scores.select(found, task=task)
+            of_methods = (_raw(scores.select(of_task, method=method)) for method in study.methods)
             nats = surprises.get((task, selection))
             far = "" if nats is None else f"{np.mean(nats):.1f}"
             rows.append([task, f"{of_task[0].kappa:g}", _of_data(of_task), far, *of_methods])
@@ -197,7 +197,7 @@ def _against_rival(runs: Sequence[Run], methods: Sequence[str]) -> str:
             continue
         more, less = [], []
         for task in tasks_of(runs):
-            ours, theirs = (scores.of(runs, task=task, method=m) for m in (method, RIVAL))
+            ours, theirs = (scores.select(runs, task=task, method=m) for m in (method, RIVAL))
             if ours and theirs:
                 _, low, high = scores.difference(ours, theirs, attrgetter("rewards"))
                 name = task if mean_point(ours)[0] <= ours[0].kappa else f"{task} (over the limit)"
@@ -212,7 +212,7 @@ def _n_safe(runs: Sequence[Run], methods: Sequence[str]) -> str:
     counts = []
     for method in methods:
         groups: dict[tuple[str, Selection], list[Run]] = {}
-        for run in scores.of(runs, method=method):
+        for run in scores.select(runs, method=method):
             groups.setdefault((run.task.name, run.condition), []).append(run)
         safe = sum(mean_point(group)[0] <= group[0].kappa for group in groups.values())
         counts.append(f"{_label(method)} {safe} of {len(groups)}")
@@ -248,9 +248,9 @@ def _checkpoints(runs: Sequence[Run]) -> str:
     study = STUDIES["checkpoints"]
     rows = []
     for task, reference, selection in product(tasks_of(runs), study.references, study.selections):
-        found = [run for run in scores.of(runs, task=task, reference=reference) if run.condition == selection]
+        found = [run for run in scores.select(runs, task=task, reference=reference) if run.condition == selection]
         if found:
-            of_methods = (_raw(scores.of(found, method=method)) for method in study.methods)
+            of_methods = (_raw(scores.select(found, method=method)) for method in study.methods)
             rows.append([task, reference.upper(), describe(selection), _of_data(found), *of_methods])
     head = ["task", "checkpoint", "preferred episodes", "D_p", *map(_label, study.methods)]
     return (
@@ -273,13 +273,13 @@ def _counterfactuals(runs: Sequence[Run]) -> str:
         return "## Counterfactuals\n\nNot run yet: `python -m benchmarks run --study counterfactuals`."
     tasks = tasks_of(runs)
     tau = distinct(format(run.selection.tau, "g") for run in runs)
-    rows = [["D_p", *(_of_data(scores.of(runs, task=task)) for task in tasks)]]
+    rows = [["D_p", *(_of_data(scores.select(runs, task=task)) for task in tasks)]]
     for method in STUDIES["counterfactuals"].methods:
-        cells = (_raw(scores.of(runs, method=method, task=task)) for task in tasks)
-        rows.append([method.replace(BOUNDED, LABELS[BOUNDED]), *cells])
+        cells = (_raw(scores.select(runs, method=method, task=task)) for task in tasks)
+        rows.append([method.replace(BOUNDED_PREFINE, LABELS[BOUNDED_PREFINE]), *cells])
     return (
         "## Clearly safe episodes, and other counterfactuals\n\n"
-        f"Episode return / cost with {describe(OWN_FAILURES)}, and τ = {tau}. PREFINE and *bounded* draw one "
+        f"Episode return / cost with {describe(REFERENCE_FAILURES)}, and τ = {tau}. PREFINE and *bounded* draw one "
         "counterfactual a state from the policy itself, unless it says otherwise. By the mode, "
         f"{_means_over(runs)}.\n\n{table(['', *tasks], rows)}"
     )

@@ -25,7 +25,7 @@ def rivals(runs: Sequence[Run]) -> str:
     :param runs: of Table 1, and of the study ``rivals``
     """
     title, study = "## Rivals with other learning rates and weights", STUDIES["rivals"]
-    ran = [task for task in dsrl.PAPER_TASKS if any(scores.of(runs, task=task, method=m) for m in study.methods)]
+    ran = [task for task in dsrl.PAPER_TASKS if any(scores.select(runs, task=task, method=m) for m in study.methods)]
     if not ran:
         return f"{title}\n\nNot run yet: `{_COMMAND}`."
     tasks = [task for task in ran if task in (study.tasks or ran)]
@@ -59,7 +59,7 @@ on HalfCheetah. Normalised reward / normalised cost as in Table 1, with its step
 
 
 def _outcome(runs: Sequence[Run], task: str, method: str) -> str:
-    return scores.outcome(scores.of(runs, task=task, method=method))
+    return scores.format_outcome(scores.select(runs, task=task, method=method))
 
 
 def _name(method: str) -> str:
@@ -82,7 +82,9 @@ def _summary(runs: Sequence[Run], tasks: Sequence[str], methods: Sequence[str]) 
     """Which of them are safe and earn more than PREFINE by more than chance."""
     parts = []
     for task in tasks:
-        found = {method: of for method in ("PREFINE", *methods) if (of := scores.of(runs, task=task, method=method))}
+        found = {
+            method: of for method in ("PREFINE", *methods) if (of := scores.select(runs, task=task, method=method))
+        }
         if "PREFINE" in found and (names := better({_name(method): of for method, of in found.items()})):
             parts.append(f"{task}: {'; '.join(names)}")
     if not parts:

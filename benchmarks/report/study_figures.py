@@ -35,11 +35,11 @@ def curves(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(5 * n_pairs, 2.6 * n_rows), layout="constrained")
     places = figure.subplots(n_rows, 2 * n_pairs, squeeze=False).reshape(-1, 2)
     for pair, task in zip(places, tasks, strict=False):
-        found = scores.of(runs, task=task)
+        found = scores.select(runs, task=task)
         record = found[0].record
         for axes, key, label in zip(pair, ("rewards", "costs"), ("return", "cost"), strict=True):
             for method in dict.fromkeys(run.method for run in found):
-                band(axes, scores.of(found, method=method), partial(mean_of, key), method)
+                band(axes, scores.select(found, method=method), partial(mean_of, key), method)
             axes.axhline(record["preferred"][key.removesuffix("s")], color="0.3", linestyle=":", linewidth=1)
             axes.set_title(f"{task}: {label}", fontsize=9)
         pair[1].axhline(found[0].kappa, color="0.3", linestyle="--", linewidth=1)
@@ -65,7 +65,7 @@ def weights(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(3.2 * len(betas), 6.6 * len(tasks)), layout="constrained")
     places = figure.subplots(len(rows) * len(tasks), len(betas), sharey="row", sharex=True, squeeze=False)
     for row, (task, (label, value)) in zip(places, product(tasks, rows), strict=True):
-        found = scores.of(runs, task=task)
+        found = scores.select(runs, task=task)
         row[0].set_ylabel(f"{task}\n{label}", fontsize=9)
         for axes, beta in zip(row, betas, strict=True):
             for coef in coefs:
@@ -135,7 +135,7 @@ def _against(places: Sequence[Axes], runs: Sequence[Run], position: Callable[[Ru
         (places[1], scores.cost, "normalised cost"),
     ):
         for task in dict.fromkeys(run.task.name for run in runs):
-            of_task = scores.of(runs, task=task)
+            of_task = scores.select(runs, task=task)
             at = sorted({position(run) for run in of_task})
             found = [values([run for run in of_task if position(run) == x]) for x in at]
             errors = [[s.mean - s.low for s in found], [s.high - s.mean for s in found]]

@@ -14,7 +14,7 @@ from benchmarks.report.training_time import TASK, Pace, paces
 from benchmarks.runs import scores
 from benchmarks.runs.methods import REFERENCE
 from benchmarks.runs.scores import Run
-from benchmarks.runs.studies import COLUMNS, EVERYBODY
+from benchmarks.runs.studies import FAST_METHODS, TABLE_METHODS
 from sb3_prefine import dsrl
 from sb3_prefine.plots import SAFE, UNSAFE
 from sb3_prefine.randomness import OwnRandomState
@@ -23,18 +23,18 @@ LABELS = {REFERENCE: "π_ref"}
 SUITES = {"Safety-Gymnasium": paper.TABLE_2, "Bullet-Safety-Gym": paper.TABLE_3}
 # Of a marker, points squared an hour.
 _AREA = 180.0
-PROFILED = (REFERENCE, *EVERYBODY)
+PROFILED = (REFERENCE, *FAST_METHODS)
 
 
 def scatter(runs: Sequence[Run]) -> Figure:
     """Fig. 3: a place a method and suite, a point a task."""
-    methods = [method for method in COLUMNS if scores.of(runs, method=method)]
+    methods = [method for method in TABLE_METHODS if scores.select(runs, method=method)]
     figure = Figure(figsize=(2.4 * len(methods), 5.6), layout="constrained")
     places = figure.subplots(2, len(methods), sharey=True, squeeze=False)
     for row, (suite, tasks) in zip(places, SUITES.items(), strict=True):
         row[0].set_ylabel(f"{suite}\nnormalised reward")
         for axes, method in zip(row, methods, strict=True):
-            _plane(axes, [found for task in tasks if (found := scores.of(runs, method=method, task=task))])
+            _plane(axes, [found for task in tasks if (found := scores.select(runs, method=method, task=task))])
             axes.set_title(LABELS.get(method, method))
     figure.supxlabel("normalised cost (1 is the limit)")
     return figure
@@ -67,7 +67,7 @@ def time(runs: Sequence[Run]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.axvline(1.0, color="0.3", linewidth=1, linestyle=":")
     for method, pace in pace_of(runs).items():
-        found = scores.of(runs, method=method, task=TASK)
+        found = scores.select(runs, method=method, task=TASK)
         cost, reward = scores.cost(found).mean, scores.reward(found).mean
         label = f"{method}: {pace.seconds:,.0f} s; {pace.own_hours:.1f} h"
         axes.scatter(cost, reward, s=pace.own_hours * _AREA, alpha=0.5, label=label)
@@ -85,12 +85,12 @@ def time(runs: Sequence[Run]) -> Figure:
 
 def pace_of(runs: Sequence[Run]) -> dict[str, Pace]:
     """Of each method that is trained."""
-    return paces(runs, COLUMNS)
+    return paces(runs, TABLE_METHODS)
 
 
 def profiles(runs: Sequence[Run]) -> Figure:
     """The share of runs above a reward, and below a cost."""
-    tasks = [t for t in dsrl.PAPER_TASKS if all(scores.of(runs, task=t, method=m) for m in PROFILED)]
+    tasks = [t for t in dsrl.PAPER_TASKS if all(scores.select(runs, task=t, method=m) for m in PROFILED)]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     # rliable counts what is above: costs are turned round.
@@ -123,7 +123,7 @@ def _profile(
 
 def safe(runs: Sequence[Run]) -> Figure:
     """Fig. 8: the share of tasks that are safe."""
-    methods = [method for method in COLUMNS if scores.of(runs, method=method)]
+    methods = [method for method in TABLE_METHODS if scores.select(runs, method=method)]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -131,7 +131,7 @@ def safe(runs: Sequence[Run]) -> Figure:
     for offset, (suite, tasks) in zip((-width / 2, width / 2), SUITES.items(), strict=True):
         shares, labels = [], []
         for method in methods:
-            costs = [scores.cost(of).mean for task in tasks if (of := scores.of(runs, method=method, task=task))]
+            costs = [scores.cost(of).mean for task in tasks if (of := scores.select(runs, method=method, task=task))]
             shares.append(float(np.mean(np.array(costs) <= 1)) if costs else 0.0)
             labels.append(f"{sum(cost <= 1 for cost in costs)}/{len(costs)}")
         bars = axes.bar(np.arange(len(methods)) + offset, shares, width, label=suite)

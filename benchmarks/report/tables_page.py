@@ -27,12 +27,12 @@ from benchmarks.report.verdict import reached, small_failures
 from benchmarks.runs import scores
 from benchmarks.runs.methods import REFERENCE, Method
 from benchmarks.runs.scores import Run
-from benchmarks.runs.studies import COLUMNS, COSTLY, EVERYBODY, STUDIES, TIERS, TierName, cells
+from benchmarks.runs.studies import FAST_METHODS, SLOW_METHODS, STUDIES, TABLE_METHODS, TIERS, TierName, study_cells
 from sb3_prefine import dsrl
 from sb3_prefine.files import write_atomically
 from sb3_prefine.randomness import OwnRandomState
 
-_AGGREGATED = (REFERENCE, *EVERYBODY)
+_AGGREGATED = (REFERENCE, *FAST_METHODS)
 SUITES = {
     "Safety-Gymnasium": [name for name in dsrl.PAPER_TASKS if name in paper.TABLE_2],
     "Bullet-Safety-Gym": [name for name in dsrl.PAPER_TASKS if name in paper.TABLE_3],
@@ -69,7 +69,7 @@ def load_runs(results: Path, tier: TierName) -> list[Run]:
 
 def tabled(runs: Sequence[Run]) -> list[Run]:
     """Those of Table 1, without those with other weights."""
-    return [run for run in runs if run.method in COLUMNS]
+    return [run for run in runs if run.method in TABLE_METHODS]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def write(all_runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figur
         f"## What PREFINE reaches\n\n{reached(runs)}",
         *([small_failures(others.luck, others.standing)] if tier == "small" else []),
         _aggregates(runs),
-        _by_samples(scores.sampled(runs)),
+        _by_samples(scores.stochastic(runs)),
         _times(runs),
         *(_figure(figure) for figure in drawn),
         _OTHER_FIGURES,
@@ -136,7 +136,7 @@ def _introduction(runs: Sequence[Run], tier: TierName) -> str:
 
 
 def _missing(runs: Sequence[Run], tier: TierName) -> str:
-    wanted, n_runs = len(cells(STUDIES["table"], TIERS[tier])), len(runs)
+    wanted, n_runs = len(study_cells(STUDIES["table"], TIERS[tier])), len(runs)
     if n_runs >= wanted:
         return ""
     return (
@@ -172,13 +172,13 @@ def _table_1(runs: Sequence[Run], tier: TierName) -> str:
 
 def _stopped_early(tier: TierName) -> str:
     """For whom the budget is not that of his own paper by far."""
-    steps = [Method.parse(method).steps(TIERS[tier].budget) for method in COSTLY]
-    if all(n >= OWN_STEPS[method] for n, method in zip(steps, COSTLY, strict=True)):
+    steps = [Method.parse(method).steps(TIERS[tier].budget) for method in SLOW_METHODS]
+    if all(n >= OWN_STEPS[method] for n, method in zip(steps, SLOW_METHODS, strict=True)):
         return ""
-    shares = " and ".join(f"{n / OWN_STEPS[method]:.0%}" for n, method in zip(steps, COSTLY, strict=True))
+    shares = " and ".join(f"{n / OWN_STEPS[method]:.0%}" for n, method in zip(steps, SLOW_METHODS, strict=True))
     return (
-        f" {' and '.join(COSTLY)} make {shares} of the steps of their own papers here, for want of time: their columns "
-        "are no verdict on them."
+        f" {' and '.join(SLOW_METHODS)} make {shares} of the steps of their own papers here, for want of time: their "
+        "columns are no verdict on them."
     )
 
 
@@ -188,11 +188,11 @@ def _of_suites(runs: Sequence[Run]) -> list[str]:
     for suite, tasks in SUITES.items():
         rows = []
         for task in tasks:
-            found = {method: of for method in COLUMNS if (of := scores.of(runs, task=task, method=method))}
+            found = {method: of for method in TABLE_METHODS if (of := scores.select(runs, task=task, method=method))}
             best = best_safe([m for m in found if m != REFERENCE], found)
             kappa = distinct(f"{run.kappa:g}" for of in found.values() for run in of)
-            rows.append([task, kappa, _of_preferred(found), *(_cell(task, m, found, m == best) for m in COLUMNS)])
-        parts += [f"{suite}:", table(["task", "κ", "D_p", *(LABELS.get(m, m) for m in COLUMNS)], rows)]
+            rows.append([task, kappa, _of_preferred(found), *(_cell(task, m, found, m == best) for m in TABLE_METHODS)])
+        parts += [f"{suite}:", table(["task", "κ", "D_p", *(LABELS.get(m, m) for m in TABLE_METHODS)], rows)]
     return parts
 
 
@@ -204,7 +204,7 @@ def best_safe(methods: Sequence[str], found: dict[str, list[Run]]) -> str | None
 
 def _cell(task: str, method: str, found: dict[str, list[Run]], best: bool) -> str:
     theirs = paper.TABLE_1[task].get(method)
-    ours = scores.outcome(found.get(method, []))
+    ours = scores.format_outcome(found.get(method, []))
     ours = f"🔵 {ours}" if best else ours
     return ours if theirs is None else f"{ours}<br>*{theirs.reward:.2f} / {theirs.cost:.2f}*"
 
@@ -240,7 +240,7 @@ def _by_samples(runs: Sequence[Run]) -> str:
 
 def _aggregates(runs: Sequence[Run]) -> str:
     """Over all tasks, by rliable."""
-    tasks = [t for t in dsrl.PAPER_TASKS if all(scores.of(runs, task=t, method=m) for m in _AGGREGATED)]
+    tasks = [t for t in dsrl.PAPER_TASKS if all(scores.select(runs, task=t, method=m) for m in _AGGREGATED)]
     if not tasks:
         return "## Over all tasks\n\nThere is no task that every method has run on."
     rows = []
@@ -345,7 +345,7 @@ def _how(runs: Sequence[Run], tier: TierName) -> str:
     records = [run.record for run in runs]
     hours = sum(record["cpu_seconds"] for record in records) / 3600
     safedice, cpq = (
-        distinct(format(run.record["steps"], ",") for run in scores.of(runs, method=method)) or "no"
+        distinct(format(run.record["steps"], ",") for run in scores.select(runs, method=method)) or "no"
         for method in ("SafeDICE", "CPQ")
     )
     return "\n\n".join(

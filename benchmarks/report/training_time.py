@@ -49,7 +49,7 @@ def paces(runs: Sequence[Run], methods: Sequence[str]) -> dict[str, Pace]:
 
     Processors differ by more than methods do.
     """
-    trained = [run for run in scores.of(runs, task=TASK) if run.method in methods and run.record["steps"]]
+    trained = [run for run in scores.select(runs, task=TASK) if run.method in methods and run.record["steps"]]
     pairs = {(run.record["processor"], run.method) for run in trained}
     if not pairs:
         return {}
@@ -57,7 +57,9 @@ def paces(runs: Sequence[Run], methods: Sequence[str]) -> dict[str, Pace]:
     [(processor, _)] = Counter(sorted(processor for processor, _ in pairs)).most_common(1)
     found = {}
     for method in methods:
-        of_method = [run.record for run in scores.of(trained, method=method) if run.record["processor"] == processor]
+        of_method = [
+            run.record for run in scores.select(trained, method=method) if run.record["processor"] == processor
+        ]
         if of_method:
             seconds = float(np.mean([record["cpu_seconds"] for record in of_method]))
             own_steps = OWN_STEPS.get(method, _PAPER_STEPS)

@@ -63,7 +63,7 @@ def _row(task: str, record: dict[str, Any], runs: Sequence[Run]) -> list[str]:
 
 def _both(task: str, record: dict[str, Any], runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """The runs with the paper's weights, and with the chosen ones."""
-    return scores.of(runs, task=task, method="PREFINE"), scores.of(runs, task=task, method=record["method"])
+    return scores.select(runs, task=task, method="PREFINE"), scores.select(runs, task=task, method=record["method"])
 
 
 def _difference(first: Sequence[Run], second: Sequence[Run], name: str) -> str:

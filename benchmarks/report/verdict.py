@@ -11,7 +11,7 @@ from benchmarks.report.table_figures import LABELS
 from benchmarks.runs import scores
 from benchmarks.runs.methods import REFERENCE
 from benchmarks.runs.scores import Run
-from benchmarks.runs.studies import COLUMNS
+from benchmarks.runs.studies import TABLE_METHODS
 from sb3_prefine import dsrl
 
 
@@ -19,7 +19,7 @@ def reached(runs: Sequence[Run]) -> str:
     """PREFINE, held against what it is for, task by task."""
     rows, safe, n_tasks = [], 0, 0
     for task in dsrl.PAPER_TASKS:
-        found = {method: of for method in COLUMNS if (of := scores.of(runs, task=task, method=method))}
+        found = {method: of for method in TABLE_METHODS if (of := scores.select(runs, task=task, method=method))}
         if "PREFINE" not in found or REFERENCE not in found:
             rows.append([task, "not run", "", "", "", ""])
             continue
@@ -33,7 +33,7 @@ def reached(runs: Sequence[Run]) -> str:
                 task,
                 f"{'yes' if cost.mean <= 1 else 'no'}: {cost.mean:.2f} [{cost.low:.2f}, {cost.high:.2f}]",
                 f"{1 - cost.mean / before:.0%}" if before > 1 else f"the reference is safe ({before:.2f})",
-                f"{kept:.0%} (*{paper.kept_return(dsrl.find_task(task)):.0%}*)",
+                f"{kept:.0%} (*{paper.return_ratio(dsrl.find_task(task)):.0%}*)",
                 f"{reward.mean:.2f} [{reward.low:.2f}, {reward.high:.2f}]",
                 ", ".join(better(found)) or "none",
             ]
@@ -83,7 +83,7 @@ def small_failures(of_luck: Mapping[str, dict[str, Any]], of_standing: Mapping[s
         head = ["mean cost", "D_p", "other episodes of its agents", "a careful agent", "its clone"]
         parts += [table(head, [_of_luck(*item) for item in of_luck.items()]), "`python -m benchmarks layout-luck`"]
     if of_standing:
-        names = [name for name in next(iter(of_standing.values())) if name in ("preferred", *COLUMNS)]
+        names = [name for name in next(iter(of_standing.values())) if name in ("preferred", *TABLE_METHODS)]
         head = ["episodes that end standing", *("D_p" if name == "preferred" else name for name in names)]
         rows = [
             [task, *(f"{found[name]['episodes']:.0%}" for name in names)] for task, found in sorted(of_standing.items())
@@ -94,7 +94,7 @@ def small_failures(of_luck: Mapping[str, dict[str, Any]], of_standing: Mapping[s
 
 def _of_luck(task: str, found: dict[str, Any]) -> list[str]:
     others = found["others_cost"]
-    agent, clone = (scores.score([np.array(found[of]["costs"])]) for of in ("of_agent", "of_clone"))
+    agent, clone = (scores.summarize([np.array(found[of]["costs"])]) for of in ("of_agent", "of_clone"))
     intervals = (
         f"{mean:.0f} [{low:.0f}, {high:.0f}]"
         for mean, low, high in (

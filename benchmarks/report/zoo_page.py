@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.report.markdown import distinct, table, versions
 from benchmarks.runs import scores
 from benchmarks.runs.scores import Run
-from benchmarks.runs.studies import COLUMNS, TierName
+from benchmarks.runs.studies import TABLE_METHODS, TierName
 from sb3_prefine import dsrl
 
 _HEAD = (
@@ -33,7 +33,7 @@ def write(runs: Sequence[Run], tier: TierName) -> str:
     :param runs: of Table 1
     :param tier: whose
     """
-    cells = (scores.of(runs, task=task, method=method) for task in dsrl.PAPER_TASKS for method in COLUMNS)
+    cells = (scores.select(runs, task=task, method=method) for task in dsrl.PAPER_TASKS for method in TABLE_METHODS)
     records = [run.record for run in runs]
     return (
         "\n\n".join(

@@ -21,7 +21,7 @@ from benchmarks.paths import CACHE, DATA, RESULTS
 from benchmarks.runs.cells import Cell, Folders, Record, failure, reference_path, train_reference
 from benchmarks.runs.cells import run as run_cells
 from benchmarks.runs.executors import Executor, run_all
-from benchmarks.runs.studies import STUDIES, TIERS, StudyName, TierName, cells
+from benchmarks.runs.studies import STUDIES, TIERS, StudyName, TierName, study_cells
 
 
 def main(
@@ -56,7 +56,7 @@ def main(
     :return: how many cells crashed
     """
     folders, folder = Folders(data, cache), results / tier / study
-    wanted = cells(STUDIES[study], TIERS[tier], tasks, methods, seeds, taus, draws)
+    wanted = study_cells(STUDIES[study], TIERS[tier], tasks, methods, seeds, taus, draws)
     missing = [cell for cell in wanted if not (folder / cell.path).exists()]
     print(f"{len(wanted):,} cells, of which {len(wanted) - len(missing):,} are there already.")
     references = {

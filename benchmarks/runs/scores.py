@@ -23,11 +23,11 @@ class Run:
     One cell.
 
     :param record: as run.py wrote it
-    :param acting: which of its evaluations counts: by the mode of the policy, or by samples
+    :param actions: which of its evaluations counts: by the mode of the policy, or by samples
     """
 
     record: dict[str, Any]
-    acting: Literal["deterministic", "stochastic"] = "deterministic"
+    actions: Literal["deterministic", "stochastic"] = "deterministic"
 
     @cached_property
     def task(self) -> dsrl.Task:
@@ -64,17 +64,17 @@ class Run:
     @cached_property
     def rewards(self) -> np.ndarray:
         """(n_episodes,) normalised."""
-        return self.rewards_of(self.record[self.acting])
+        return self.rewards_of(self.record[self.actions])
 
     @cached_property
     def costs(self) -> np.ndarray:
         """(n_episodes,) normalised."""
-        return self.costs_of(self.record[self.acting])
+        return self.costs_of(self.record[self.actions])
 
     @property
     def mean_return(self) -> float:
         """Of its episodes, not normalised."""
-        return float(np.mean(self.record[self.acting]["rewards"]))
+        return float(np.mean(self.record[self.actions]["rewards"]))
 
     def rewards_of(self, episodes: dict[str, list[float]]) -> np.ndarray:
         """Normalised returns of an evaluation of its record."""
@@ -91,19 +91,19 @@ class Score:
     What several runs of one method have in common.
 
     :param mean: over the runs
-    :param spread: the standard deviation over the runs; NaN of a single one
+    :param std: the standard deviation over the runs; NaN of a single one
     :param low: of the mean's 95% interval: runs are drawn with replacement, and of each its episodes
     :param high: of the same
     """
 
     mean: float
-    spread: float
+    std: float
     low: float
     high: float
 
     def __str__(self) -> str:
         # Of a single run there is no spread to show.
-        return f"{self.mean:.2f}" if math.isnan(self.spread) else f"{self.mean:.2f} ± {self.spread:.2f}"
+        return f"{self.mean:.2f}" if math.isnan(self.std) else f"{self.mean:.2f} ± {self.std:.2f}"
 
 
 def load(folder: Path) -> list[Run]:
@@ -111,27 +111,27 @@ def load(folder: Path) -> list[Run]:
     return [Run(records.load(path)) for path in sorted(folder.glob("*/*.json"))]
 
 
-def sampled(runs: Iterable[Run]) -> list[Run]:
+def stochastic(runs: Iterable[Run]) -> list[Run]:
     """The same runs, scored by samples; those that were not are left out."""
-    return [replace(run, acting="stochastic") for run in runs if run.record["stochastic"]]
+    return [replace(run, actions="stochastic") for run in runs if run.record["stochastic"]]
 
 
-def of(runs: Iterable[Run], **wanted: Any) -> list[Run]:
+def select(runs: Iterable[Run], **wanted: Any) -> list[Run]:
     """Those of a task (by its name), a method, …"""
     return [run for run in runs if all(_value(run, name) == value for name, value in wanted.items())]
 
 
 def reward(runs: Sequence[Run]) -> Score:
     """Normalised."""
-    return score([run.rewards for run in runs])
+    return summarize([run.rewards for run in runs])
 
 
 def cost(runs: Sequence[Run]) -> Score:
     """Normalised."""
-    return score([run.costs for run in runs])
+    return summarize([run.costs for run in runs])
 
 
-def outcome(runs: Sequence[Run]) -> str:
+def format_outcome(runs: Sequence[Run]) -> str:
     """Reward / cost, in bold if that is up to the limit."""
     if not runs:
         return "not run"
@@ -139,14 +139,14 @@ def outcome(runs: Sequence[Run]) -> str:
     return f"**{rewards} / {costs}**" if costs.mean <= 1 else f"{rewards} / {costs}"
 
 
-def score(episodes: Sequence[np.ndarray]) -> Score:
+def summarize(episodes: Sequence[np.ndarray]) -> Score:
     """
     :param episodes: of each run, values of its episodes
     """
     means = np.array([values.mean() for values in episodes])
     low, high = np.percentile(resampled_means(episodes), (2.5, 97.5))
-    spread = float(means.std()) if len(means) > 1 else math.nan
-    return Score(float(means.mean()), spread, float(low), float(high))
+    std = float(means.std()) if len(means) > 1 else math.nan
+    return Score(float(means.mean()), std, float(low), float(high))
 
 
 def difference(
@@ -206,7 +206,7 @@ def matrix(runs: Iterable[Run], tasks: Sequence[str], method: str, value: Callab
 
     :param value: of a run
     """
-    columns = [[value(run) for run in of(runs, task=task, method=method)] for task in tasks]
+    columns = [[value(run) for run in select(runs, task=task, method=method)] for task in tasks]
     n_runs = min(map(len, columns))
     return np.array([column[:n_runs] for column in columns]).T
 

@@ -12,13 +12,13 @@ from benchmarks.runs.selection import Dispreferred, Selection
 from sb3_prefine import dsrl
 
 TierName = Literal["smoke", "small", "paper"]
-EVERYBODY = ("BC", "SFT", "DPO", "PPL", "CPL", "CPL-KL", "PREFINE")
+FAST_METHODS = ("BC", "SFT", "DPO", "PPL", "CPL", "CPL-KL", "PREFINE")
 # Their updates take many times as long, and they need many more.
-COSTLY = ("SafeDICE", "CPQ")
+SLOW_METHODS = ("SafeDICE", "CPQ")
 # Of Table 1.
-COLUMNS = (REFERENCE, *EVERYBODY, *COSTLY)
+TABLE_METHODS = (REFERENCE, *FAST_METHODS, *SLOW_METHODS)
 # A preference term that outweighs the supervised one, and cannot run away.
-BOUNDED = "PREFINE:sft_coef=0.3,beta=1.0,log_ratio_bound=5.0"
+BOUNDED_PREFINE = "PREFINE:sft_coef=0.3,beta=1.0,log_ratio_bound=5.0"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Tier:
     :param taus: thresholds on the data
     :param draws: of the two sets; None gives each seed a draw of its own
     :param seeds: of the training
-    :param costly_tasks: those of SafeDICE and CPQ
+    :param slow_method_tasks: those of SafeDICE and CPQ
     :param budget: of a cell of Table 1
     :param curves: of a cell with a curve
     :param longer: of a cell with a curve and ten times the steps of Table 1, if they are fewer than the papers'
@@ -43,7 +43,7 @@ class Tier:
     taus: tuple[float, ...]
     draws: tuple[int, ...] | None
     seeds: tuple[int, ...]
-    costly_tasks: tuple[str, ...]
+    slow_method_tasks: tuple[str, ...]
     budget: Budget
     curves: Budget
     longer: Budget
@@ -70,7 +70,7 @@ _PAPER = Budget(
 )
 # Without the Goal tasks, whose episodes take ten times as long as others.
 _QUICK_TASKS = tuple(name for name in dsrl.PAPER_TASKS if not name.endswith("Goal1"))
-_COSTLY_TASKS = ("BallRun", "BallCircle", "HalfCheetahVelocity", "Walker2dVelocity")
+_SLOW_METHOD_TASKS = ("BallRun", "BallCircle", "HalfCheetahVelocity", "Walker2dVelocity")
 TIERS: dict[TierName, Tier] = {
     "smoke": Tier(
         tasks=("BallRun",),
@@ -78,7 +78,7 @@ TIERS: dict[TierName, Tier] = {
         taus=(40.0,),
         draws=None,
         seeds=(0,),
-        costly_tasks=("BallRun",),
+        slow_method_tasks=("BallRun",),
         budget=_SMOKE,
         curves=replace(_SMOKE, curve_points=2, curve_episodes=2),
         longer=replace(_SMOKE, steps=200, safedice_steps=(40, 40), cpq_steps=40, curve_points=2, curve_episodes=2),
@@ -90,7 +90,7 @@ TIERS: dict[TierName, Tier] = {
         taus=(40.0,),
         draws=None,
         seeds=(0, 1, 2),
-        costly_tasks=_COSTLY_TASKS,
+        slow_method_tasks=_SLOW_METHOD_TASKS,
         budget=_SMALL,
         curves=replace(_SMALL, curve_points=10, curve_episodes=5, stochastic_episodes=0),
         longer=replace(
@@ -110,7 +110,7 @@ TIERS: dict[TierName, Tier] = {
         taus=(30.0, 40.0, 50.0),
         draws=(0, 1, 2, 3, 4),
         seeds=(0, 1, 2, 3, 4),
-        costly_tasks=dsrl.PAPER_TASKS,
+        slow_method_tasks=dsrl.PAPER_TASKS,
         budget=_PAPER,
         curves=replace(_PAPER, curve_points=50, curve_episodes=20, stochastic_episodes=0),
         longer=replace(_PAPER, curve_points=50, curve_episodes=20, stochastic_episodes=0),
@@ -158,10 +158,10 @@ StudyName = Literal[
     "counterfactuals",
 ]
 # Episodes of any return, against the reference's own failures: what whoever deploys a policy has.
-OWN_FAILURES = Selection(pool="all_safe", n_preferred=10, dispreferred="reference")
+REFERENCE_FAILURES = Selection(pool="all_safe", n_preferred=10, dispreferred="reference")
 STUDIES: dict[StudyName, Study] = {
     # Table 1, Fig. 3, 4 and 8
-    "table": Study(COLUMNS, budget="budget"),
+    "table": Study(TABLE_METHODS, budget="budget"),
     # Fig. 6, 10, 11 and 12
     "curves": Study(("PREFINE", "DPO"), budget="curves"),
     # Fig. 9
@@ -203,7 +203,7 @@ STUDIES: dict[StudyName, Study] = {
     ),
     # when_preferences_help.md
     "preferences": Study(
-        ("BC", "SFT", "PREFINE", "DPO", BOUNDED),
+        ("BC", "SFT", "PREFINE", "DPO", BOUNDED_PREFINE),
         tasks=("BallCircle", "HalfCheetahVelocity"),
         selections=(
             *(Selection(n_preferred=n) for n in (1, 5, 100)),
@@ -217,14 +217,14 @@ STUDIES: dict[StudyName, Study] = {
     ),
     # Of the same page: on more tasks, what is called safe being within all limits.
     "within": Study(
-        (REFERENCE, "SFT", "PREFINE", BOUNDED),
+        (REFERENCE, "SFT", "PREFINE", BOUNDED_PREFINE),
         tasks=_QUICK_TASKS,
         selections=(Selection(), Selection(pool="all_safe", n_preferred=10)),
         taus=(20.0,),
     ),
     # Of the same page: whether fewer steps would do as well.
     "stopping": Study(
-        ("SFT", "PREFINE", "DPO", BOUNDED),
+        ("SFT", "PREFINE", "DPO", BOUNDED_PREFINE),
         tasks=("BallCircle", "HalfCheetahVelocity"),
         selections=(Selection(n_preferred=1), Selection(pool="all_safe", n_preferred=10)),
         budget="curves",
@@ -238,26 +238,26 @@ STUDIES: dict[StudyName, Study] = {
             "PREFINE",
             "PREFINE:n_counterfactuals=4",
             "PREFINE:counterfactuals=reference",
-            BOUNDED,
-            f"{BOUNDED},n_counterfactuals=4",
-            f"{BOUNDED},counterfactuals=reference",
+            BOUNDED_PREFINE,
+            f"{BOUNDED_PREFINE},n_counterfactuals=4",
+            f"{BOUNDED_PREFINE},counterfactuals=reference",
         ),
         tasks=("BallCircle", "HalfCheetahVelocity"),
-        selections=(OWN_FAILURES,),
+        selections=(REFERENCE_FAILURES,),
         # Far within the limits, so that there is room for what earns more.
         taus=(10.0,),
     ),
     # Of the same page: references that are far from the data, and earn far more.
     "checkpoints": Study(
-        (REFERENCE, "SFT", "PREFINE", "DPO", BOUNDED),
+        (REFERENCE, "SFT", "PREFINE", "DPO", BOUNDED_PREFINE),
         tasks=("HalfCheetahVelocity", "Walker2dVelocity"),
-        selections=(Selection(), OWN_FAILURES),
+        selections=(Selection(), REFERENCE_FAILURES),
         references=("ppo", "sac", "a2c"),
     ),
 }
 
 
-def cells(
+def study_cells(
     study: Study,
     tier: Tier,
     tasks: Sequence[str] | None = None,
@@ -283,5 +283,6 @@ def cells(
             repetitions, names, study.references, taus or study.taus or tier.taus, study.selections, chosen
         )
         # Named, they run where they are named.
-        if (tasks or method.name not in COSTLY or task in tier.costly_tasks) and (task, reference) not in _UNREADABLE
+        if (tasks or method.name not in SLOW_METHODS or task in tier.slow_method_tasks)
+        and (task, reference) not in _UNREADABLE
     ]

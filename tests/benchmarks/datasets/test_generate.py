@@ -15,11 +15,11 @@ from benchmarks.datasets.behaviors import Behaviors
 from benchmarks.datasets.generate import (
     N_CELLS,
     WEIGHTS,
-    dsrl_episodes,
+    describe_episodes,
+    describe_sets,
+    n_dsrl_episodes,
     roll_out,
     rollout,
-    selection,
-    summary,
     thin,
     train,
 )
@@ -33,7 +33,7 @@ TASK = dsrl.find_task("BallRun")
 EPISODES_IN_ALL = 22
 
 
-def of_episodes(returns: np.ndarray, costs: np.ndarray, task: dsrl.Task = TASK) -> Trajectories:
+def one_step_episodes(returns: np.ndarray, costs: np.ndarray, task: dsrl.Task = TASK) -> Trajectories:
     """Episodes of one step."""
     n = len(returns)
     observations = np.random.default_rng(0).normal(size=(n, task.observation_size or 0))
@@ -156,7 +156,7 @@ class InThisProcess:
 
 def test_thinning_keeps_all_where_there_are_few():
     costs = np.array([0.0, 80.0, 81.0, 40.0])
-    kept = thin(of_episodes(np.arange(4.0), costs), TASK)
+    kept = thin(one_step_episodes(np.arange(4.0), costs), TASK)
     np.testing.assert_array_equal(kept.episode_costs, [0.0, 80.0, 40.0])
 
 
@@ -167,11 +167,11 @@ def test_thinning_fills_the_plane_and_not_more_than_dsrl_s_number(n):
     crowd = rng.random(n) < 0.5
     returns = np.where(crowd, rng.uniform(0, 5, n), rng.uniform(0, 1000, n))
     costs = np.where(crowd, 0.0, rng.integers(0, 91, n))
-    everything = of_episodes(returns, costs)
+    everything = one_step_episodes(returns, costs)
     allowed = everything[costs <= 80]
     kept = thin(everything, TASK)
     assert kept.episode_costs.max() <= 80
-    assert len(kept) <= dsrl_episodes(TASK) == 940
+    assert len(kept) <= n_dsrl_episodes(TASK) == 940
     if len(allowed) <= 940:
         assert len(kept) == len(allowed)
         return
@@ -188,7 +188,7 @@ def test_thinning_fills_the_plane_and_not_more_than_dsrl_s_number(n):
 
 
 def test_the_numbers_of_dsrl_s_episodes_are_those_of_its_files():
-    assert {name: dsrl_episodes(dsrl.find_task(name)) for name in ("AntVelocity", "CarRun", "PointGoal1")} == {
+    assert {name: n_dsrl_episodes(dsrl.find_task(name)) for name in ("AntVelocity", "CarRun", "PointGoal1")} == {
         "AntVelocity": 2249,
         "CarRun": 651,
         "PointGoal1": 2022,
@@ -197,21 +197,21 @@ def test_the_numbers_of_dsrl_s_episodes_are_those_of_its_files():
 
 def test_the_selection_is_the_paper_s():
     rng = np.random.default_rng(1)
-    trajectories = of_episodes(rng.uniform(0, 1000, 600), rng.integers(0, 81, 600))
-    found = selection(trajectories, TASK, seed=0)
+    trajectories = one_step_episodes(rng.uniform(0, 1000, 600), rng.integers(0, 81, 600))
+    found = describe_sets(trajectories, TASK, seed=0)
     expected = PreferenceBuffer.from_costs(trajectories, cost_limit=40, n_preferred=100, n_dispreferred=20, seed=0)
     assert found["preferred"] == expected.preferred_ids.tolist()  # type: ignore[union-attr]
     assert found["dispreferred"] == expected.dispreferred_ids.tolist()  # type: ignore[union-attr]
     assert (len(found["preferred"]), len(found["dispreferred"])) == (paper.N_PREFERRED, paper.N_DISPREFERRED)
-    assert summary(trajectories)["episodes"] == 600
+    assert describe_episodes(trajectories)["episodes"] == 600
 
 
 def test_car_run_is_chosen_though_nothing_breaks_its_limit():
     """No episode of DSRL's costs more than 40."""
     task = dsrl.find_task("CarRun")
     rng = np.random.default_rng(1)
-    trajectories = of_episodes(rng.uniform(200, 570, 600), rng.integers(0, 39, 600), task)
-    found = selection(trajectories, task, seed=0)
+    trajectories = one_step_episodes(rng.uniform(200, 570, 600), rng.integers(0, 39, 600), task)
+    found = describe_sets(trajectories, task, seed=0)
     assert len(found["dispreferred"]) == 20
     assert trajectories.episode_costs[found["dispreferred"]].min() > 25
 
@@ -271,7 +271,7 @@ def test_wrong_tasks_and_numbers_are_refused(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=f"episodes={episodes}, workers={workers}: give at least one of each"):
             rollout(("BallRun",), tmp_path, tmp_path, episodes=episodes, workers=workers)
     with pytest.raises(ValueError, match="BallRun: each of the 3 episodes costs more than 80"):
-        thin(of_episodes(np.zeros(3), np.full(3, 90.0)), TASK)
+        thin(one_step_episodes(np.zeros(3), np.full(3, 90.0)), TASK)
     assert list(tmp_path.iterdir()) == []
 
 

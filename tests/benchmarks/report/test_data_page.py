@@ -9,11 +9,11 @@ import pytest
 from matplotlib.image import imread
 
 from benchmarks import paper, records
-from benchmarks.datasets.generate import selection, summary
+from benchmarks.datasets.generate import describe_episodes, describe_sets
 from benchmarks.paths import HERE, RESULTS
 from benchmarks.report.data_page import PICTURE, Results, main, write
 from sb3_prefine import dsrl
-from tests.benchmarks.datasets.test_generate import of_episodes
+from tests.benchmarks.datasets.test_generate import one_step_episodes
 
 VERSIONS = {"python": "3.11.7", "mujoco": "4.0.0"}
 # Distinguishable everywhere, so that a number on the page has one source.
@@ -23,7 +23,7 @@ RETURNS = {"BallRun": (100.0, 1300.0), "PointGoal1": (1.0, 29.0)}
 def data_record(name: str) -> dict[str, Any]:
     task = dsrl.find_task(name)
     rng = np.random.default_rng(len(name))
-    episodes = of_episodes(rng.uniform(*RETURNS[name], 700), rng.integers(0, 80, 700), task)
+    episodes = one_step_episodes(rng.uniform(*RETURNS[name], 700), rng.integers(0, 80, 700), task)
     return {
         "sha256": name[0].lower() * 64,
         "bytes": 12_345_678,
@@ -32,8 +32,8 @@ def data_record(name: str) -> dict[str, Any]:
         "seed": 0,
         "rolled_out": 1_111,
         "cpu_seconds": 192.0,
-        **summary(episodes),
-        **selection(episodes, task, seed=0),
+        **describe_episodes(episodes),
+        **describe_sets(episodes, task, seed=0),
         "versions": VERSIONS,
         "date": "2026-11-21",
     }

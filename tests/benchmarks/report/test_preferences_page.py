@@ -15,7 +15,7 @@ from benchmarks.report.preferences_figures import conditions, draw, draw_plane, 
 from benchmarks.report.preferences_page import OTHERS, PICTURE, STOPPING, load_surprises, main, write
 from benchmarks.runs.scores import Run, load
 from benchmarks.runs.selection import Selection, describe
-from benchmarks.runs.studies import STUDIES, TIERS, cells
+from benchmarks.runs.studies import STUDIES, TIERS, study_cells
 from tests.benchmarks.runs.test_scores import record
 
 LEVELS = {
@@ -34,7 +34,7 @@ def results(tmp_path_factory) -> Path:
     wanted = [
         (study, cell)
         for study in ("preferences", *OTHERS)
-        for cell in cells(STUDIES[study], TIERS["small"], tasks=["BallRun"])
+        for cell in study_cells(STUDIES[study], TIERS["small"], tasks=["BallRun"])
     ]
     for study, cell in wanted:
         if cell.selection.flipped == 0.4 and cell.method.name == "DPO":

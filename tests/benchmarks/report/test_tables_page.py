@@ -13,7 +13,7 @@ from benchmarks.report import figures, study_figures, zoo_page
 from benchmarks.report.tables_page import Others, best_safe, load_runs, main, tabled, write
 from benchmarks.runs import scores
 from benchmarks.runs.scores import load
-from benchmarks.runs.studies import STUDIES, TIERS, cells
+from benchmarks.runs.studies import STUDIES, TIERS, study_cells
 from tests.benchmarks.runs.test_scores import normalised, record
 
 LEVELS = {"reference": (800.0, 50.0), "SFT": (450.0, 5.0), "PREFINE": (440.0, 6.0), "DPO": (700.0, 30.0)}
@@ -22,7 +22,7 @@ LEVELS = {"reference": (800.0, 50.0), "SFT": (450.0, 5.0), "PREFINE": (440.0, 6.
 def save(folder: Path, study: str = "table") -> None:
     """Two tasks and three seeds of a whole table, near certain levels, or another study's cells."""
     generator = np.random.default_rng(0)
-    for cell in cells(STUDIES[study], TIERS["small"], tasks=["BallRun", "Walker2dVelocity"]):
+    for cell in study_cells(STUDIES[study], TIERS["small"], tasks=["BallRun", "Walker2dVelocity"]):
         reward, cost = LEVELS.get(cell.method.name, (430.0, 10.0))
         rewards = generator.normal(reward, 5.0, 20).round(3).tolist()
         costs = generator.poisson(cost, 20).tolist()
@@ -86,10 +86,10 @@ def test_the_verdict_by_hand(page):
 
 def test_by_samples_the_tables_are_of_the_other_episodes(page, results):
     *_, table, verdict = rows(page, "BallRun")
-    runs = scores.of(load(results / "small" / "table"), method="SFT", task="BallRun")
+    runs = scores.select(load(results / "small" / "table"), method="SFT", task="BallRun")
     costs = [np.mean(run.record["stochastic"]["costs"]) / 20 for run in runs]
     assert f"/ {np.mean(costs):.2f} ± {np.std(costs):.2f}**" in table[4]
-    prefine = scores.of(load(results / "small" / "table"), method="PREFINE", task="BallRun")
+    prefine = scores.select(load(results / "small" / "table"), method="PREFINE", task="BallRun")
     kept = np.mean([np.mean(run.record["stochastic"]["rewards"]) for run in prefine]) / 430
     assert verdict[2].startswith(f"{kept:.0%} (")
 

@@ -18,7 +18,7 @@ from benchmarks.runs.executors import run_all
 from benchmarks.runs.methods import REFERENCE, Budget, Method
 from benchmarks.runs.run import main
 from benchmarks.runs.selection import Selection
-from benchmarks.runs.studies import COSTLY, STUDIES, TIERS
+from benchmarks.runs.studies import SLOW_METHODS, STUDIES, TIERS
 from sb3_prefine import PREFINE, collect, evaluate_policy, load_reference
 from sb3_prefine.baselines import BC
 from sb3_prefine.baselines.bc import highest_returns
@@ -161,7 +161,7 @@ def test_a_curve_begins_at_the_reference_and_ends_at_the_last_step(folder, data)
     )
 
 
-@pytest.mark.parametrize("method", COSTLY)
+@pytest.mark.parametrize("method", SLOW_METHODS)
 def test_a_curve_of_a_costly_method_begins_before_its_first_step(method, folder, data):
     [record] = cells.run([cell(method, TIERS["smoke"].longer)], Folders(data, folder / "cache"))
     assert record["steps"] == record["curve"][-1]["step"] == {"SafeDICE": 80, "CPQ": 40}[method]

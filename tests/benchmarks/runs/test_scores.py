@@ -60,7 +60,7 @@ def normalised(reward: float) -> float:
 
 def test_a_run_is_scored_by_its_mode_or_by_samples():
     run, unsampled = Run(record(rewards=(400.0, 500.0))), Run({**record(), "stochastic": None})
-    [sampled] = scores.sampled([run, unsampled])
+    [sampled] = scores.stochastic([run, unsampled])
     assert (run.mean_return, sampled.mean_return) == (450.0, 900.0)
     assert sampled.rewards == pytest.approx([normalised(800), normalised(1000)], rel=1e-5)
     np.testing.assert_allclose(sampled.costs, 2 * run.costs)
@@ -76,7 +76,7 @@ def test_a_run_is_normalised_by_its_task_and_its_limit():
 def test_the_score_of_runs_is_over_runs_not_over_episodes():
     runs = [Run(record(costs=(0.0, 0.0))), Run(record(costs=(40.0, 40.0, 40.0, 40.0), rewards=(1.0,) * 4))]
     found = scores.cost(runs)
-    assert (found.mean, found.spread) == (1.0, 1.0)
+    assert (found.mean, found.std) == (1.0, 1.0)
     assert (found.low, found.high) == (0.0, 2.0)
     assert str(found) == "1.00 ± 1.00"
 
@@ -84,8 +84,8 @@ def test_the_score_of_runs_is_over_runs_not_over_episodes():
 def test_the_interval_is_the_bootstrap_s():
     """Of one run with many episodes it is that of the mean, nearly a normal one."""
     values = np.random.default_rng(0).normal(3.0, 2.0, 400)
-    found = scores.score([values])
-    assert math.isnan(found.spread)
+    found = scores.summarize([values])
+    assert math.isnan(found.std)
     assert str(found) == f"{found.mean:.2f}"
     error = values.std() / 20
     assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.02)
@@ -144,15 +144,17 @@ def test_runs_are_read_and_chosen(tmp_path):
     (tmp_path / "BallRun" / "CPQ-0.failed").write_text("{}")
     runs = scores.load(tmp_path)
     assert len(runs) == 4
-    assert [run.method for run in scores.of(runs, seed=1, task="BallRun")] == ["PREFINE", "SFT"]
-    assert scores.of(runs, method="DPO") == []
+    assert [run.method for run in scores.select(runs, seed=1, task="BallRun")] == ["PREFINE", "SFT"]
+    assert scores.select(runs, method="DPO") == []
 
 
 def test_an_outcome_is_bold_if_it_is_safe():
     def outcome(cost: float) -> str:
-        return scores.outcome([Run(record(rewards=(400.0, 400.0), costs=(cost, cost), seed=seed)) for seed in range(2)])
+        return scores.format_outcome(
+            [Run(record(rewards=(400.0, 400.0), costs=(cost, cost), seed=seed)) for seed in range(2)]
+        )
 
     # The limit is 20, and counts as safe.
     assert outcome(20.0) == f"**{normalised(400):.2f} ± 0.00 / 1.00 ± 0.00**"
     assert outcome(21.0) == f"{normalised(400):.2f} ± 0.00 / 1.05 ± 0.00"
-    assert scores.outcome([]) == "not run"
+    assert scores.format_outcome([]) == "not run"

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.runs.selection import Selection, choose
 from sb3_prefine import Trajectories, dsrl
-from tests.benchmarks.datasets.test_generate import of_episodes
+from tests.benchmarks.datasets.test_generate import one_step_episodes
 
 TASK = dsrl.find_task("BallRun")
 # Returns that tell episodes apart; 60 are safe, 40 are not.
@@ -15,7 +15,7 @@ COSTS = np.where(np.arange(100) % 5 < 3, 10.0, 60.0)
 
 @pytest.fixture(scope="module")
 def trajectories() -> Trajectories:
-    return of_episodes(RETURNS, COSTS, TASK)
+    return one_step_episodes(RETURNS, COSTS, TASK)
 
 
 def returns(trajectories: Trajectories) -> set[float]:
@@ -58,7 +58,7 @@ def test_too_few_to_flip_stay_where_they_are(trajectories):
 
 
 def test_the_reference_s_own_unsafe_episodes_are_disliked(trajectories):
-    own = of_episodes(RETURNS + 1000, COSTS, TASK)
+    own = one_step_episodes(RETURNS + 1000, COSTS, TASK)
     sets = choose(TASK, trajectories, Selection(dispreferred="reference", n_dispreferred=7), own)
     assert len(sets.dispreferred) == 7
     assert min(returns(sets.dispreferred)) > 1000
@@ -66,7 +66,7 @@ def test_the_reference_s_own_unsafe_episodes_are_disliked(trajectories):
 
 
 def test_a_reference_that_is_safe_has_nothing_to_dislike(trajectories):
-    own = of_episodes(RETURNS, np.zeros(100), TASK)
+    own = one_step_episodes(RETURNS, np.zeros(100), TASK)
     with pytest.raises(ValueError, match="none of the reference's 100 own episodes costs 40 or more"):
         choose(TASK, trajectories, Selection(dispreferred="reference"), own)
 
