@@ -19,13 +19,13 @@ check: install-test
 
 # Needs RL_TRAINED_AGENTS. For numbers to publish, leave the machine alone meanwhile.
 bench: install-test
-	for what in step whole safe population growth threads rollout; do $(BIN)/python benchmarks/speed.py $$what || exit 1; done
-	$(BIN)/python benchmarks/speed_page.py
+	for what in step whole safe population growth threads rollout; do $(BIN)/python -m benchmarks speed $$what || exit 1; done
+	$(BIN)/python -m benchmarks speed-page
 
 # Writes 17 GB to FOLDER.
 bench-size: install-test
-	$(BIN)/python benchmarks/speed.py size $(FOLDER)
-	$(BIN)/python benchmarks/speed_page.py
+	$(BIN)/python -m benchmarks speed size $(FOLDER)
+	$(BIN)/python -m benchmarks speed-page
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

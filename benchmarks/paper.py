@@ -58,14 +58,14 @@ class Score:
 
     :param reward: mean
     :param cost: mean
-    :param reward_spread: what the paper prints after ±
-    :param cost_spread: the same
+    :param reward_std: what the paper prints after ±
+    :param cost_std: the same
     """
 
     reward: float
     cost: float
-    reward_spread: float = math.nan
-    cost_spread: float = math.nan
+    reward_std: float = math.nan
+    cost_std: float = math.nan
 
 
 TABLE_1 = {
@@ -168,7 +168,7 @@ TABLE_1 = {
 }
 
 
-def kept_return(task: dsrl.Task) -> float:
+def return_ratio(task: dsrl.Task) -> float:
     """What PREFINE's mean return in Table 1 is of that of its preferred episodes, in Table 2 or 3."""
     score = TABLE_1[task.name]["PREFINE"].reward
     mean_return = task.min_episode_reward + score * (task.max_episode_reward - task.min_episode_reward)

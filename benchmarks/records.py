@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_prefine import dsrl
-from sb3_prefine.files import write_atomically
+from sb3_prefine.utils.files import write_atomically
 
 _PACKAGES = ("sb3-prefine", "stable-baselines3", "torch", "numpy", "gymnasium", "mujoco", "pybullet")
 

@@ -149,6 +149,6 @@ def _other_ways(task: Task, path: Path) -> str:
     ]
     if task.name in PAPER_TASKS:
         ways.append(
-            f"Or make such episodes: python benchmarks/generate.py rollout {task.name}; give load(…, path=…) its file."
+            f"Or make such episodes: python -m benchmarks generate rollout {task.name}; give load(…, path=…) its file."
         )
     return " ".join(ways)

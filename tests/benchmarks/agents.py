@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from behaviors import Behavior, Behaviors
+
+from benchmarks.datasets.behaviors import Behavior, Behaviors
 
 # A push of 0.1 keeps to the speed limit; 0.2 breaks it in about 36 of 100 steps, 0.4 in 74, 1.0 in 91, which is more
 # than DSRL's data have.

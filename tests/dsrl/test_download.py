@@ -341,7 +341,7 @@ def test_a_file_that_the_repository_does_not_have_is_named_with_the_other_ways(h
     message = (
         rf"^The repository YYY-45/DSRL on the Hub has no file {NAME}\. Or put {NAME} into {folder()} yourself: "
         rf"https://huggingface\.co/datasets/YYY-45/DSRL/resolve/main/{NAME}\. Or make such episodes: python "
-        r"benchmarks/generate\.py rollout BallRun; give load\(…, path=…\) its file\.$"
+        r"-m benchmarks generate rollout BallRun; give load\(…, path=…\) its file\.$"
     )
     with pytest.raises(FileNotFoundError, match=message):
         dsrl.load("BallRun")
@@ -364,7 +364,7 @@ def test_without_the_hub_the_error_says_where_to_put_the_file(hub, monkeypatch, 
     file_name = dsrl.TASKS[task].file_name
     assert f"Or put {file_name} into {folder()} yourself" in str(caught.value)
     # The generator has agents for the paper's tasks.
-    assert ("python benchmarks/generate.py rollout BallRun" in str(caught.value)) == (task == "BallRun")
+    assert ("python -m benchmarks generate rollout BallRun" in str(caught.value)) == (task == "BallRun")
     assert_nothing_arrived()
 
 

@@ -5,10 +5,10 @@ from functools import cache
 import gymnasium
 import numpy as np
 import pytest
-from behaviors import Behaviors
-from generate import WEIGHTS
 from gymnasium.wrappers import TransformObservation
 
+from benchmarks.datasets.behaviors import Behaviors
+from benchmarks.datasets.generate import WEIGHTS
 from sb3_prefine import Trajectories, collect
 from sb3_prefine.envs.speed_limit import SpeedLimit
 from sb3_prefine.evaluation.one_step_cost import one_step_costs

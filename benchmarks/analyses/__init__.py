@@ -1,0 +1,1 @@
+"""One question each: a record of the answer, and sometimes a picture."""

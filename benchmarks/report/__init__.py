@@ -1,0 +1,1 @@
+"""The pages and figures, written from the records."""

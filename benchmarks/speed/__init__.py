@@ -1,0 +1,1 @@
+"""How fast PREFINE is: measurements, and the page that is written from them."""
