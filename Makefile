@@ -16,6 +16,9 @@ check: install-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python tools/check_prose.py
 
 # Needs RL_TRAINED_AGENTS. For numbers to publish, leave the machine alone meanwhile.
 bench: install-test
