@@ -16,6 +16,8 @@ check: install-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 # Needs RL_TRAINED_AGENTS. For numbers to publish, leave the machine alone meanwhile.
 bench: install-test

@@ -26,6 +26,10 @@ BALL_CIRCLE = dsrl.find_task("BallCircle")
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
+# The addresses of a file in the repository: as a page, and as a picture.
+IN_REPOSITORY = (
+    r"^https://(github\.com/sb3-prefine/sb3-prefine/blob|raw\.githubusercontent\.com/sb3-prefine/sb3-prefine)/main/"
+)
 
 
 def blocks(document: Path, kind: str) -> list[str]:
@@ -155,6 +159,9 @@ def test_every_command_exists(command):
     elif program == "sb3-prefine":
         result = subprocess.run([sys.executable, "-m", "sb3_prefine", *arguments], capture_output=True, check=False)
         assert result.returncode == 0
+    elif command.startswith("python -m "):
+        verb = [sys.executable, *arguments[:3], "--help"]
+        assert subprocess.run(verb, cwd=ROOT, capture_output=True, check=False).returncode == 0
     elif program == "python":
         assert (ROOT / arguments[0]).is_file()  # run by test_examples
     else:
@@ -165,15 +172,36 @@ def test_every_command_exists(command):
             assert f"\n{extra} = [" in declared
 
 
-@pytest.mark.parametrize("document", [README, *DOCS], ids=lambda path: path.name)
-def test_every_file_that_is_linked_is_there(document):
-    for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
-        if not target.startswith("https://"):
-            file, _, section = target.partition("#")
-            assert (document.parent / file).is_file(), target
-            if section:
-                headings = re.findall(r"^#+ (.+)$", (document.parent / file).read_text(), re.MULTILINE)
-                assert section in [heading.lower().replace(" ", "-") for heading in headings], target
+def links(document: Path) -> list[str]:
+    """The targets of its links and pictures, inline and in the list at the end."""
+    return [
+        inline or listed
+        for inline, listed in re.findall(r"\]\(([^)]+)\)|^\[\w+\]: (\S+)$", document.read_text(), re.MULTILINE)
+    ]
+
+
+def linked_file(document: Path, target: str) -> Path | None:
+    """The file of this repository that a link leads to; None for another site."""
+    if re.match(IN_REPOSITORY, target):
+        return ROOT / re.sub(IN_REPOSITORY, "", target)
+    return None if target.startswith("https://") else document.parent / target
+
+
+@pytest.mark.parametrize("document", [*ROOT.glob("*.md"), *DOCS], ids=lambda path: path.name)
+def test_linked_files_and_sections_exist(document):
+    for target in links(document):
+        address, _, section = target.partition("#")
+        file = linked_file(document, address)
+        assert file is None or file.is_file(), target
+        if file and section:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert section in [heading.lower().replace(" ", "-") for heading in headings], target
+
+
+def test_readme_links_work_on_a_package_index():
+    targets = links(README)
+    assert any(re.match(IN_REPOSITORY, target) for target in targets)
+    assert [target for target in targets if not target.startswith("https://")] == []
 
 
 def test_the_table_is_of_the_settings_in_the_example():
