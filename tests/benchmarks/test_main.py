@@ -34,7 +34,7 @@ def test_each_verb_has_options_of_its_own(verb, capsys):
 
 
 def test_an_unknown_verb_is_refused_with_the_known_ones(capsys):
-    assert main(["runn"]) == 2
+    assert main(["rnu"]) == 2
     error = capsys.readouterr().err
     assert "'runn'" in error
     assert all(verb in error for verb in VERBS)
