@@ -2,11 +2,11 @@
 Safety-Gymnasium 1.0.0 and Bullet-Safety-Gym 1.4.0 on current gymnasium.
 
 Importing this module registers every environment of the catalogue with gymnasium: steps return the usual five values,
-the cost is ``info["cost"]`` (a float), ``reset(seed=...)`` is honoured. It imports neither of the two packages;
-``gymnasium.make`` does, and says what to install where one is missing.
+``info["cost"]`` is the cost (a float), and ``reset(seed=...)`` is honoured. It imports neither of the two packages.
+``gymnasium.make`` imports them, and its error says what to install if one is missing.
 
-Both packages register some of the same ids for classes of their own. Whatever is imported first, an id of the
-catalogue means the environment made here.
+Both packages register some of the same ids for their own classes. In any order of imports, an id of the catalogue
+stands for the environment made here.
 """
 
 import gymnasium
@@ -18,13 +18,13 @@ __all__ = ["CATALOGUE", "EnvInfo", "env_ids"]
 
 
 def env_ids() -> tuple[str, ...]:
-    """The ids that ``gymnasium.make`` takes after this import, in the catalogue's order."""
+    """The ids that this import has registered, in the order of the catalogue."""
     return tuple(info.id for info in CATALOGUE)
 
 
 def _register() -> None:
     for info in CATALOGUE:
-        # gymnasium warns where an id is taken. Here it is meant.
+        # gymnasium would warn about a replaced id. Here the replacement is intended.
         gymnasium.registry.pop(info.id, None)
         gymnasium.register(
             info.id,

@@ -1,4 +1,4 @@
-"""Every ``Safety*`` environment as data: what it is made of, its sizes and its horizon."""
+"""The catalogue of ``Safety*`` environments: entry points, sizes and horizons."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -12,14 +12,14 @@ class EnvInfo:
     """
     One environment of the catalogue.
 
-    :param id: what ``gymnasium.make`` takes
-    :param package: the name of the package that simulates it, as pip writes it
-    :param observation_size: length of the observation vector
-    :param action_size: length of the action vector
-    :param max_episode_steps: the horizon; episodes are truncated there
-    :param entry_point: where gymnasium finds the class
-    :param kwargs: its arguments
-    :param wrappers: what gymnasium puts around it
+    :param id: Id for ``gymnasium.make``.
+    :param package: Name of the package that simulates it, as pip writes it.
+    :param observation_size: Length of the observation vector.
+    :param action_size: Length of the action vector.
+    :param max_episode_steps: Horizon, at which episodes are truncated.
+    :param entry_point: Entry point of the class, in gymnasium's form.
+    :param kwargs: Keyword arguments of the class.
+    :param wrappers: Wrappers that gymnasium applies.
     """
 
     id: str
@@ -100,7 +100,7 @@ def _bullet() -> list[EnvInfo]:
         "Ant": (33, 8, {"Run": 200, "Circle": 500, "Gather": 1000}),
         "Drone": (17, 4, {"Run": 200, "Circle": 300, "Gather": 500}),
     }
-    # What a task adds to the observation.
+    # Number of entries that a task adds to the observation.
     task_sizes = {"Run": 0, "Circle": 1, "Push": 2, "Gather": 32}
     return [
         EnvInfo(

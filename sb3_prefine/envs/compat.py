@@ -1,8 +1,8 @@
 """
-What lets two packages of 2023 be imported beside current gymnasium, NumPy and Python.
+Make two packages of 2023 importable with current gymnasium, NumPy and Python.
 
-Safety-Gymnasium 1.0.0 has NumPy arrays as defaults of dataclass fields, which Python 3.11 refuses, and imports modules
-that gymnasium 1.0 removed. Both are given to it while it is imported, and taken away after that.
+Safety-Gymnasium 1.0.0 uses NumPy arrays as defaults of dataclass fields, which Python 3.11 refuses, and imports modules
+that gymnasium 1.0 removed. While it is imported, an import hook allows the first and provides the second.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ from gymnasium.wrappers.utils import RunningMeanStd
 @dataclasses.dataclass(frozen=True)
 class SimulatorPackage:
     """
-    A package that cannot be installed with the versions it pins.
+    A package whose pinned dependencies cannot be installed.
 
-    :param module: what it is imported as
-    :param version: the version that the environments are made for
-    :param simulator: the module that simulates for it
-    :param extra: the extra of sb3-prefine that brings the simulator and what else it imports
+    :param module: Name under which it is imported.
+    :param version: Version that the environments here are made for.
+    :param simulator: Module of the simulator that it uses.
+    :param extra: Extra of sb3-prefine that installs the simulator and its other dependencies.
     """
 
     module: str
@@ -50,10 +50,10 @@ SIMULATOR_PACKAGES = {
 
 def require(name: str) -> None:
     """
-    Make sure that a package is there, in the version the environments are made for, and import it.
+    Import a package, in the version that the environments here are made for.
 
-    :param name: the package as pip writes it
-    :raises ImportError: if it, or something it imports, is missing, or its version is another
+    :param name: Name of the package, as pip writes it.
+    :raises ImportError: If the package or one of its dependencies is missing, or its version differs.
     """
     package = SIMULATOR_PACKAGES[name]
     install = f"This environment needs {name} {package.version}. Run: sb3-prefine envs --install"
@@ -79,42 +79,42 @@ def require(name: str) -> None:
 
 def watch_imports(env_ids: Sequence[str]) -> None:
     """
-    From now on, let both packages be imported by anybody, without losing these ids to their own registrations.
+    Install the import hook: from now on any code can import both packages, and these ids keep their environments.
 
-    :param env_ids: ids that keep what is registered for them now
+    :param env_ids: Ids that keep their current registration when a package registers its own.
     """
-    if not any(isinstance(finder, _ImportWatch) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _ImportWatch(env_ids))
+    if not any(isinstance(finder, _ImportHook) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ImportHook(env_ids))
 
 
-class _ImportWatch(MetaPathFinder):
+class _ImportHook(MetaPathFinder):
     def __init__(self, env_ids: Sequence[str]):
         self._env_ids = env_ids
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find the packages as usual, and surround the execution of their ``__init__``."""
+        """Find the packages as usual, and run their ``__init__`` inside the context managers below."""
         if fullname not in {package.module for package in SIMULATOR_PACKAGES.values()}:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            # The loader belongs to this one spec.
+            # The loader belongs to this spec only.
             spec.loader.exec_module = functools.partial(  # type: ignore[method-assign]
                 self._execute, spec.loader.exec_module
             )
         return spec
 
     def _execute(self, execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-        with _registrations_kept(self._env_ids), _what_gymnasium_removed(), _array_defaults_in("safety_gymnasium"):
+        with _keep_registrations(self._env_ids), _provide_removed_modules(), _allow_array_defaults("safety_gymnasium"):
             execute(module)
 
 
 @contextlib.contextmanager
-def _registrations_kept(env_ids: Sequence[str]) -> Iterator[None]:
+def _keep_registrations(env_ids: Sequence[str]) -> Iterator[None]:
     registry = gymnasium.registry
-    # Taken out for the time, so that gymnasium has nothing to warn of.
+    # Removed for the moment, so that gymnasium does not warn about replaced ids.
     kept = {env_id: registry.pop(env_id) for env_id in env_ids if env_id in registry}
     try:
         yield
@@ -123,11 +123,11 @@ def _registrations_kept(env_ids: Sequence[str]) -> Iterator[None]:
 
 
 class _Removed:
-    """Stands for a class that is imported and never used."""
+    """Placeholder for a class that is imported and never used."""
 
 
-# Where Safety-Gymnasium looks for what gymnasium has elsewhere now, or nowhere. Its multi-agent environments are not
-# offered here, so gymnasium-robotics need not be installed.
+# Modules that Safety-Gymnasium imports and gymnasium has moved or removed. Its multi-agent environments are not offered
+# here, so gymnasium-robotics need not be installed.
 _OLD_MODULES: dict[str, dict[str, type]] = {
     "gymnasium.wrappers.autoreset": {"AutoResetWrapper": wrappers.Autoreset},
     "gymnasium.wrappers.compatibility": {"EnvCompatibility": _Removed},
@@ -146,7 +146,7 @@ _OLD_MODULES: dict[str, dict[str, type]] = {
 
 
 @contextlib.contextmanager
-def _what_gymnasium_removed() -> Iterator[None]:
+def _provide_removed_modules() -> Iterator[None]:
     before = {name: sys.modules.get(name) for name in _OLD_MODULES}
     for name, classes in _OLD_MODULES.items():
         module = ModuleType(name)
@@ -163,8 +163,8 @@ def _what_gymnasium_removed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _array_defaults_in(package: str) -> Iterator[None]:
-    """``dataclasses.dataclass`` takes an array as a default, in the classes of one package and for this time."""
+def _allow_array_defaults(package: str) -> Iterator[None]:
+    """Inside this context, ``dataclasses.dataclass`` accepts arrays as defaults in the classes of one package."""
     original: Any = dataclasses.dataclass
 
     def dataclass(cls: type | None = None, /, **options: Any) -> Any:

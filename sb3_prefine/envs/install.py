@@ -1,4 +1,4 @@
-"""Install the packages that no resolver puts beside Stable-Baselines3 2.9."""
+"""Install the packages that no resolver can install beside Stable-Baselines3 2.9."""
 
 import importlib
 import importlib.metadata
@@ -12,12 +12,12 @@ _VERSIONS = {name: package.version for name, package in SIMULATOR_PACKAGES.items
 
 def install_safety_packages() -> None:
     """
-    Install safety-gymnasium, bullet-safety-gym and dsrl with pip, without the old versions that they ask for.
+    Install safety-gymnasium, bullet-safety-gym and dsrl with pip, without their pinned dependencies.
 
-    What they import comes with sb3-prefine's extras ``safety`` and ``bullet``. A package that is there in the right
-    version is left alone. pip's output is shown.
+    The extras ``safety`` and ``bullet`` of sb3-prefine install what they import. A package that is already installed
+    in the right version is not changed. pip's output is shown.
 
-    :raises RuntimeError: if pip fails
+    :raises RuntimeError: If pip fails.
     """
     installed = installed_packages()
     missing = [f"{name}=={version}" for name, version in _VERSIONS.items() if installed[name] != version]
@@ -27,14 +27,14 @@ def install_safety_packages() -> None:
     if result.returncode != 0:
         packages = " ".join(missing)
         raise RuntimeError(
-            f"pip failed with exit code {result.returncode}; what it says is above. Without pip in this environment "
-            f"(uv makes such), run: uv pip install --python {sys.executable} --no-deps {packages}"
+            f"pip failed with exit code {result.returncode}; its output is above. If this environment has no pip (uv "
+            f"creates such environments), run: uv pip install --python {sys.executable} --no-deps {packages}"
         )
     importlib.invalidate_caches()
 
 
 def installed_packages() -> dict[str, str | None]:
-    """The version of each of the three packages, None where it is missing. None of them is imported."""
+    """The installed version of each of the three packages, or None. Imports none of them."""
     return {name: _version(name) for name in _VERSIONS}
 
 

@@ -2,7 +2,7 @@
 The navigation tasks of Safety-Gymnasium: an agent reaches goals, presses buttons or pushes a box among obstacles.
 
 Ji et al., *Safety-Gymnasium: A Unified Safe Reinforcement Learning Benchmark*, NeurIPS 2023. The cost of a step is 1
-if any obstacle is touched or any zone entered, else 0; ``info`` has it by its sources too.
+if the agent touches an obstacle or enters a zone, otherwise 0. ``info`` also has the cost of each source.
 """
 
 import contextlib
@@ -28,15 +28,15 @@ class NavigationEnv(Builder):
     """
     One agent in one task, as a gymnasium environment.
 
-    The layout of an episode is the one that Safety-Gymnasium draws for the same seed.
+    An episode has the layout that Safety-Gymnasium draws for the same seed.
 
-    :param agent: ``"Point"``, ``"Car"``, ``"Racecar"``, ``"Doggo"`` or ``"Ant"``
-    :param task: the task with its level, for instance ``"Goal1"``
-    :param render_mode: None, ``"human"``, ``"rgb_array"`` or ``"depth_array"``
-    :param width: of the image, in pixels
-    :param height: of the image, in pixels
-    :param camera_id: the camera, by number
-    :param camera_name: the camera, by name: ``"vision"`` (default), ``"track"``, ``"fixednear"`` or ``"fixedfar"``
+    :param agent: Name of the agent: ``"Point"``, ``"Car"``, ``"Racecar"``, ``"Doggo"`` or ``"Ant"``.
+    :param task: Name of the task with its level, for instance ``"Goal1"``.
+    :param render_mode: None, ``"human"``, ``"rgb_array"`` or ``"depth_array"``.
+    :param width: Width of the image in pixels.
+    :param height: Height of the image in pixels.
+    :param camera_id: Number of the camera.
+    :param camera_name: Name of the camera: ``"vision"`` (default), ``"track"``, ``"fixednear"`` or ``"fixedfar"``.
     """
 
     def __init__(
@@ -49,32 +49,32 @@ class NavigationEnv(Builder):
         camera_id: int | None = None,
         camera_name: str | None = None,
     ):
-        # The package reads the class of the task out of an id.
+        # The package derives the class of the task from an id.
         task_id = f"Safety{agent}{task}-v0"
-        # gymnasium makes the bounds of the actions float64 out of float32, and warns of it.
+        # gymnasium converts the bounds of the actions from float32 to float64, and warns about it.
         with np.errstate(over="ignore"):
             super().__init__(task_id, {"agent_name": agent}, render_mode, width, height, camera_id, camera_name)
-        # The package remembers the config only, which is not enough to build a copy.
+        # The package stores the config only, which is not enough to build a copy.
         gymnasium.utils.EzPickle.__init__(self, agent, task, render_mode, width, height, camera_id, camera_name)
-        # gymnasium's TimeLimit ends the episode, at the horizon that it was given.
+        # gymnasium's TimeLimit ends the episode, at its own horizon.
         self.task.num_steps = sys.maxsize
         self._simulate = self.task.simulation_forward
         self.task.simulation_forward = self._simulate_or_raise
         self._observation: np.ndarray
 
     def set_seed(self, seed: int | None = None) -> None:
-        """Start the environment's own random stream. Without a seed, NumPy's global state is not asked for one."""
+        """Start the environment's own random stream. Without a seed, it does not draw one from NumPy's global state."""
         super().set_seed(int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """
         Build the world of a new episode.
 
-        :param seed: in [0, 2**32 - 1]; without one, the environment's random stream goes on
-        :param options: not used
+        :param seed: Seed in [0, 2**32 - 1], or None to continue the environment's random stream.
+        :param options: Unused.
         """
         gymnasium.Env.reset(self, seed=seed)
-        with _no_sky() if self.render_mode is None else contextlib.nullcontext():
+        with _without_sky() if self.render_mode is None else contextlib.nullcontext():
             self._observation, info = super().reset(seed=seed, options=options)
         return self._observation, info
 
@@ -82,11 +82,11 @@ class NavigationEnv(Builder):
         """
         Simulate one step.
 
-        If MuJoCo gives up, the episode is truncated, with the reward of -10 that the package has for it and a cost
-        of 1. The observation is then the one before, for the state is not a state any more.
+        If MuJoCo fails, the episode is truncated with the package's reward of -10 and a cost of 1. The observation is
+        then the previous one, because the state is invalid.
         """
         try:
-            # NumPy 2 refuses the package's `np.array(action, copy=False)` for everything but an array.
+            # NumPy 2 allows the package's `np.array(action, copy=False)` for arrays only.
             self._observation, reward, cost, terminated, truncated, info = super().step(np.asarray(action))
         except _SimulationError:
             self.truncated = True
@@ -96,10 +96,10 @@ class NavigationEnv(Builder):
         return self._observation, float(reward), bool(terminated), truncated, info
 
     def render(self) -> np.ndarray | None:
-        """The image that the camera sees, as ``render_mode`` says; None in ``"human"`` mode."""
+        """The camera's image in the form of ``render_mode``; None in ``"human"`` mode."""
         viewers, mode = self.task._viewers, self.render_mode
         if mode in ("rgb_array", "depth_array") and mode not in viewers:
-            # The package would make the viewer without the size, which gymnasium 1.0 asks for.
+            # The package would make the viewer without the size, which gymnasium 1.0 requires.
             size = self.render_parameters.width, self.render_parameters.height
             screen = self.task.model.vis.global_
             screen.offwidth, screen.offheight = size
@@ -107,27 +107,27 @@ class NavigationEnv(Builder):
         return super().render()
 
     def close(self) -> None:
-        """Close the viewers. The environment can be used on."""
+        """Close the viewers. The environment stays usable."""
         while self.task._viewers:
             self.task._viewers.popitem()[1].close()
         self.task.viewer = None
 
     def _simulate_or_raise(self, action: np.ndarray) -> bool:
-        # `Builder.step` fails on a variable without a value when this is true.
+        # `Builder.step` fails on an unassigned variable when this is true.
         if self._simulate(action):
             raise _SimulationError
         return False
 
 
 class _SimulationError(Exception):
-    """MuJoCo gave up."""
+    """MuJoCo failed."""
 
 
 _xmltodict = world.xmltodict
 
 
 class _XmlWithoutSky:
-    """xmltodict, but what it writes has no sky."""
+    """xmltodict, with a sky removed from what it writes."""
 
     parse = staticmethod(_xmltodict.parse)
 
@@ -139,8 +139,8 @@ class _XmlWithoutSky:
 
 
 @contextlib.contextmanager
-def _no_sky() -> Iterator[None]:
-    """Build worlds that nobody looks at without their sky: its six large PNG files take most of a reset's time."""
+def _without_sky() -> Iterator[None]:
+    """Build worlds that are not rendered without a sky, whose six large PNG files take most of a reset's time."""
     world.xmltodict = _XmlWithoutSky
     try:
         yield
@@ -150,9 +150,9 @@ def _no_sky() -> Iterator[None]:
 
 def _sort_joint_sensors(agent: BaseAgent) -> None:
     """
-    Find out what the agent's sensors measure: angles and speeds of its joints, and the pose of its body.
+    Sort the agent's sensors by what they measure: angles and speeds of its joints, and the pose of its body.
 
-    The package does it with indices in arrays of length one, which MuJoCo and NumPy take no longer.
+    The package does this with indices in arrays of length one, which MuJoCo and NumPy no longer accept.
     """
     model, info = agent.engine.model, agent.sensor_info
     joint, sensor = mujoco.mjtJoint, mujoco.mjtSensor
@@ -178,7 +178,7 @@ _read_sensor = BaseAgent.get_sensor
 
 
 def _get_sensor(agent: BaseAgent, name: str) -> np.ndarray | np.float64:
-    """One sensor's value. The package calls ``float`` on the angles, which NumPy 2.4 allows for numbers only."""
+    """The value of a sensor. The package calls ``float`` on the angles, which NumPy 2.4 allows for numbers only."""
     value = _read_sensor(agent, name)
     return value[0] if name in agent.sensor_info.hinge_pos_names else value
 

@@ -1,4 +1,4 @@
-"""Loading gymnasium's robots without MuJoCo 4's word on each of them."""
+"""Load gymnasium's robots without MuJoCo 4's deprecation messages."""
 
 import contextlib
 import warnings
@@ -15,11 +15,11 @@ except ImportError as error:
 
 
 @contextlib.contextmanager
-def deprecations_left_out() -> Iterator[None]:
+def without_deprecations() -> Iterator[None]:
     """
-    While it is entered, MuJoCo does not print, nor write into MUJOCO_LOG.TXT, what is deprecated in a robot's file.
+    Inside this context, MuJoCo neither prints nor logs (to MUJOCO_LOG.TXT) what is deprecated in a robot's file.
 
-    The files are gymnasium's and nobody here can mend them. Any other warning of MuJoCo becomes one of Python's.
+    The files belong to gymnasium, so users cannot change them. Other MuJoCo warnings become Python warnings.
     """
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(_warn)
@@ -31,11 +31,11 @@ def deprecations_left_out() -> Iterator[None]:
 
 def make_half_cheetah(**kwargs: Any) -> gymnasium.Env:
     """
-    gymnasium's HalfCheetah-v5.
+    Make gymnasium's HalfCheetah-v5.
 
-    :param kwargs: its own arguments
+    :param kwargs: Keyword arguments of ``HalfCheetahEnv``.
     """
-    with deprecations_left_out():
+    with without_deprecations():
         return HalfCheetahEnv(**kwargs)
 
 

@@ -1,4 +1,4 @@
-"""A cost for any environment that tells its speed."""
+"""A cost for any environment that reports its speed."""
 
 import math
 from typing import Any, SupportsFloat
@@ -8,15 +8,15 @@ import gymnasium
 
 class SpeedLimit(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
     """
-    Adds ``info["cost"]``: 1.0 for a step faster than the limit, else 0.0.
+    Adds ``info["cost"]``: 1.0 for a step above the speed limit, otherwise 0.0.
 
-    ``SpeedLimit(gymnasium.make("Ant-v5"), 2.6)`` is all that is needed to measure the safety of a policy for one of
-    gymnasium's MuJoCo robots. The reward stays as it is. A speed that is not a number counts as too fast.
+    ``SpeedLimit(gymnasium.make("Ant-v5"), 2.6)`` is enough to measure the safety of a policy for one of gymnasium's
+    MuJoCo robots. The reward does not change. A NaN speed counts as too fast.
 
-    :param env: an environment whose ``info`` has the speed at every step
-    :param limit: in the unit of that speed, for MuJoCo m/s
-    :param speed_key: where in ``info`` the speed is
-    :raises ValueError: if the limit is not finite; at a step, if ``info`` has no such key or has a cost already
+    :param env: Environment whose ``info`` holds the speed at each step.
+    :param limit: Speed limit, in the unit of that speed (m/s for MuJoCo).
+    :param speed_key: Key of the speed in ``info``.
+    :raises ValueError: If the limit is not finite; in a step, if ``info`` has no such key, or has a cost already.
     """
 
     def __init__(self, env: gymnasium.Env, limit: float, speed_key: str = "x_velocity"):
@@ -36,7 +36,7 @@ class SpeedLimit(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
             )
         if "cost" in info:
             raise ValueError(
-                "env: info has a 'cost' already, which SpeedLimit would hide. Take the environment without SpeedLimit."
+                "env: info has a 'cost' already, which SpeedLimit would hide. Use the environment without SpeedLimit."
             )
         info["cost"] = 0.0 if info[self.speed_key] <= self.limit else 1.0
         return observation, reward, terminated, truncated, info

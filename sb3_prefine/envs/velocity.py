@@ -1,9 +1,10 @@
 """
-The velocity tasks of Safety-Gymnasium: gymnasium's MuJoCo robots (v4), with a cost of 1 for every step above a speed.
+The velocity tasks of Safety-Gymnasium: gymnasium's MuJoCo robots (v4), with a cost of 1 for each step above a speed.
 
 Ji et al., *Safety-Gymnasium: A Unified Safe Reinforcement Learning Benchmark*, NeurIPS 2023. The threshold of version
 1 in m/s: Ant 2.6222, HalfCheetah 3.2096, Hopper 0.7402, Humanoid 1.4149, Swimmer 0.2282, Walker2d 2.3415. The speed is
-that along x, for Ant and Humanoid that in the plane. Version 0 has other thresholds, and the plane for Swimmer too.
+the one along x, or in the plane for Ant and Humanoid. Version 0 has other thresholds, and uses the plane for Swimmer
+too.
 """
 
 import importlib
@@ -16,16 +17,16 @@ from sb3_prefine.envs.compat import require
 
 require("safety-gymnasium")
 
-from sb3_prefine.envs.quiet import deprecations_left_out  # noqa: E402 (its imports need the package that require found)
+from sb3_prefine.envs.quiet import without_deprecations  # noqa: E402 (its imports need the package that require found)
 
 
 class _CostInInfo(gymnasium.utils.EzPickle):
-    """In front of a class with Safety-Gymnasium's six-value steps: the cost moves into the info."""
+    """Mixin for a class with Safety-Gymnasium's six-value steps: moves the cost into ``info``."""
 
     def __init__(self, **kwargs: Any):
-        with deprecations_left_out():
+        with without_deprecations():
             super().__init__(**kwargs)
-        # The robots remember their arguments by position, and the package's classes take them by name only.
+        # The robots store their arguments by position, and the package's classes take them by name only.
         gymnasium.utils.EzPickle.__init__(self, **kwargs)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -35,7 +36,7 @@ class _CostInInfo(gymnasium.utils.EzPickle):
 
 
 _ROBOTS = ("ant", "half_cheetah", "hopper", "humanoid", "swimmer", "walker2d")
-# The name of a class here -> the module it comes from.
+# Name of a class here -> module that defines its original.
 _MODULES = {
     f"Safety{''.join(part.capitalize() for part in robot.split('_'))}VelocityV{version}": (
         f"safety_gymnasium.tasks.safe_velocity.safety_{robot}_velocity_v{version}"
@@ -47,9 +48,9 @@ _MODULES = {
 
 def __getattr__(name: str) -> type[gymnasium.Env]:
     """
-    The environment class of one robot and version, for instance ``SafetyAntVelocityV1``.
+    Create the environment class of one robot and version on first access, for instance ``SafetyAntVelocityV1``.
 
-    Made when it is asked for. gymnasium's entry points and pickle find it as an attribute of this module.
+    gymnasium's entry points and pickle find it as an attribute of this module.
     """
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The cost gap (paper, Fig. 2): what a policy's own actions would cost at the states of recorded episodes."""
+"""The cost gap (paper, Fig. 2): the cost of a policy's own actions at the states of recorded episodes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from sb3_prefine.rollout.predictor import action_converter, open_policy
 from sb3_prefine.utils.observations import map_arrays
 from sb3_prefine.utils.randomness import OwnRandomState
 
-# (observations, actions) -> (N,) costs. Raw observations, and actions as an environment receives them, in the layout of
+# (observations, actions) -> costs (N,): raw observations, and actions as an environment receives them, in the layout of
 # Trajectories.
 CostFunction: TypeAlias = Callable[[Observations, np.ndarray], np.ndarray]
 
@@ -26,10 +26,10 @@ CostFunction: TypeAlias = Callable[[Observations, np.ndarray], np.ndarray]
 @dataclass(frozen=True, eq=False)
 class CostGap:
     """
-    The costs of episodes: of the actions in them, and of other actions at the same states.
+    The costs of recorded episodes, and of a policy's actions at the same states.
 
-    :param recorded: (n_episodes,), costs summed over each episode: with costs of 0 and 1, its violations
-    :param sampled: (n_episodes,), the same of a policy's actions
+    :param recorded: Sum of the recorded costs of each episode, (n_episodes,); its violations, if costs are 0 or 1.
+    :param sampled: Sum of the costs of the policy's actions at the same states, (n_episodes,).
     """
 
     recorded: np.ndarray
@@ -37,7 +37,7 @@ class CostGap:
 
     @property
     def mean(self) -> float:
-        """The mean absolute gap of an episode, which does not say which of the two costs more."""
+        """Mean absolute gap of an episode, which does not tell which of the two costs more."""
         return float(np.abs(self.recorded - self.sampled).mean())
 
 
@@ -47,28 +47,29 @@ def cost_gap(
     """
     Compare the cost of recorded episodes with that of a policy's actions at their states.
 
-    What the paper compares an episode with (section 3.2) has the same states, and at each of them an action sampled
-    from the policy. It is no rollout: every action is followed for one step only. Sampling is that of
-    ``predict(deterministic=False)``; a policy without noise (TD3's) gives its action. A recurrent policy runs along
-    each episode from its start.
+    The paper (section 3.2) compares an episode with actions that are sampled from the policy at the episode's states.
+    This is not a rollout: each action is followed for one step only. Actions are those of
+    ``predict(deterministic=False)``; a policy without noise (TD3's) gives its only action. A recurrent policy runs
+    along each episode from its start.
 
-    :param policy: a PREFINE or another SB3 model, what ``load_reference`` returns or opens
-    :param trajectories: the episodes, of known costs
-    :param cost_fn: the costs (N,) of actions at N observations. For MuJoCo's robots there is
-        :func:`~sb3_prefine.evaluation.one_step_cost.one_step_costs`
-    :param seed: of the actions; the caller's random states are left as they were
-    :raises ValueError: a recorded cost is unknown, the episodes do not fit the policy, or ``cost_fn`` did not return a
-        cost for each action
+    :param policy: A PREFINE or another SB3 model, a reference or the path of one.
+    :param trajectories: Episodes with known costs.
+    :param cost_fn: Function from N observations and actions to their costs, (N,).
+        :func:`~sb3_prefine.evaluation.one_step_cost.one_step_costs` makes one for MuJoCo's robots.
+    :param seed: Seed of the actions. The caller's random states are restored.
+    :return: The costs of each episode.
+    :raises ValueError: If a recorded cost is unknown, the episodes do not fit the policy, or ``cost_fn`` does not
+        return a cost for each action.
     """
     recorded = trajectories.episode_costs
     unknown = int(np.isnan(recorded).sum())
     if unknown:
         raise ValueError(
-            f"trajectories: the cost of {unknown} of {len(recorded)} episodes is unknown (NaN), so there is nothing to "
-            "compare with. Leave them out, or fill in their costs."
+            f"trajectories: the cost of {unknown} of {len(recorded)} episodes is unknown (NaN), so a gap cannot be "
+            "computed. Leave them out, or fill in their costs."
         )
     randomness = OwnRandomState(seed)
-    with randomness:  # opening builds networks, whose first weights are drawn
+    with randomness:  # opening builds networks, which draws initial weights
         predictor = cast(Reference, open_policy(policy))
     spaces = predictor.observation_space, predictor.action_space
     check_against_spaces("trajectories", trajectories, *spaces, predictor.takes_action_masks)
@@ -79,13 +80,13 @@ def cost_gap(
 
 
 def _sample_actions(policy: Reference, trajectories: Trajectories) -> np.ndarray:
-    """The policy's action at every observation, in the layout of the recorded ones."""
+    """The policy's action at each observation, in the layout of the recorded actions."""
     starts, lengths = trajectories.episode_starts, trajectories.episode_lengths
     actions = np.empty(trajectories.actions.shape, trajectories.actions.dtype)
-    predict, fit = fast_predict(policy), action_converter(policy.action_space, len(starts))
+    predict, to_env_actions = fast_predict(policy), action_converter(policy.action_space, len(starts))
     state: tuple[np.ndarray, ...] | None = None
     for step in range(int(lengths.max())):
-        # Episodes that have ended stay in the batch, at their last state: a recurrent state keeps its rows.
+        # Ended episodes stay in the batch at their last state, so that the rows of a recurrent state keep their places.
         rows, running = starts + np.minimum(step, lengths - 1), step < lengths
         masks: dict[str, Any] = {}
         if trajectories.action_masks is not None:
@@ -97,7 +98,7 @@ def _sample_actions(policy: Reference, trajectories: Trajectories) -> np.ndarray
             deterministic=False,
             **masks,
         )
-        actions[rows[running]] = fit(chosen)[running].reshape(-1, *actions.shape[1:])
+        actions[rows[running]] = to_env_actions(chosen)[running].reshape(-1, *actions.shape[1:])
     return actions
 
 

@@ -1,4 +1,4 @@
-"""How much a policy earns and what it costs: ``evaluate_policy(...) -> Evaluation``."""
+"""Measure a policy's returns and costs: ``evaluate_policy(...) -> Evaluation``."""
 
 import math
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from sb3_prefine.rollout.make_envs import EnvSource
 from sb3_prefine.rollout.predictor import PolicyLike
 
 _N_RESAMPLES = 10_000
-_RESAMPLES_AT_ONCE = 100  # bounds the memory of the bootstrap when there are many episodes
+_RESAMPLES_AT_ONCE = 100  # bounds the memory that the bootstrap of many episodes takes
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """
-    The undiscounted returns and costs of evaluated episodes. The arrays are read-only and sorted by episode.
+    Undiscounted returns and costs of evaluated episodes. The arrays are read-only and sorted by episode.
 
-    A cost is NaN ("unknown") where the environment reported no ``info["cost"]`` in the episode; what is computed
-    from unknown costs is NaN, never 0.
+    The cost of an episode is NaN ("unknown") if the environment reported no ``info["cost"]`` in it. Every statistic of
+    unknown costs is NaN, never 0.
 
-    :param episode_rewards: (n_episodes,) sum of rewards of each episode.
-    :param episode_costs: (n_episodes,) sum of costs of each episode.
-    :param episode_lengths: (n_episodes,) number of steps of each episode.
-    :raises ValueError: If there is no episode or the arrays differ in length.
+    :param episode_rewards: Sum of the rewards of each episode, (n_episodes,).
+    :param episode_costs: Sum of the costs of each episode, (n_episodes,).
+    :param episode_lengths: Number of steps of each episode, (n_episodes,).
+    :raises ValueError: If there are no episodes, or the arrays differ in length.
     """
 
     episode_rewards: np.ndarray
@@ -77,9 +77,9 @@ class Evaluation:
         """
         Share of episodes that cost more than the limit.
 
-        An episode at the limit is safe, as in DSRL, where a normalised cost of 1 still is.
+        An episode at the limit is safe, as in DSRL, where a normalised cost of 1 is safe.
 
-        :param cost_limit: The most that an episode may cost.
+        :param cost_limit: Highest cost of a safe episode.
         :return: A number in [0, 1], or NaN if a cost is unknown.
         :raises ValueError: If the limit is negative or NaN.
         """
@@ -92,7 +92,7 @@ class Evaluation:
         """
         Mean cost of the worst episodes, the conditional value at risk (CVaR).
 
-        :param alpha: The share of episodes that counts as the worst; ``ceil(alpha * n_episodes)`` of them are averaged.
+        :param alpha: Share of the episodes that counts as the worst: the mean is over ``ceil(alpha * n_episodes)``.
         :return: The mean of the highest episode costs, or NaN if a cost is unknown.
         :raises ValueError: If alpha is not in (0, 1].
         """
@@ -117,22 +117,22 @@ def evaluate_policy(
     """
     Measure the episode returns and costs of a policy.
 
-    Rewards, costs and lengths are those of the environment itself, without Monitor and without normalisation. The
-    caller's random states are left as they were: evaluating while a model trains does not change the training.
+    Rewards, costs and lengths come from the environment itself, without ``Monitor`` and without normalisation. The
+    caller's random states are restored, so that an evaluation during training does not change the training.
 
-    :param policy: A PREFINE or another SB3 model, what :func:`~sb3_prefine.load_reference` returns or opens
-        (a path), or any object with SB3's ``predict`` that takes raw observations.
+    :param policy: A PREFINE or another SB3 model, a reference or the path of one (:func:`~sb3_prefine.load_reference`),
+        or any object with SB3's ``predict`` that takes raw observations.
     :param env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
-    :param n_episodes: How many episodes to run; each is run to its end.
-    :param n_envs: How many environments to make; 16 for each worker take the least time a step.
-    :param n_workers: How many processes step them, this one included: the episodes are the same. See
-        :func:`~sb3_prefine.rollout.generate_episodes` for what more than one asks of a script.
-    :param deterministic: Whether the policy acts by its mode instead of sampling.
-    :param seed: The same seed gives the same episodes.
+    :param n_episodes: Number of episodes, each of which runs to its end.
+    :param n_envs: Number of environments to make. 16 for each worker take the least time per step.
+    :param n_workers: Number of processes that step them, this one included. The episodes do not depend on it. See
+        :func:`~sb3_prefine.rollout.generate_episodes` for what more than one process requires of a script.
+    :param deterministic: Whether to use deterministic or stochastic actions.
+    :param seed: Seed of the episodes: the same seed gives the same episodes.
     :param progress_bar: Whether to show a progress bar.
     :return: The measured episodes.
     :raises TypeError: If the policy or the environment is not one of those named above.
-    :raises ValueError: If the id is unknown, a number is out of range, or the simulation diverges.
+    :raises ValueError: If the id is unknown, a number is out of its range, or the simulation diverges.
     :raises RuntimeError: If an episode does not end within 100,000 steps, or a worker process is killed.
     """
     episodes = generate_episodes(
@@ -148,13 +148,15 @@ def evaluate_policy(
 
 def check_cost_limit(cost_limit: float) -> None:
     """
-    Refuse a limit that no episode cost can be held against.
+    Refuse a number that cannot be a cost limit.
 
-    :param cost_limit: The most that an episode may cost.
+    :param cost_limit: Highest cost of a safe episode.
     :raises ValueError: If it is negative or NaN.
     """
     if not cost_limit >= 0:
-        raise ValueError(f"cost_limit: {cost_limit} is not a limit. Pass the most that an episode may cost, 0 or more.")
+        raise ValueError(
+            f"cost_limit: {cost_limit} is not a limit. Pass the highest cost of a safe episode, 0 or more."
+        )
 
 
 def _bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
@@ -169,5 +171,5 @@ def _with_interval(mean: float, interval: tuple[float, float], n_episodes: int) 
     if math.isnan(mean):
         return "unknown"
     if n_episodes == 1:
-        return f"{mean:,.1f}"  # one episode says nothing about the spread
+        return f"{mean:,.1f}"  # one episode tells nothing about the spread
     return f"{mean:,.1f} [{interval[0]:,.1f}, {interval[1]:,.1f}]"

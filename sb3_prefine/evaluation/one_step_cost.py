@@ -1,4 +1,4 @@
-"""What another action would have cost: one step of the simulator from a recorded state."""
+"""The cost of an action at a recorded state, by one step of the simulator."""
 
 import gymnasium
 import mujoco
@@ -8,26 +8,28 @@ from gymnasium.envs.mujoco import MujocoEnv
 from sb3_prefine.data.columns import Observations
 from sb3_prefine.evaluation.cost_gap import CostFunction
 
-# Where the robot is in the world, which costs nothing and is not observed: x, or x and y.
-_MOST_HIDDEN = 2
-# Hopper and Walker2d observe velocities no larger than this (rad/s, m/s).
+# The robot's place in the world (x, or x and y) is not observed, and does not change the cost.
+_MAX_HIDDEN = 2
+# Hopper and Walker2d clip the observed velocities to this (rad/s, m/s).
 _VELOCITY_BOUND = 10.0
 
 
 def one_step_costs(env: gymnasium.Env) -> CostFunction:
     """
-    The cost of actions at recorded states of a MuJoCo robot, by its simulator.
+    Make a function that computes the cost of actions at recorded states of a MuJoCo robot, with its simulator.
 
-    For environments whose observation is the simulator's state but for the place: positions ``qpos`` without x (and y),
-    then velocities ``qvel``. These are HalfCheetah, Hopper, Swimmer, Walker2d and Safety-Gymnasium's Ant. Each state is
-    restored, the action is followed for one step, and ``info["cost"]`` is its cost.
+    The observation has to be the simulator's state without the place: positions ``qpos`` without x (and y), then
+    velocities ``qvel``. This holds for HalfCheetah, Hopper, Swimmer, Walker2d and Safety-Gymnasium's Ant. The function
+    restores each state, takes one step with the action, and reads ``info["cost"]``.
 
-    Hopper and Walker2d observe velocities clipped to ±10. Where one was beyond, the robot starts at 10: the cost of
-    such a step can differ from the true one. Observations are float32, so a step at the limit itself can, too.
+    Hopper and Walker2d observe velocities clipped to ±10. For a velocity beyond that, the robot starts at 10, so the
+    cost of such a step can differ from the true one. Observations are float32, so the cost of a step right at the limit
+    can differ too.
 
-    :param env: with ``info["cost"]``; it belongs to the function from then on, which moves it
-    :return: takes observations (N, O) and actions (N, A) and returns costs (N,); the same for the same state and action
-    :raises ValueError: it is no MuJoCo robot, its observation is not that state, or it reports no cost
+    :param env: Environment that reports ``info["cost"]``. The function steps it, so do not use it elsewhere.
+    :return: A function from observations (N, O) and actions (N, A) to costs (N,).
+    :raises ValueError: If the environment is not a MuJoCo robot, its observation is not that state, or it reports no
+        cost.
     """
     robot = env.unwrapped
     if not isinstance(robot, MujocoEnv):
@@ -37,7 +39,7 @@ def one_step_costs(env: gymnasium.Env) -> CostFunction:
     n_hidden = model.nq + model.nv - np.size(first)
     velocities = np.clip(data.qvel, -_VELOCITY_BOUND, _VELOCITY_BOUND)
     if not (
-        0 <= n_hidden <= _MOST_HIDDEN and np.allclose(first, np.concatenate((data.qpos[n_hidden:], velocities)), 1e-6)
+        0 <= n_hidden <= _MAX_HIDDEN and np.allclose(first, np.concatenate((data.qpos[n_hidden:], velocities)), 1e-6)
     ):
         raise ValueError(
             f"env: the observation of {type(robot).__name__}, of shape {np.shape(first)}, is not the simulator's state "
@@ -45,14 +47,14 @@ def one_step_costs(env: gymnasium.Env) -> CostFunction:
             "the environment without wrappers that change observations."
         )
     if "cost" not in env.step(np.zeros(env.action_space.shape or (), np.float32))[4]:
-        raise ValueError('env: it reports no info["cost"]. Put one around it, such as SpeedLimit.')
+        raise ValueError('env: it reports no info["cost"]. Wrap it in an environment that does, such as SpeedLimit.')
     hidden = np.zeros(n_hidden)
 
     def costs(observations: Observations, actions: np.ndarray) -> np.ndarray:
         found = np.empty(len(actions))
         states = np.asarray(observations, np.float64)
         for row, (state, action) in enumerate(zip(states, actions, strict=True)):
-            # The solver starts from the last step's forces, which would let it remember the row before.
+            # Without a reset the solver would start from the forces of the previous row.
             mujoco.mj_resetData(model, data)
             positions, velocities = np.split(np.concatenate((hidden, state)), [model.nq])
             robot.set_state(positions, velocities)

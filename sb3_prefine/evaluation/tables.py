@@ -1,4 +1,4 @@
-"""What policies earn and cost, as tables for the terminal."""
+"""Tables of returns and costs for the terminal."""
 
 import math
 import sys
@@ -12,23 +12,25 @@ from rich.text import Text
 from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.evaluation.evaluate import Evaluation
 
-# Of lines that no terminal shows: rich would cut tables at 80 columns.
-_WIDTH_OF_A_PIPE = 200
+# Table width when stdout is not a terminal, in columns. Rich would cut tables at 80.
+_PIPE_WIDTH = 200
 
 
 def results_table(
     policies: Sequence[tuple[str, Evaluation]], cost_limit: float, data: Sequence[tuple[str, Trajectories]] = ()
 ) -> Table:
     """
-    Mean return and cost with their 95% intervals, the share of episodes over the limit, the mean cost of the worst
-    tenth of them.
+    Mean return and cost with their 95% intervals, the share of episodes over the limit, and the mean cost of the worst
+    tenth of the episodes.
 
-    :param policies: a row each
-    :param cost_limit: the most that an episode may cost
-    :param data: rows above them, of sets of episodes; without intervals, since somebody chose them
+    :param policies: Name and evaluation of each policy, one row each.
+    :param cost_limit: Highest cost of a safe episode.
+    :param data: Name and episodes of each dataset, in rows above the policies. They have no intervals, because the
+        episodes of a dataset are selected, not drawn.
+    :return: The table.
     """
     chosen = [(name, _as_evaluation(episodes), False) for name, episodes in data]
-    # One episode says nothing about the spread.
+    # One episode tells nothing about the spread.
     measured = [(name, evaluation, len(evaluation) > 1) for name, evaluation in policies]
     return text_table(
         ("", "reward", "[95%]", "cost", "[95%]", f"over {cost_limit:g}", "worst 10%"),
@@ -49,10 +51,11 @@ def results_table(
 
 def data_table(sets: Sequence[tuple[str, Trajectories]], cost_limit: float | None = None) -> Table:
     """
-    How many episodes there are, what they earn and what they cost.
+    Number, returns and costs of the episodes of datasets.
 
-    :param sets: a row each
-    :param cost_limit: the most that an episode may cost; None leaves the share over it out
+    :param sets: Name and episodes of each dataset, one row each.
+    :param cost_limit: Highest cost of a safe episode, or None to leave out the share of episodes over it.
+    :return: The table.
     """
     limits = [] if cost_limit is None else [cost_limit]
     over = [f"over {limit:g}" for limit in limits]
@@ -75,11 +78,12 @@ def data_table(sets: Sequence[tuple[str, Trajectories]], cost_limit: float | Non
 
 def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]], n_texts: int = 1) -> Table:
     """
-    A table of plain text: what looks like rich's markup in somebody's file name is not.
+    A table of plain text. Square brackets in a file name are not read as rich's markup.
 
-    :param headers: of the columns
-    :param rows: a cell for each column, or fewer
-    :param n_texts: how many columns, from the left, hold text that may wrap; the others hold numbers
+    :param headers: Header of each column.
+    :param rows: Rows of at most one cell per column.
+    :param n_texts: Number of columns, from the left, whose text may wrap. The others hold numbers.
+    :return: The table.
     """
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, header in enumerate(headers):
@@ -93,8 +97,8 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]], n_texts: i
 
 
 def print_table(table: Table) -> None:
-    """Print a table, as wide as the terminal or, into a pipe or a file, as wide as it is."""
-    Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE).print(table)
+    """Print a table at the width of the terminal, or at full width into a pipe or a file."""
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
 def _as_evaluation(episodes: Trajectories) -> Evaluation:

@@ -1,4 +1,4 @@
-"""Roll a policy out into data: ``collect(...) -> Trajectories``."""
+"""Record a policy's episodes: ``collect(...) -> Trajectories``."""
 
 import numpy as np
 
@@ -26,25 +26,25 @@ def collect(
     """
     Record episodes of a policy.
 
-    Safe episodes are often a small change away from a policy that is not: ``action_transform=lambda a: 0.7 * a``
-    slows a running robot down. Recorded are the actions that the environment received, transformed and clipped to
-    their bounds. Observations are recorded raw, and the costs are ``info["cost"]``: NaN in an episode that has none.
-    For a policy that takes action masks (MaskablePPO's), those of the environment are recorded too.
+    A small change of its actions often makes an unsafe policy's episodes safe: ``action_transform=lambda a: 0.7 * a``
+    slows a running robot down. The recorded actions are those that the environment received: transformed, then
+    clipped to their bounds. Observations are recorded raw. Costs are ``info["cost"]``, and NaN in an episode that
+    reports none. If the policy takes action masks (MaskablePPO's does), the environment's masks are recorded too.
 
-    :param policy: A PREFINE or another SB3 model, what :func:`~sb3_prefine.load_reference` returns or opens
-        (a path), or any object with SB3's ``predict`` that takes raw observations.
+    :param policy: A PREFINE or another SB3 model, a reference or the path of one (:func:`~sb3_prefine.load_reference`),
+        or any object with SB3's ``predict`` that takes raw observations.
     :param env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
-    :param n_episodes: How many episodes to run; each is run to its end.
-    :param n_envs: How many environments to make; 16 for each worker take the least time a step.
-    :param n_workers: How many processes step them, this one included: the episodes are the same. See
-        :func:`~sb3_prefine.rollout.generate_episodes` for what more than one asks of a script.
-    :param deterministic: Whether the policy acts by its mode instead of sampling.
-    :param seed: The same seed gives the same episodes.
-    :param action_transform: Called on each (n, ...) batch of actions; returns a batch of the same shape.
+    :param n_episodes: Number of episodes, each of which runs to its end.
+    :param n_envs: Number of environments to make. 16 for each worker take the least time per step.
+    :param n_workers: Number of processes that step them, this one included. The episodes do not depend on it. See
+        :func:`~sb3_prefine.rollout.generate_episodes` for what more than one process requires of a script.
+    :param deterministic: Whether to use deterministic or stochastic actions.
+    :param seed: Seed of the episodes: the same seed gives the same episodes.
+    :param action_transform: Function from a batch of actions, (n, ...), to the actions to take, of the same shape.
     :param progress_bar: Whether to show a progress bar with the mean return and cost so far.
     :return: ``n_episodes`` episodes, in the order of their seeds.
     :raises TypeError: If the policy or the environment is not one of those named above.
-    :raises ValueError: If the id is unknown, a number is out of range, or the simulation diverges.
+    :raises ValueError: If the id is unknown, a number is out of its range, or the simulation diverges.
     :raises RuntimeError: If an episode does not end within 100,000 steps, or a worker process is killed.
     """
     episodes = generate_episodes(

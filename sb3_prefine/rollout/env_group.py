@@ -1,4 +1,4 @@
-"""Groups of environments: which episodes run in them, and the loop that runs these."""
+"""Groups of environments that are stepped together: their episodes, and the loop that runs them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
-from sb3_prefine.rollout.episode import EnvObservations, Episode, Runner, is_finite, stack
+from sb3_prefine.rollout.episode import EnvObservations, Episode, EpisodeRecorder, is_finite, stack
 from sb3_prefine.rollout.fast_predict import fast_predict
 from sb3_prefine.rollout.predictor import action_converter
 
 ActionTransform: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
-# Environments in a group, at most and at least. With fewer, what a policy takes at each step counts; with more, fewer
-# processes have work.
+# Bounds of the number of environments in a group. A smaller group spends too large a share of its time in the policy;
+# larger groups leave work for fewer processes.
 GROUP_SIZE = 16
 MIN_GROUP_SIZE = 6
 
@@ -25,12 +25,12 @@ class Group:
     """
     Environments that are stepped together, and their episodes.
 
-    The episodes depend on nothing outside of the group. So they are the same whichever process runs it, and when.
+    The episodes depend on nothing outside the group, so they do not depend on which process runs the group, or when.
 
-    :param n_envs: How many environments.
-    :param starts: The number of each episode and the seed that its environment is reset with, in the order in which
-        they begin: one in each environment, and another where one ended.
-    :param seed: Of the global random states while it runs.
+    :param n_envs: Number of environments.
+    :param starts: Number of each episode, and the seed with which its environment is reset, in the order in which the
+        episodes begin: first one in each environment, then the next one wherever an episode has ended.
+    :param seed: Seed of the global random states while the group runs.
     """
 
     n_envs: int
@@ -40,12 +40,13 @@ class Group:
 
 def make_groups(n_episodes: int, n_envs: int, seed: int) -> list[Group]:
     """
-    Deal environments and episodes out to groups of about the same size: one for fewer than twelve environments, two
-    for up to 32, then as many as it takes.
+    Divide environments and episodes into groups of about the same size: one group for fewer than twelve environments,
+    two for up to 32, and one more for each further 16.
 
-    :param n_episodes: How many episodes.
-    :param n_envs: How many environments, ``n_episodes`` at most.
-    :param seed: Episode i is reset with a seed that depends on this and i alone. It is the first group's own.
+    :param n_episodes: Number of episodes.
+    :param n_envs: Number of environments, at most ``n_episodes``.
+    :param seed: Seed of the rollout, which the first group uses as it is. The seed of episode i depends on this seed
+        and i alone.
     """
     n_groups = max(-(-n_envs // GROUP_SIZE), min(2, n_envs // MIN_GROUP_SIZE), 1)
     return [
@@ -65,12 +66,13 @@ def _derive(seed: int, *key: int) -> int:
 @dataclass(frozen=True, eq=False)
 class ActionSettings:
     """
-    How actions come about.
+    How a policy's output becomes an environment action.
 
-    :param policy: Anything with SB3's ``predict``.
-    :param deterministic: Whether it acts by its mode instead of sampling.
-    :param action_transform: Called on each (n, ...) batch of actions before they are clipped to their bounds.
-    :param max_steps: An episode this long never ends, unless the environment's own time limit is longer.
+    :param policy: Any object with SB3's ``predict``.
+    :param deterministic: Whether to use deterministic or stochastic actions.
+    :param action_transform: Function of each (n, ...) batch of actions, before they are clipped; None leaves them.
+    :param max_steps: Length at which an episode is taken for one that never ends, unless the environment's own time
+        limit is longer.
     """
 
     policy: PolicyPredictor
@@ -81,78 +83,80 @@ class ActionSettings:
 
 class GroupRunner:
     """
-    Runs the episodes of a group, with one batched ``predict`` a step.
+    Runs the episodes of a group, with one batched ``predict`` per step.
 
-    :param envs: Its environments.
+    :param envs: The group's environments.
     :param group: The group.
-    :param acting: How actions come about.
+    :param settings: How the policy's output becomes an action.
     """
 
-    def __init__(self, envs: Sequence[gym.Env], group: Group, acting: ActionSettings):
-        self._acting = acting
-        self._masked = bool(getattr(acting.policy, "takes_action_masks", False))
-        self._runners = [Runner(env, self._masked, acting.max_steps) for env in envs]
+    def __init__(self, envs: Sequence[gym.Env], group: Group, settings: ActionSettings):
+        self._settings = settings
+        self._masked = bool(getattr(settings.policy, "takes_action_masks", False))
+        self._recorders = [EpisodeRecorder(env, self._masked, settings.max_steps) for env in envs]
         self._upcoming = iter(group.starts)
         self._state: tuple[np.ndarray, ...] | None = None
         self._n_running = 0
-        for runner in self._runners:
-            self._start_next(runner)
-        self._begun = np.ones(len(self._runners), dtype=bool)
+        for recorder in self._recorders:
+            self._start_next(recorder)
+        self._begun = np.ones(len(self._recorders), dtype=bool)
 
     @property
     def running(self) -> bool:
-        """Whether an episode has not ended."""
+        """Whether an episode is still running."""
         return self._n_running > 0
 
     def steps(self) -> Iterator[list[Episode]]:
         """
-        Take one step of all episodes after the other, until the last has ended.
+        Step all environments until the last episode has ended.
 
-        To be asked for anew after somebody else may have changed the policy.
+        Call it again after other code may have changed the policy.
 
-        :return: At each step the episodes that ended.
+        :return: The episodes that ended in each step.
         :raises ValueError: If an observation, action or reward is NaN or infinite or does not fit its space.
         :raises RuntimeError: If an episode does not end.
         """
-        predict = fast_predict(self._acting.policy)
-        fit = action_converter(self._runners[0].env.action_space, len(self._runners))
+        predict = fast_predict(self._settings.policy)
+        to_env_actions = action_converter(self._recorders[0].env.action_space, len(self._recorders))
         while self.running:
-            # Environments without an episode stay in the batch: a recurrent state keeps its rows, whatever its layout.
-            allowed = {"action_masks": np.array([r.action_mask for r in self._runners])} if self._masked else {}
+            # Environments without an episode stay in the batch: the rows of a recurrent state keep their places.
+            allowed = {}
+            if self._masked:
+                allowed = {"action_masks": np.array([recorder.action_mask for recorder in self._recorders])}
             actions, self._state = predict(
                 self._observations(),
                 state=self._state,
                 episode_start=self._begun,
-                deterministic=self._acting.deterministic,
+                deterministic=self._settings.deterministic,
                 **allowed,
             )
-            if self._acting.action_transform is not None:
-                actions = self._acting.action_transform(actions)
-            yield self._step(fit(actions))
+            if self._settings.action_transform is not None:
+                actions = self._settings.action_transform(actions)
+            yield self._step(to_env_actions(actions))
 
     def _step(self, actions: np.ndarray) -> list[Episode]:
         finished = []
-        self._begun = np.zeros(len(self._runners), dtype=bool)
-        for row, runner in enumerate(self._runners):
-            if runner.running and runner.step(actions[row]):
+        self._begun = np.zeros(len(self._recorders), dtype=bool)
+        for row, recorder in enumerate(self._recorders):
+            if recorder.running and recorder.step(actions[row]):
                 self._n_running -= 1
-                finished.append(runner.episode())
-                self._begun[row] = self._start_next(runner)
+                finished.append(recorder.episode())
+                self._begun[row] = self._start_next(recorder)
         return finished
 
-    def _start_next(self, runner: Runner) -> bool:
-        """Let the next episode begin in an environment, if there is one."""
+    def _start_next(self, recorder: EpisodeRecorder) -> bool:
+        """Start the next episode in an environment. Returns False if no episode is left."""
         start = next(self._upcoming, None)
         if start is None:
             return False
-        runner.start(*start)
+        recorder.start(*start)
         self._n_running += 1
         return True
 
     def _observations(self) -> EnvObservations:
-        batch = stack([runner.observation for runner in self._runners])
+        batch = stack([recorder.observation for recorder in self._recorders])
         for part in batch.values() if isinstance(batch, dict) else (batch,):
             if not is_finite(part):
                 finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
-                raise self._runners[int(np.argmin(finite))].diverged("observation")
+                raise self._recorders[int(np.argmin(finite))].diverged("observation")
         return batch

@@ -1,4 +1,4 @@
-"""An environment and the episode that it is in."""
+"""Record one episode at a time in an environment."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,16 +16,16 @@ class Episode:
     """
     One whole episode of T steps.
 
-    :param index: Its number, from 0 to ``n_episodes - 1``.
-    :param observations: (T + 1, ...) what the environment returned, the final observation included; a dict of
-        such arrays for a Dict observation space.
-    :param actions: (T, ...) what the environment received.
-    :param rewards: (T,)
-    :param costs: (T,) ``info["cost"]`` of each step, 0 where a step left it out. All NaN ("unknown") if no step of
-        the episode had one.
+    :param index: Number of the episode, from 0 to ``n_episodes - 1``.
+    :param observations: Raw observations, the final one included, (T + 1, ...); a dict of such arrays for a Dict
+        observation space.
+    :param actions: Actions that the environment received, (T, ...).
+    :param rewards: Rewards, (T,).
+    :param costs: ``info["cost"]`` of each step, (T,), 0 where a step reports none; all NaN ("unknown") if no step of
+        the episode reports one.
     :param terminated: Whether the episode ended in a terminal state.
-    :param truncated: Whether it was cut off, by a time limit for example.
-    :param action_masks: (T, n_options), bool: which actions were allowed, if the policy takes masks.
+    :param truncated: Whether it was cut off, for example by a time limit.
+    :param action_masks: Which options were allowed, (T, n_options), bool, if the policy takes masks.
     """
 
     index: int
@@ -38,13 +38,14 @@ class Episode:
     action_masks: np.ndarray | None = None
 
 
-class Runner:
+class EpisodeRecorder:
     """
-    One environment and the episode that it is in; ``observation`` is what it returned last.
+    Steps one environment and records the running episode. ``observation`` is the latest observation.
 
     :param env: The environment.
-    :param masked: Whether to ask it for action masks.
-    :param max_steps: An episode this long never ends, unless the environment's own time limit is longer.
+    :param masked: Whether to ask the environment for action masks.
+    :param max_steps: Length at which an episode is taken for one that never ends, unless the environment's own time
+        limit is longer.
     """
 
     def __init__(self, env: gym.Env, masked: bool, max_steps: int):
@@ -55,10 +56,10 @@ class Runner:
 
     def start(self, index: int, seed: int) -> None:
         """
-        Begin an episode.
+        Start an episode.
 
-        :param index: Its number.
-        :param seed: What the environment is reset with.
+        :param index: Number of the episode.
+        :param seed: Seed of the environment's reset.
         """
         self._index = index
         self._observations: list[EnvObservations] = []
@@ -72,7 +73,7 @@ class Runner:
         self._observe(observation)
 
     def step(self, action: np.ndarray) -> bool:
-        """Take one step and say whether it was the episode's last."""
+        """Take one step. Returns True if it ended the episode."""
         if len(self._actions) >= self._max_steps:
             raise RuntimeError(
                 f"env: episode {self._index} has not ended after {self._max_steps:,} steps. Give the environment a "
@@ -90,14 +91,14 @@ class Runner:
 
     @property
     def action_mask(self) -> np.ndarray:
-        """What the environment allows now."""
+        """The options that the environment allows now, (n_options,), bool."""
         return self._masks[-1]
 
     def episode(self) -> Episode:
         """
-        The episode that ended.
+        The episode that has ended.
 
-        :raises ValueError: If a number is NaN or infinite.
+        :raises ValueError: If an observation or a reward is NaN or infinite.
         """
         observations = stack(self._observations)
         rewards = np.array(self._rewards)
@@ -116,15 +117,15 @@ class Runner:
             costs=np.array([missing if cost is None else cost for cost in self._costs], dtype=np.float64),
             terminated=self._terminated,
             truncated=self._truncated,
-            # The last one belongs to the observation that the episode ended in.
+            # The last mask belongs to the final observation, in which no action is taken.
             action_masks=np.array(self._masks[: len(rewards)]) if self._masked else None,
         )
 
     def diverged(self, name: str) -> ValueError:
-        """What to raise when a number is NaN or infinite."""
+        """The error for a NaN or infinite number."""
         return ValueError(
             f"env: a NaN or infinite {name} in episode {self._index}, by step {len(self._actions)}. The simulation "
-            "diverged: check the actions it was given, or roll out with another seed."
+            "diverged: check its actions, or roll out with another seed."
         )
 
     def _observe(self, observation: Any) -> None:
@@ -144,8 +145,8 @@ class Runner:
 
 
 def stack(observations: list[Any]) -> EnvObservations:
-    """EnvObservations as one, with an axis in front."""
-    # np.array stacks small arrays three times faster than np.stack.
+    """Stack observations along a new first axis."""
+    # np.array stacks small arrays three times as fast as np.stack.
     first = observations[0]
     if isinstance(first, dict):
         return {key: np.array([observation[key] for observation in observations]) for key in first}
@@ -153,5 +154,5 @@ def stack(observations: list[Any]) -> EnvObservations:
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Whether no number is NaN or infinite."""
+    """Whether all numbers are finite."""
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())

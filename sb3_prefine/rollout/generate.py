@@ -1,4 +1,4 @@
-"""Rolling a policy out: it acts in environments, whole episodes come out."""
+"""Roll a policy out: it acts in environments, and whole episodes come out."""
 
 import contextlib
 import itertools
@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 
 from sb3_prefine.rollout.env_group import GROUP_SIZE, ActionSettings, ActionTransform, Group, GroupRunner, make_groups
 from sb3_prefine.rollout.episode import Episode
-from sb3_prefine.rollout.make_envs import EnvSource, WrapEnv, n_at_once, open_envs
+from sb3_prefine.rollout.make_envs import EnvSource, WrapEnv, count_envs, open_envs
 from sb3_prefine.rollout.predictor import PolicyLike, open_policy
 from sb3_prefine.rollout.workers import Workers, pickle_job
 from sb3_prefine.utils.randomness import OwnRandomState
 from sb3_prefine.utils.threads import one_thread
 
-# An episode this long is taken for one that never ends, unless the environment's own time limit is longer.
+# A longer episode is taken for one that never ends, unless the environment's own time limit is longer.
 MAX_EPISODE_STEPS = 100_000
 
 
@@ -40,36 +40,35 @@ def generate_episodes(
     """
     Run a policy for ``n_episodes`` episodes and yield each one as it finishes.
 
-    The environments are stepped in groups of up to 16, each with one batched ``predict`` a step. Every episode is
-    started once, with its own seed, and run to its end, so that short episodes are not over-represented (the bias of
-    https://github.com/DLR-RM/stable-baselines3/issues/402). The same arguments give the same episodes, whatever
-    ``n_workers``. The caller's random states (torch, numpy, random) are left as they were.
+    The environments are stepped in groups of up to 16, with one batched ``predict`` per group and step. Every episode
+    starts once, with its own seed, and runs to its end, so that short episodes are not over-represented (the bias of
+    https://github.com/DLR-RM/stable-baselines3/issues/402). The same arguments give the same episodes for every
+    ``n_workers``. The caller's random states (torch, numpy, random) are restored.
 
-    With several workers each group is run by one process, which acts for itself. Nobody waits for the others: this
-    process runs groups while they start. They are started, not forked, as in SB3's ``SubprocVecEnv``: a script that
-    uses them needs ``if __name__ == "__main__":`` around what it does. A process takes a fraction of a second to start,
-    the first one some seconds. Policies act on one thread of torch, in this process too.
+    With several workers, one process runs each group, with its own copy of the policy. No process waits for another:
+    this one runs groups while the others start. As in SB3's ``SubprocVecEnv``, the processes are not forked, so a
+    script that uses them needs ``if __name__ == "__main__":`` around its code. A process takes a fraction of a second
+    to start, the first one some seconds. Policies act on one torch thread, in this process too.
 
-    :param policy: Anything with SB3's ``predict``. An SB3 model, or the path of a zip or an RL-Zoo folder, is opened
-        by :func:`~sb3_prefine.load_reference`, so that a missing observation normaliser is an error.
-    :param env: An id, a callable that returns a new environment, an environment (then there is only this one,
-        whatever ``n_envs``), or a ``DummyVecEnv`` (then its environments are used, without SB3's wrappers). Without
-        the env wrappers that the policy was trained behind: its ``wrap_env`` applies them here. What is made here is
-        closed at the end; what was passed in is not, and an episode it was in is lost.
-    :param n_episodes: How many episodes to run.
-    :param n_envs: How many environments to make for an id or a callable, ``n_episodes`` at most. Where they are fast,
-        16 for each worker take the least time a step.
-    :param n_workers: How many processes step them, this one included: one for each 16 environments at most, two for
-        12 to 32, one for fewer. More than one needs an id or a callable, and sends it, the policy and the
-        ``action_transform`` to the others (by cloudpickle, which takes lambdas too): what these remember, they remember
-        in each process for itself.
-    :param deterministic: Whether the policy acts by its mode instead of sampling.
-    :param seed: Episode i is reset with a seed that depends on ``seed`` and i alone.
-    :param action_transform: Called on each (n, ...) batch of a group's actions before they are clipped to their bounds.
-    :return: Episodes in the order in which they finish; ``Episode.index`` has their number.
-    :raises TypeError: If the policy or the environment is not one of those named above, or cannot be sent.
-    :raises ValueError: If the id is unknown, a number is out of range, an observation, action or reward is NaN or
-        infinite or does not fit its space, or the environment cannot be in several processes.
+    :param policy: Any object with SB3's ``predict``. :func:`~sb3_prefine.load_reference` opens an SB3 model, or the
+        path of a zip or an RL-Zoo folder, so that a missing observation normaliser is an error.
+    :param env: An id, a callable that returns a new environment, an environment (which is then the only one, whatever
+        ``n_envs`` is), or a ``DummyVecEnv`` (whose environments are used without SB3's wrappers). Pass it without the
+        env wrappers that the policy was trained behind: the policy's ``wrap_env`` applies them. Environments made here
+        are closed at the end. Those passed in stay open, and lose the episode that they were in.
+    :param n_episodes: Number of episodes.
+    :param n_envs: Number of environments to make for an id or a callable, at most ``n_episodes``. For fast
+        environments, 16 for each worker take the least time per step.
+    :param n_workers: Number of processes, this one included: at most one for each 16 environments, two for 12 to 32,
+        one for fewer. Several processes need an id or a callable. They receive it, the policy and the
+        ``action_transform`` by cloudpickle, so lambdas work too, and each process has its own copy of their state.
+    :param deterministic: Whether to use deterministic or stochastic actions.
+    :param seed: Seed of the rollout. The seed with which episode i is reset depends on ``seed`` and i alone.
+    :param action_transform: Function of each (n, ...) batch of a group's actions, before they are clipped.
+    :return: Episodes in the order in which they finish. ``Episode.index`` is their number.
+    :raises TypeError: If the policy or the environment is not one of those named above, or cannot be pickled.
+    :raises ValueError: If the id is unknown, a number is out of its range, an observation, action or reward is NaN or
+        infinite or does not fit its space, or the environment cannot be shared between processes.
     :raises RuntimeError: If an episode does not end within 100,000 steps, or a worker process is killed.
     """
     n_episodes = _positive("n_episodes", n_episodes)
@@ -79,23 +78,23 @@ def generate_episodes(
         raise ValueError(f"seed: {seed} is negative. Pass 0 or more.")
     if n_workers > 1 and isinstance(env, gym.Env | VecEnv):
         raise ValueError(
-            f"n_workers: {n_workers} processes cannot share a {type(env).__name__} that is there already. Pass its id "
+            f"n_workers: {n_workers} processes cannot share an existing {type(env).__name__}. Pass its id "
             "or a callable that returns a new environment as env, or leave n_workers at 1."
         )
-    n_envs = min(n_at_once(env, n_envs), n_episodes)
+    n_envs = min(count_envs(env, n_envs), n_episodes)
     todo = deque(make_groups(n_episodes, n_envs, seed))
     if n_workers > len(todo):
         warnings.warn(
-            f"n_workers: with n_envs={n_envs} there is work for {len(todo)} of {n_workers} processes. Pass "
-            f"n_envs={GROUP_SIZE * n_workers} and as many episodes, and all of them have some.",
+            f"n_workers: n_envs={n_envs} keeps {len(todo)} of {n_workers} processes busy. Use n_envs="
+            f"{GROUP_SIZE * n_workers} and n_episodes >= n_envs to keep all of them busy.",
             stacklevel=2,
         )
         n_workers = len(todo)
 
     with contextlib.ExitStack() as stack:
-        with OwnRandomState(seed):  # opening builds networks, whose first weights are drawn
-            acting = ActionSettings(open_policy(policy), deterministic, action_transform, MAX_EPISODE_STEPS)
-        envs = open_envs(env, n_envs, stack, _wrapping(acting.policy))
+        with OwnRandomState(seed):  # opening builds networks, which draws initial weights
+            settings = ActionSettings(open_policy(policy), deterministic, action_transform, MAX_EPISODE_STEPS)
+        envs = open_envs(env, n_envs, stack, _env_wrapper_of(settings.policy))
         workers = Workers(todo)
         stack.callback(workers.close)
 
@@ -104,26 +103,28 @@ def generate_episodes(
         with randomness:
             first = next(envs)
         if n_workers > 1:
-            workers.start(n_workers, pickle_job(env, first, acting))
-        yield from _run(group, itertools.chain([first], envs), acting, randomness, workers)
+            workers.start(n_workers, pickle_job(env, first, settings))
+        yield from _run_group(group, itertools.chain([first], envs), settings, randomness, workers)
         while todo:
             group = todo.popleft()
-            yield from _run(group, envs, acting, OwnRandomState(group.seed), workers)
+            yield from _run_group(group, envs, settings, OwnRandomState(group.seed), workers)
         while workers.busy:
             yield from workers.receive(wait=True)
 
 
-def _run(
-    group: Group, envs: Iterator[gym.Env], acting: ActionSettings, randomness: OwnRandomState, workers: Workers
+def _run_group(
+    group: Group, envs: Iterator[gym.Env], settings: ActionSettings, randomness: OwnRandomState, workers: Workers
 ) -> Iterator[Episode]:
-    """Run a group in this process, and yield its episodes and those of other processes as they finish."""
+    """Run a group in this process. Yields its episodes, and those of other processes, as they finish."""
     made: list[gym.Env] = []
     finished: list[Episode] = []
     with randomness, one_thread():
         for env in itertools.islice(envs, group.n_envs):
             made.append(env)
-            finished += workers.receive()  # a process that is ready need not wait for the rest
-        runner = GroupRunner(made, group, acting)
+            finished += (
+                workers.receive()
+            )  # gives a ready process its first group before the other environments are made
+        runner = GroupRunner(made, group, settings)
     yield from finished
     while runner.running:
         finished = []
@@ -132,17 +133,17 @@ def _run(
                 finished = ended + workers.receive()
                 if finished:
                     break
-        # Outside of the random state: the code between two episodes is the caller's.
+        # Outside of this random state: between two episodes the caller's code runs.
         yield from finished
 
 
 def show_progress(episodes: Iterator[Episode], n_episodes: int, progress_bar: bool) -> Iterator[Episode]:
     """
-    Pass episodes on behind a progress bar that shows the mean return and cost so far.
+    Iterate over episodes with a progress bar that shows the mean return and cost so far.
 
-    :param episodes: What :func:`generate_episodes` yields.
-    :param n_episodes: How many there will be.
-    :param progress_bar: Whether to show it.
+    :param episodes: Episodes from :func:`generate_episodes`.
+    :param n_episodes: Number of these episodes.
+    :param progress_bar: Whether to show the bar.
     :return: The same episodes.
     """
     total_reward = total_cost = 0.0
@@ -156,8 +157,8 @@ def show_progress(episodes: Iterator[Episode], n_episodes: int, progress_bar: bo
             yield episode
 
 
-def _wrapping(policy: PolicyPredictor) -> WrapEnv:
-    """Wraps an environment as the policy asks for it."""
+def _env_wrapper_of(policy: PolicyPredictor) -> WrapEnv:
+    """A function that puts the policy's env wrappers around an environment, and checks the observations."""
     wrap_env = getattr(policy, "wrap_env", None)
 
     def wrap(unwrapped: gym.Env) -> gym.Env:
@@ -169,7 +170,7 @@ def _wrapping(policy: PolicyPredictor) -> WrapEnv:
 
 
 def _check_observations(expected: gym.Space | None, found: gym.Space) -> None:
-    """Refuse vectors of another length than the policy's, before a step is taken."""
+    """Refuse observation vectors whose length the policy does not expect, before the first step."""
     spaces = (expected, found)
     if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
         return
@@ -177,8 +178,8 @@ def _check_observations(expected: gym.Space | None, found: gym.Space) -> None:
         raise ValueError(
             f"env: its observations have shape {found.shape}, the policy expects {cast(gym.Space, expected).shape}. "
             "If the policy was trained behind an env wrapper (a TimeFeatureWrapper adds one number), open it with the "
-            "config.yml beside it, which names the wrapper, or wrap the environment yourself; an environment that is "
-            "wrapped already must not be wrapped again."
+            "config.yml beside it, which names the wrapper, or wrap the environment yourself. Do not wrap an "
+            "environment twice."
         )
 
 

@@ -1,4 +1,4 @@
-"""The environments that an id, a callable, an environment or a ``DummyVecEnv`` stands for."""
+"""Make the environments of a rollout from an id, a callable, an environment or a ``DummyVecEnv``."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ import sb3_prefine.envs  # noqa: F401 (registers the Safety* ids with gymnasium)
 EnvSource: TypeAlias = str | EnvSpec | Callable[[], gym.Env] | gym.Env | VecEnv
 WrapEnv: TypeAlias = Callable[[gym.Env], gym.Env]
 
-# Wrappers that may be taken off: the policies here take raw observations, and rewards are measured raw.
+# Wrappers that may be removed: policies take raw observations here, and rewards are measured raw.
 _TRANSPARENT_WRAPPERS = (VecNormalize, VecMonitor, VecCheckNan, VecTransposeImage)
 
 
@@ -29,14 +29,14 @@ def open_envs(
     source: EnvSource, n_envs: int, stack: contextlib.ExitStack, wrap_env: WrapEnv | None
 ) -> Iterator[gym.Env]:
     """
-    The environments that an argument stands for, each made when it is asked for.
+    Iterate over environments, and make each one when the iterator reaches it.
 
-    :param source: The argument.
-    :param n_envs: How many; of environments that are there already, at most.
-    :param stack: Closes those that are made here.
-    :param wrap_env: Wraps each of them; None leaves them as they are.
-    :raises TypeError: If it stands for none, or a callable returns something else.
-    :raises ValueError: If an id is unknown, or a callable returns the same environment again.
+    :param source: An id, a callable, an environment or a ``DummyVecEnv``.
+    :param n_envs: Number of environments to make, or the most to take from a ``DummyVecEnv``.
+    :param stack: Exit stack that closes the environments made here.
+    :param wrap_env: Function that wraps each environment, or None.
+    :raises TypeError: If the source is of another kind, or a callable does not return an environment.
+    :raises ValueError: If an id is unknown, or a callable returns the same environment twice.
     """
     if isinstance(source, VecEnv):
         envs = iter(_inner_envs(source)[:n_envs])
@@ -48,12 +48,12 @@ def open_envs(
         yield env if wrap_env is None else wrap_env(env)
 
 
-def n_at_once(source: EnvSource, n_envs: int) -> int:
+def count_envs(source: EnvSource, n_envs: int) -> int:
     """
-    How many environments there can be.
+    Number of environments that a source gives.
 
-    :param source: As in :func:`open_envs`.
-    :param n_envs: How many are wanted, where they are made.
+    :param source: The argument of :func:`open_envs`.
+    :param n_envs: Number of environments to make, if the source makes them.
     """
     if isinstance(source, VecEnv):
         return source.num_envs
@@ -67,7 +67,9 @@ def _make_envs(
     for _ in range(n_envs):
         env = _make_env(source)
         if any(env is other for other in made):
-            raise ValueError("env: the callable returned one environment twice. It has to make a new one each time.")
+            raise ValueError(
+                "env: the callable returned the same environment twice. It has to make a new one each time."
+            )
         made.append(env)
         stack.callback(env.close)
         yield env
@@ -76,7 +78,7 @@ def _make_envs(
 def _make_env(source: str | EnvSpec | Callable[[], gym.Env]) -> gym.Env:
     if isinstance(source, str | EnvSpec):
         try:
-            # The checker costs time at every step.
+            # The checker would take time in every step.
             return gym.make(source, disable_env_checker=True)
         except gym.error.UnregisteredEnv as error:
             raise ValueError(
@@ -85,8 +87,8 @@ def _make_env(source: str | EnvSpec | Callable[[], gym.Env]) -> gym.Env:
             ) from error
     if not callable(source):
         raise TypeError(
-            f"env: {type(source).__name__} is neither an environment id, a callable that returns a gymnasium.Env, a "
-            "gymnasium.Env, nor a DummyVecEnv."
+            f"env: {type(source).__name__} is not an environment id, a callable that returns a gymnasium.Env, a "
+            "gymnasium.Env, or a DummyVecEnv."
         )
     env = source()
     if not isinstance(env, gym.Env):
@@ -98,8 +100,8 @@ def _inner_envs(vec_env: VecEnv) -> list[gym.Env]:
     while isinstance(vec_env, VecEnvWrapper):
         if not isinstance(vec_env, _TRANSPARENT_WRAPPERS):
             raise TypeError(
-                f"env: {type(vec_env).__name__} changes what the policy sees or what is measured, and is not applied "
-                "here. Pass the id, or a callable that returns the environment with gymnasium wrappers."
+                f"env: {type(vec_env).__name__} changes observations or rewards, and a rollout does not apply it. "
+                "Pass the id, or a callable that returns the environment with gymnasium wrappers."
             )
         vec_env = vec_env.venv
     if not isinstance(vec_env, DummyVecEnv):

@@ -1,4 +1,4 @@
-"""The twelve environments of the paper, and what the two packages register by themselves."""
+"""The twelve environments of the paper, and what the two packages register themselves."""
 
 import importlib
 import sys
@@ -14,7 +14,7 @@ PAPER = VELOCITY + NAVIGATION + BULLET
 
 
 def own_registrations(package: str) -> dict[str, gymnasium.envs.registration.EnvSpec]:
-    """Run a package's ``__init__`` as if sb3-prefine were not there, and see what it registers."""
+    """Run a package's ``__init__`` as if sb3-prefine were not installed, and return what it registers."""
     module = importlib.import_module(package)
     before, finders = dict(gymnasium.registry), list(sys.meta_path)
     gymnasium.registry.clear()

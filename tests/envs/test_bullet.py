@@ -16,7 +16,7 @@ def make(env_id, **kwargs):
 
 
 @pytest.mark.parametrize("env_id", BULLET)
-def test_an_episode_is_the_first_one_of_the_package_after_seeding_numpy(env_id):
+def test_an_episode_equals_the_packages_first_one_with_the_seed(env_id):
     ours = make(env_id)
     with np.errstate(over="ignore"):
         theirs = builder.EnvironmentBuilder(**own_registrations("bullet_safety_gym")[env_id].kwargs)
@@ -34,7 +34,7 @@ def test_an_episode_is_the_first_one_of_the_package_after_seeding_numpy(env_id):
 
 @pytest.fixture(scope="module", params=["BallRun", "CarRun", "DroneRun", "AntCircle"])
 def used(request):
-    """An environment that is used all the time, and an episode that a new one gave."""
+    """One environment that all tests use, and an episode of a new one."""
     fresh, env = make(f"Safety{request.param}-v0"), make(f"Safety{request.param}-v0")
     episode = play(fresh, actions(fresh, 25), seed=5)
     fresh.close()
@@ -44,15 +44,15 @@ def used(request):
 
 @settings(max_examples=12, deadline=None, database=None)
 @given(seed=st.integers(0, 2**32 - 1), n_steps=st.one_of(st.integers(0, 4), st.integers(5, 40)))
-def test_the_episode_before_leaves_no_trace(used, seed, n_steps):
-    """Short ones especially: there the agent still touches the ground where the next episode starts."""
+def test_the_previous_episode_has_no_effect(used, seed, n_steps):
+    """Above all short episodes, in which the agent still touches the ground where the next episode starts."""
     env, episode = used
     play(env, actions(env, n_steps, seed % 1000), seed)
     np.testing.assert_array_equal(play(env, actions(env, 25), seed=5), episode)
 
 
 @pytest.mark.parametrize("robot", ["Ball", "Car", "Drone"])
-def test_running_costs_one_beyond_the_speed_limit_or_the_border(robot):
+def test_a_step_costs_one_beyond_the_speed_limit_or_the_border(robot):
     """The limits of Bullet-Safety-Gym: 2.5 m/s for the ball, 1.5 m/s for car and drone; 2 m to each side."""
     limit = 2.5 if robot == "Ball" else 1.5
     env = make(f"Safety{robot}Run-v0")
@@ -82,7 +82,7 @@ def test_the_other_tasks_work_too(env_id):
     env.close()
 
 
-def test_a_new_goal_in_an_episode_comes_from_the_environments_own_random_numbers():
+def test_a_new_goal_is_drawn_from_the_environments_own_state():
     env = make("SafetyBallPush-v0")
     goals = []
     for global_seed in (1, 2):
@@ -101,7 +101,7 @@ def test_a_new_goal_in_an_episode_comes_from_the_environments_own_random_numbers
     env.close()
 
 
-def test_images_show_what_happens_and_change_nothing():
+def test_rendering_shows_the_scene_and_changes_nothing():
     env, blind = make("SafetyBallCircle-v0", render_mode="rgb_array"), make("SafetyBallCircle-v0")
     steps = actions(env, 20)
     env.reset(seed=0)
@@ -127,15 +127,15 @@ def is_red(image):
     return (red > 150) & (green < 50) & (blue < 50)
 
 
-def test_seed_is_no_method_that_does_nothing():
+def test_seed_method_is_not_available():
     env = make("SafetyBallRun-v0").unwrapped
     with pytest.raises(AttributeError, match=r"reset\(seed="):
         env.seed(0)
     env.close()
 
 
-def test_where_stdout_is_no_file(capsys):
-    """As in a notebook. Nothing is printed either."""
+def test_environments_work_where_stdout_is_not_a_file(capsys):
+    """As in a notebook. The environment prints nothing either."""
     env = make("SafetyBallRun-v0")
     env.reset(seed=0)
     env.close()

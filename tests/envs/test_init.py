@@ -1,4 +1,4 @@
-"""What holds for every environment, and for the import."""
+"""Properties of every environment, and of importing them."""
 
 import importlib
 import subprocess
@@ -27,7 +27,7 @@ def make(env_id, **kwargs):
     return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
 
 
-def test_the_spaces_are_as_the_paper_has_them(env):
+def test_spaces_match_the_paper(env):
     # Table of tasks of DSRL (Liu et al. 2024): observation size, action size, horizon.
     sizes = {
         "SafetyAntVelocity-v1": (27, 8, 1000),
@@ -70,7 +70,7 @@ def test_a_step_has_five_values_and_a_cost(env):
             break
 
 
-def test_an_episode_is_truncated_at_the_horizon_and_not_before(env):
+def test_an_episode_is_truncated_exactly_at_the_horizon(env):
     # Without actions none of the robots that can die would live to the horizon.
     immortal = {"terminate_when_unhealthy": False} if any(r in env.spec.id for r in ("Ant", "Hopper", "Walker")) else {}
     env = make(env.spec.id, **immortal)
@@ -82,14 +82,14 @@ def test_an_episode_is_truncated_at_the_horizon_and_not_before(env):
     env.close()
 
 
-def test_a_seed_gives_the_same_episode_to_the_bit(env):
+def test_a_seed_gives_the_same_episode_to_the_last_bit(env):
     steps = actions(env, 40)
     first = play(env, steps, seed=3)
     assert not np.array_equal(play(env, steps, seed=4)[0], first[0])
     np.testing.assert_array_equal(play(env, steps, seed=3), first)
 
 
-def test_a_new_environment_gives_the_same_episode_as_a_used_one(env):
+def test_new_and_used_environments_give_the_same_episode(env):
     steps = actions(env, 40, seed=1)
     for seed in range(3):
         play(env, actions(env, 60, seed), seed)
@@ -98,14 +98,14 @@ def test_a_new_environment_gives_the_same_episode_as_a_used_one(env):
     fresh.close()
 
 
-def test_without_a_seed_the_random_stream_goes_on(env):
+def test_without_a_seed_the_random_stream_continues(env):
     first, second = env.reset(seed=7)[0], env.reset()[0]
     assert not np.array_equal(first, second)
     env.reset(seed=7)
     np.testing.assert_array_equal(env.reset()[0], second)
 
 
-def test_numpys_global_random_state_plays_no_part_and_is_left_alone(env):
+def test_numpys_global_random_state_is_neither_used_nor_changed(env):
     steps = actions(env, 10)
     episodes = []
     for global_seed in (1, 2):
@@ -119,7 +119,7 @@ def test_numpys_global_random_state_plays_no_part_and_is_left_alone(env):
 
 
 @pytest.mark.parametrize("env_id", ["SafetyPointGoal1-v0", "SafetyBallCircle-v0"])
-def test_making_an_environment_leaves_numpys_global_random_state_alone(env_id):
+def test_making_an_environment_keeps_numpys_global_state(env_id):
     before = np.random.get_state()  # noqa: NPY002
     make(env_id).close()
     np.testing.assert_equal(np.random.get_state(), before)  # noqa: NPY002
@@ -140,7 +140,7 @@ def test_two_environments_do_not_touch_each_other(env):
     other.close()
 
 
-def test_the_checkers_of_gymnasium_and_sb3_have_no_complaint(env):
+def test_the_checkers_of_gymnasium_and_sb3_pass(env):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # What they recommend and these environments do not have: finite and small bounds, float32.
@@ -151,7 +151,7 @@ def test_the_checkers_of_gymnasium_and_sb3_have_no_complaint(env):
 
 
 @pytest.mark.parametrize("package", ["safety_gymnasium", "bullet_safety_gym"])
-def test_the_horizons_are_those_of_the_packages(package):
+def test_horizons_match_the_packages(package):
     theirs = own_registrations(package)
     ours = [info for info in sb3_prefine.envs.CATALOGUE if info.package == package.replace("_", "-")]
     assert len(ours) == {"safety_gymnasium": 107, "bullet_safety_gym": 14}[package]
@@ -168,8 +168,8 @@ def test_the_two_packages_have_no_id_in_common():
 
 
 @pytest.mark.parametrize("robot", ["Point", "Car", "Racecar", "Doggo", "Ant"])
-def test_the_sizes_in_the_catalogue_are_those_of_the_environments(robot):
-    """One level of every kind of task, so that each agent and each number of lidars is seen."""
+def test_catalogue_sizes_match_the_environments(robot):
+    """One level of every kind of task, which covers each agent and each number of lidars."""
     level = {"Point": "Goal0", "Car": "Button1", "Racecar": "Push0", "Doggo": "Circle2", "Ant": "Run0"}[robot]
     info = next(i for i in sb3_prefine.envs.CATALOGUE if i.id == f"Safety{robot}{level}-v0")
     env = make(info.id)
@@ -180,7 +180,7 @@ def test_the_sizes_in_the_catalogue_are_those_of_the_environments(robot):
 
 @pytest.mark.filterwarnings("ignore:.*Overriding environment")
 @pytest.mark.parametrize("package", ["safety_gymnasium", "bullet_safety_gym"])
-def test_a_later_import_does_not_take_an_id_away(package):
+def test_a_later_import_does_not_replace_an_id(package):
     importlib.reload(importlib.import_module(package))
     for info in sb3_prefine.envs.CATALOGUE:
         assert gymnasium.spec(info.id).entry_point == info.entry_point
@@ -198,8 +198,8 @@ def test_an_earlier_import_does_not_keep_an_id():
         assert gymnasium.spec(info.id).entry_point == info.entry_point
 
 
-def test_the_import_takes_nothing_along_and_every_order_works():
-    """In a new process: nothing is loaded by the import, and everything works after the packages come by hand."""
+def test_importing_envs_imports_no_package_in_any_order():
+    """In a new process: the import loads no package, and everything works after the packages are imported by hand."""
     run(
         """
         import dataclasses, sys
@@ -225,8 +225,8 @@ def test_the_import_takes_nothing_along_and_every_order_works():
     )
 
 
-def test_a_missing_package_is_named_with_what_to_do():
-    """In a new process where none of the packages can be imported, and then all but one."""
+def test_a_missing_package_is_named_with_advice():
+    """In a new process in which none of the packages can be imported, and then all but one."""
     run(
         """
         import importlib.metadata, sys
@@ -242,8 +242,8 @@ def test_a_missing_package_is_named_with_what_to_do():
             except ImportError as error:
                 return str(error)
 
-        def expect(env_id, *words):
-            assert all(word in message(env_id) for word in words), message(env_id)
+        def expect(env_id, *texts):
+            assert all(text in message(env_id) for text in texts), message(env_id)
 
         navigation, velocity, bullet = "SafetyPointGoal1-v0", "SafetyHopperVelocity-v1", "SafetyBallRun-v0"
         expect(bullet, "pybullet", 'pip install "sb3-prefine[bullet]"')

@@ -39,12 +39,12 @@ def test_the_versions_that_are_installed():
     assert install.installed_packages() == VERSIONS
 
 
-def test_nothing_is_done_where_all_is_there(commands):
+def test_nothing_is_installed_if_all_packages_are_installed(commands):
     install.install_safety_packages()
     assert commands == []
 
 
-def test_what_is_missing_or_of_another_version_is_installed_without_its_pins(commands, monkeypatch):
+def test_missing_packages_are_installed_without_dependencies(commands, monkeypatch):
     have(monkeypatch, {"safety-gymnasium": "0.4.0", "dsrl": "0.1.0"})
     assert install.installed_packages() == {"safety-gymnasium": "0.4.0", "bullet-safety-gym": None, "dsrl": "0.1.0"}
     install.install_safety_packages()
@@ -52,7 +52,7 @@ def test_what_is_missing_or_of_another_version_is_installed_without_its_pins(com
     assert commands == [[*pip, "safety-gymnasium==1.0.0", "bullet-safety-gym==1.4.0"]]
 
 
-def test_a_pip_that_fails_is_an_error_that_says_what_to_do(commands, monkeypatch):
+def test_a_failing_pip_is_an_error_with_advice(commands, monkeypatch):
     have(monkeypatch, {})
     commands.exit_code = 3
     with pytest.raises(RuntimeError, match=r"exit code 3.*uv pip install .* --no-deps safety-gymnasium==1\.0\.0"):

@@ -14,8 +14,8 @@ needs_egl = pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="
 
 
 @pytest.mark.parametrize("env_id", [*NAVIGATION, "SafetyDoggoButton1-v0"])
-def test_everything_but_the_place_of_the_cost_is_the_packages(env_id):
-    """Their own builder also draws the sky, so the sky plays no part."""
+def test_steps_equal_the_packages_except_for_the_place_of_the_cost(env_id):
+    """The package's own builder also draws the sky, so removing the sky changes nothing."""
     from safety_gymnasium.builder import Builder
 
     with warnings.catch_warnings():
@@ -47,7 +47,7 @@ def test_a_hazard_costs_one_a_step():
     assert set(costs) == {0.0, 1.0}
 
 
-def test_when_mujoco_gives_up_the_episode_is_truncated_with_a_cost(monkeypatch):
+def test_a_mujoco_failure_truncates_the_episode_with_a_cost(monkeypatch):
     from safety_gymnasium.utils.common_utils import MujocoException
 
     env = gymnasium.make("SafetyPointGoal1-v0")
@@ -65,7 +65,7 @@ def test_when_mujoco_gives_up_the_episode_is_truncated_with_a_cost(monkeypatch):
     assert len(play(env, actions(env, 5), seed=0)) == 6
 
 
-def test_the_horizon_can_be_longer_than_the_packages():
+def test_a_longer_horizon_than_the_packages_works():
     env = gymnasium.make("SafetyPointRun0-v0", max_episode_steps=520)
     assert len(play(env, np.zeros((600, 2)), seed=0)) == 521
 
@@ -87,7 +87,7 @@ def test_a_copied_environment_works():
 
 
 @needs_egl
-def test_images_show_what_happens_and_change_nothing(monkeypatch):
+def test_rendering_shows_the_scene_and_changes_nothing(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "egl")
     env = gymnasium.make("SafetyPointGoal1-v0", render_mode="rgb_array", width=64, height=48)
     steps = actions(env, 20)

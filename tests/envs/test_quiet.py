@@ -1,4 +1,4 @@
-"""MuJoCo's deprecations are left out while a robot loads, its other warnings are not."""
+"""While a robot loads, MuJoCo's deprecation messages are suppressed, and its other warnings are not."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import mujoco
 import pytest
 
-from sb3_prefine.envs.quiet import _warn, deprecations_left_out
+from sb3_prefine.envs.quiet import _warn, without_deprecations
 
 
 @pytest.mark.parametrize("env_id", ["SpeedLimitHalfCheetah-v0", "SafetyHalfCheetahVelocity-v1"])
@@ -17,25 +17,25 @@ def test_making_a_robot_prints_and_logs_nothing(env_id, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_set_before_is_set_after():
+def test_the_previous_warning_handler_is_restored():
     messages: list[str] = []
     mujoco.set_mju_user_warning(messages.append)
     try:
         before = mujoco.get_mju_user_warning()
-        with deprecations_left_out():
+        with without_deprecations():
             assert mujoco.get_mju_user_warning() is _warn
         assert mujoco.get_mju_user_warning() is before
     finally:
         mujoco.set_mju_user_warning(None)
 
 
-def test_other_warnings_are_passed_on():
+def test_other_warnings_become_python_warnings():
     with pytest.warns(UserWarning, match="unstable"):
         _warn("Nan, Inf or huge value in QACC: the simulation is unstable")
     _warn("compiler attribute 'x' is deprecated")
 
 
-def test_without_mujoco_the_error_says_what_to_install():
+def test_without_mujoco_the_error_names_what_to_install():
     code = (
         "import sys; sys.modules['mujoco'] = None\n"
         "import gymnasium, sb3_prefine.envs; gymnasium.make('SpeedLimitHalfCheetah-v0')"

@@ -8,7 +8,7 @@ from tests.envs.packages import actions, play
 
 
 class Runner(gymnasium.Env):
-    """Tells the speeds it is given."""
+    """Reports the given speeds."""
 
     observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,))
 
@@ -31,25 +31,25 @@ def test_the_cost_is_one_above_the_limit_and_not_at_it():
     assert {step[1] for step in steps} == {1.5}
 
 
-def test_the_key_of_the_speed_is_named():
+def test_a_missing_speed_key_is_named():
     env = SpeedLimit(Runner([{"knots": 5}]), 2.0, speed_key="knots")
     assert env.step(None)[4]["cost"] == 1.0
-    with pytest.raises(ValueError, match=r"speed_key: info has no 'x_velocity', only \['knots'\]"):
+    with pytest.raises(ValueError, match=r"^speed_key: .*'x_velocity'.*\['knots'\]"):
         SpeedLimit(Runner([{"knots": 5}]), 2.0).step(None)
 
 
 def test_a_cost_of_the_environment_is_not_hidden():
-    with pytest.raises(ValueError, match="info has a 'cost' already"):
+    with pytest.raises(ValueError, match=r"^env: .*'cost'"):
         SpeedLimit(Runner([{"x_velocity": 1, "cost": 1}]), 2.0).step(None)
 
 
 @pytest.mark.parametrize("limit", [float("nan"), float("inf")])
-def test_a_limit_is_a_number(limit):
-    with pytest.raises(ValueError, match="limit: expected a finite speed"):
+def test_a_limit_that_is_not_finite_is_refused(limit):
+    with pytest.raises(ValueError, match=r"^limit: "):
         SpeedLimit(Runner([]), limit)
 
 
-def test_the_half_cheetah_is_safety_gymnasiums():
+def test_the_half_cheetah_equals_safety_gymnasiums():
     """gymnasium's v5 with this wrapper, and Safety-Gymnasium's own class, from the same states and actions."""
     ours = gymnasium.make("SpeedLimitHalfCheetah-v0", disable_env_checker=True)
     theirs = gymnasium.make("SafetyHalfCheetahVelocity-v1", disable_env_checker=True)

@@ -38,7 +38,7 @@ def torso(env, robot):
 
 
 @pytest.mark.parametrize("env_id", VELOCITY)
-def test_everything_but_the_place_of_the_cost_is_the_packages(env_id):
+def test_steps_equal_the_packages_except_for_the_place_of_the_cost(env_id):
     spec = own_registrations("safety_gymnasium")[env_id]
     theirs = gymnasium.envs.registration.load_env_creator(spec.entry_point)()
     ours = gymnasium.make(env_id)
@@ -62,7 +62,7 @@ def test_a_copied_and_a_pickled_environment_work():
         np.testing.assert_array_equal(other.reset(seed=3)[0], observation)
 
 
-def test_the_module_has_no_class_for_another_robot():
+def test_an_unknown_robot_is_an_attribute_error():
     assert hasattr(velocity, "SafetyHumanoidVelocityV0")
     assert not hasattr(velocity, "SafetyHorseVelocityV0")
     assert not hasattr(velocity, "SafetyHumanoidVelocityV2")

@@ -1,4 +1,4 @@
-"""The cost gap: by hand, by a closed form, and of every policy family."""
+"""The cost gap, compared with hand counts and a closed form, for every policy family."""
 
 import random
 from dataclasses import replace
@@ -22,7 +22,7 @@ ALMOST_NO_NOISE = -20.0
 
 
 def acting(mean, log_std=ALMOST_NO_NOISE):
-    """A PPO model that acts the same everywhere."""
+    """A PPO model that takes the same action in every state."""
     model = model_of(PPO)
     with torch.no_grad():
         model.policy.action_net.weight.zero_()
@@ -56,7 +56,7 @@ def above_limit(observations, actions):
 # The numbers
 
 
-def test_violations_of_each_episode_by_hand():
+def test_violations_of_each_episode_match_a_hand_count():
     data = episodes([[0.1, 0.3, 0.1], [0.9], [0.1, 0.1, 0.1, 0.3]], [[1, 0, 0], [1], [0, 0, 0, 1]])
     gap = cost_gap(acting([0.2, 1.0, 0.0]), data, above_limit)
     np.testing.assert_array_equal(gap.recorded, [1, 1, 1])
@@ -71,7 +71,7 @@ def test_the_gap_is_the_mean_of_absolute_differences(pairs):
 
 
 @pytest.mark.parametrize(("limit", "bound"), [(0.1, False), (0.6, False), (0.999, True)])
-def test_actions_are_sampled_and_clipped_as_an_environment_gets_them(limit, bound):
+def test_actions_are_sampled_and_clipped(limit, bound):
     mean, std, n = 0.3, 0.5, 20_000
     data = episodes([[limit] * 50] * (n // 50), [[0] * 50] * (n // 50))
     seen = []
@@ -86,7 +86,7 @@ def test_actions_are_sampled_and_clipped_as_an_environment_gets_them(limit, boun
     assert seen[0][:, 0].max() == 1.0 == Anything.action_space.high[0]
 
 
-def test_the_noise_is_of_the_seed_alone_and_the_caller_s_is_left_alone():
+def test_noise_depends_on_the_seed_and_the_callers_state_is_kept():
     model, data = acting([0.3, 1.0, 0.0], 0.0), episodes([[0.5] * 40] * 3, [[0] * 40] * 3)
 
     def global_state():
@@ -103,7 +103,7 @@ def test_the_noise_is_of_the_seed_alone_and_the_caller_s_is_left_alone():
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_family_gives_actions_of_its_space_in_the_layout_of_the_data(family: Family):
+def test_every_family_gives_actions_in_the_layout_of_the_data(family: Family):
     source = load_reference(family.make())
     data = collect(source, family.env, 3, n_envs=2, seed=1, progress_bar=False)
     seen = []
@@ -137,7 +137,7 @@ class Uneven(Anything):
         return observation, reward, terminated, self.steps == self.length, info
 
 
-def test_a_recurrent_policy_remembers_each_episode_from_its_start():
+def test_a_recurrent_policy_runs_from_the_start_of_each_episode():
     model = RecurrentPPO("MlpLstmPolicy", Uneven(), seed=0, device="cpu", policy_kwargs={"lstm_hidden_size": 8})
     with torch.no_grad():
         model.policy.log_std.fill_(ALMOST_NO_NOISE)
@@ -173,7 +173,7 @@ def test_a_model_behind_vec_normalize_sees_normalised_observations():
 
 def test_unknown_costs_are_refused():
     data = episodes([[0.1], [0.2, 0.3]], [[0.0], [np.nan, np.nan]])
-    with pytest.raises(ValueError, match=r"trajectories: the cost of 1 of 2 episodes is unknown"):
+    with pytest.raises(ValueError, match=r"^trajectories: .* 1 of 2 "):
         cost_gap(acting([0.0, 1.0, 0.0]), data, above_limit)
 
 
@@ -186,14 +186,14 @@ def test_unknown_costs_are_refused():
         ([0, np.nan, 1], "nan for action 1"),
     ],
 )
-def test_costs_that_are_none_are_refused(returned, message):
+def test_invalid_costs_are_refused(returned, message):
     data = episodes([[0.1, 0.2, 0.3]], [[0, 0, 0]])
-    with pytest.raises(ValueError, match=f"cost_fn: it returned {message}"):
+    with pytest.raises(ValueError, match=f"^cost_fn: .*{message}"):
         cost_gap(acting([0.0, 1.0, 0.0]), data, lambda observations, actions: returned)
 
 
 def test_episodes_of_another_environment_are_refused():
     data = episodes([[0.1, 0.2]], [[0, 0]])
     fewer = replace(data, observations=data.observations[:, :3], next_observations=data.observations[:, :3])
-    with pytest.raises(ValueError, match=r"trajectories: observations have shape \(3,\), the policy expects \(5,\)"):
+    with pytest.raises(ValueError, match=r"^trajectories: .*\(3,\).*\(5,\)"):
         cost_gap(acting([0.0] * ACTIONS), fewer, above_limit)

@@ -22,7 +22,7 @@ def of_costs(costs):
 
 
 @pytest.mark.parametrize("n_envs", [1, 4, 30])
-def test_the_sums_of_every_episode(n_envs):
+def test_episode_sums_are_exact(n_envs):
     env = ScriptedEnv()
     evaluate_policy(Still(), env, 20)
     lengths = np.array([1 + seed % 7 for seed in env.seeds])
@@ -33,8 +33,8 @@ def test_the_sums_of_every_episode(n_envs):
     np.testing.assert_array_equal(evaluation.episode_costs, (lengths + 1) // 2)
 
 
-def test_it_agrees_with_a_plain_loop_over_single_observations():
-    """The naive way, one environment and one observation at a time."""
+def test_results_agree_with_a_plain_loop_over_single_steps():
+    """A plain loop over one environment, one observation at a time."""
 
     class SeedLog(gym.Wrapper):
         seeds: list
@@ -84,15 +84,15 @@ def test_the_progress_bar_shows_return_and_cost(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_no_episodes_is_an_error():
-    with pytest.raises(ValueError, match="n_episodes: 0 is not positive"):
+def test_zero_episodes_are_refused():
+    with pytest.raises(ValueError, match=r"^n_episodes: 0 "):
         evaluate_policy(Still(), ScriptedEnv, 0)
 
 
 # Evaluation
 
 
-def test_violations_are_above_the_limit_not_at_it():
+def test_an_episode_at_the_limit_is_safe():
     evaluation = of_costs([0, 10, 25, 25, 40])
     assert evaluation.violation_rate(25) == 0.2
     assert evaluation.violation_rate(24.9) == pytest.approx(0.6)
@@ -101,8 +101,8 @@ def test_violations_are_above_the_limit_not_at_it():
 
 
 @pytest.mark.parametrize("limit", [-1, math.nan])
-def test_a_limit_that_is_none_is_refused(limit):
-    with pytest.raises(ValueError, match="cost_limit"):
+def test_an_invalid_cost_limit_is_refused(limit):
+    with pytest.raises(ValueError, match=r"^cost_limit: "):
         of_costs([1]).violation_rate(limit)
 
 
@@ -123,8 +123,8 @@ def test_cvar_lies_between_the_mean_and_the_maximum(costs, alpha):
 
 
 @pytest.mark.parametrize("alpha", [0, -0.1, 1.1, math.nan])
-def test_an_alpha_that_is_no_share_is_refused(alpha):
-    with pytest.raises(ValueError, match="alpha"):
+def test_an_alpha_outside_its_range_is_refused(alpha):
+    with pytest.raises(ValueError, match=r"^alpha: "):
         of_costs([1]).cvar_cost(alpha)
 
 
@@ -145,7 +145,7 @@ def test_the_interval_lies_within_the_data(costs):
     assert min(costs) - slack <= low <= high <= max(costs) + slack
 
 
-def test_how_it_reads():
+def test_str_shows_means_and_intervals():
     evaluation = Evaluation(np.array([5880.06] * 20), np.array([975.0] * 20), np.full(20, 1000))
     assert str(evaluation) == "reward 5,880.1 [5,880.1, 5,880.1], cost 975.0 [975.0, 975.0], 20 episodes"
     assert str(Evaluation([1.5], [0], [3])) == "reward 1.5, cost 0.0, 1 episode"
@@ -163,6 +163,6 @@ def test_the_arrays_are_read_only_copies():
 @pytest.mark.parametrize(
     "arrays", [([], [], []), ([1.0], [1.0, 2.0], [1]), ([1.0], [1.0], [1, 1]), ([[1.0]], [[1.0]], [[1]]), (1.0, 1.0, 1)]
 )
-def test_arrays_that_are_not_one_number_an_episode_are_refused(arrays):
-    with pytest.raises(ValueError, match=r"shape .* Pass three arrays of shape \(n_episodes,\)"):
+def test_arrays_without_one_number_per_episode_are_refused(arrays):
+    with pytest.raises(ValueError, match=r"^episode_\w+: shape "):
         Evaluation(*arrays)

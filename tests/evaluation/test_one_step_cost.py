@@ -1,4 +1,4 @@
-"""Costs of single steps from restored states, against real episodes of the real simulators."""
+"""Costs of single steps from restored states, compared with episodes of the real simulators."""
 
 from functools import cache
 
@@ -23,7 +23,7 @@ def make(robot):
 
 @cache
 def episodes(robot):
-    """Of two agents that walk, a fast one and one about at the limit."""
+    """Episodes of two walking agents: a fast one, and one near the limit."""
     agents = Behaviors.load(WEIGHTS / f"{robot}Velocity.npz")
     return Trajectories.concatenate(
         [collect(agents[i], f"Safety{robot}Velocity-v1", 1, seed=i, progress_bar=False) for i in (0, len(agents) // 2)]
@@ -31,7 +31,7 @@ def episodes(robot):
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_recorded_actions_cost_what_was_recorded(robot):
+def test_recorded_actions_have_the_recorded_cost(robot):
     data = episodes(robot)
     assert 0.01 < data.costs.mean() < 0.99
     differs = one_step_costs(make(robot))(data.observations, data.actions) != data.costs
@@ -43,7 +43,7 @@ def test_recorded_actions_cost_what_was_recorded(robot):
     assert not differs.any()
 
 
-def test_the_cost_is_of_the_speed_after_the_action():
+def test_the_cost_depends_on_the_speed_after_the_action():
     """The same robot twice, just below the limit: one action speeds it up, the other slows it down."""
     env = make("HalfCheetah").unwrapped
     data = episodes("HalfCheetah")
@@ -73,7 +73,7 @@ def test_a_cost_does_not_depend_on_the_rows_before():
     np.testing.assert_array_equal(forwards[order], shuffled)
 
 
-def test_a_cost_that_a_wrapper_adds():
+def test_a_cost_added_by_a_wrapper_is_used():
     env = SpeedLimit(gymnasium.make("HalfCheetah-v5", disable_env_checker=True), 3.2096)
     data = episodes("HalfCheetah")[0]
     np.testing.assert_array_equal(one_step_costs(env)(data.observations, data.actions), data.costs)
@@ -82,22 +82,20 @@ def test_a_cost_that_a_wrapper_adds():
 # What is refused
 
 
-def test_what_has_no_state_to_restore_is_refused():
-    with pytest.raises(ValueError, match="env: PendulumEnv is not one of gymnasium's MuJoCo robots"):
+def test_an_environment_without_mujoco_state_is_refused():
+    with pytest.raises(ValueError, match=r"^env: PendulumEnv "):
         one_step_costs(gymnasium.make("Pendulum-v1"))
 
 
 def test_observations_that_are_not_the_state_are_refused():
-    with pytest.raises(
-        ValueError, match=r"observation of HumanoidEnv, of shape \(348,\), is not the simulator's state"
-    ):
+    with pytest.raises(ValueError, match=r"^env: .*HumanoidEnv.*\(348,\)"):
         one_step_costs(SpeedLimit(gymnasium.make("Humanoid-v5"), 1.0))
     env = make("HalfCheetah")
     doubled = TransformObservation(env, lambda observation: 2 * observation, env.observation_space)
-    with pytest.raises(ValueError, match=r"of shape \(17,\), is not the simulator's state \(9 positions"):
+    with pytest.raises(ValueError, match=r"^env: .*\(17,\).*9 positions"):
         one_step_costs(doubled)
 
 
 def test_an_environment_without_a_cost_is_refused():
-    with pytest.raises(ValueError, match=r'env: it reports no info\["cost"\]. Put one around it, such as SpeedLimit'):
+    with pytest.raises(ValueError, match=r'^env: .*info\["cost"\]'):
         one_step_costs(gymnasium.make("HalfCheetah-v5"))

@@ -8,7 +8,7 @@ from tests.worlds import trajectories
 
 
 def lines(table, width=200):
-    """What a table looks like, without its frame."""
+    """The cells of a table, without its frame."""
     console = Console(width=width)
     with console.capture() as capture:
         console.print(table)
@@ -30,7 +30,7 @@ def evaluation(costs, rewards=None):
     return Evaluation(costs if rewards is None else np.asarray(rewards, dtype=float), costs, np.ones(len(costs)))
 
 
-def test_a_row_of_results_is_worked_out_by_hand():
+def test_a_row_of_results_matches_a_hand_calculation():
     measured = evaluation([10, 20, 30, 40], [1000, 2000, 3000, 4000])
     header, row = lines(results_table([("mine", measured)], 25))
     assert header.split() == ["reward", "[95%]", "cost", "[95%]", "over", "25", "worst", "10%"]
@@ -43,34 +43,34 @@ def test_an_episode_at_the_limit_is_not_over_it():
     assert lines(results_table([("mine", evaluation([25, 26]))], 25))[1].split()[-2] == "50%"
 
 
-def test_data_stand_above_and_have_no_interval():
+def test_datasets_come_first_and_have_no_interval():
     _, data, policy = lines(results_table([("policy", evaluation([1, 2]))], 2, [("data", costing([1, 2, 3, 4]))]))
     assert data.split() == ["data", "5", "2.5", "50%", "4.0"]
     assert policy.split()[0] == "policy"
 
 
-def test_one_episode_says_nothing_about_the_spread():
+def test_one_episode_has_no_interval():
     assert lines(results_table([("one", evaluation([3]))], 2))[1].split() == ["one", "3", "3.0", "100%", "3.0"]
 
 
-def test_unknown_costs_are_called_so():
+def test_unknown_costs_are_shown_as_unknown():
     row = lines(results_table([("mine", evaluation([np.nan, np.nan], [1, 1]))], 25))[1]
     assert row.split() == ["mine", "1", "1,", "1", "unknown", "unknown", "unknown"]
     row = lines(data_table([("mine", costing([np.nan, 1]))], 25))[1]
     assert row.split() == ["mine", "2", "1.0", "0.0,", "2.0", "unknown", "unknown"]
 
 
-def test_a_row_of_data_is_worked_out_by_hand():
+def test_a_row_of_data_matches_a_hand_calculation():
     header, row = lines(data_table([("mine", costing([0, 10, 50]))], 10))
     assert "over 10" in header
     assert row.split() == ["mine", "3", "40.0", "0.0,", "100.0", "20.0", "0.0,", "50.0", "33%"]
 
 
-def test_without_a_limit_no_share_is_over_it():
+def test_without_a_limit_there_is_no_share_column():
     assert "over" not in lines(data_table([("mine", trajectories([0.0, 1.0, 0.0]))]))[0]
 
 
-def test_names_are_text_and_never_cut():
+def test_names_are_plain_text_and_never_cut():
     name = "[bold]" + 30 * "long" + "[/nothing]"
     assert name in lines(text_table(("", "number"), [(name, "1")]))[1]
     narrow = lines(text_table(("", "number"), [(name, "1234567890")]), width=60)
@@ -79,7 +79,7 @@ def test_names_are_text_and_never_cut():
 
 
 @pytest.mark.parametrize("width", [81, 150])
-def test_a_pipe_gets_the_whole_table(capsys, monkeypatch, width):
+def test_a_pipe_receives_the_whole_table(capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", "40")
     print_table(text_table(("", "number"), [("name", "9" * width)]))
     assert "9" * width in capsys.readouterr().out

@@ -31,7 +31,7 @@ def test_episodes_become_trajectories_in_the_order_of_their_seeds():
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_replaying_the_actions_gives_the_recording(algorithm):
+def test_replaying_the_recorded_actions_gives_the_same_episode(algorithm):
     """MuJoCo is deterministic: from the same seed the recorded actions lead through the recorded observations."""
     seeds = []
 
@@ -63,7 +63,7 @@ def test_collecting_and_evaluating_see_the_same_episodes(model):
     assert set(np.unique(trajectories.costs)) <= {0.0, 1.0}
 
 
-def test_the_recorded_actions_are_the_transformed_ones(model):
+def test_transformed_actions_are_recorded(model):
     recording = collect(
         model,
         "SpeedLimitHalfCheetah-v0",

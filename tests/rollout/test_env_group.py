@@ -1,4 +1,4 @@
-"""How environments and episodes are dealt out to groups."""
+"""How environments and episodes are divided into groups."""
 
 import pytest
 from hypothesis import given
@@ -11,12 +11,12 @@ from sb3_prefine.rollout.env_group import GROUP_SIZE, MIN_GROUP_SIZE, make_group
     ("n_envs", "sizes"),
     [(1, [1]), (11, [11]), (12, [6, 6]), (20, [10, 10]), (32, [16, 16]), (33, [11, 11, 11]), (64, [16] * 4)],
 )
-def test_few_environments_are_one_group_and_many_are_as_few_as_it_takes(n_envs, sizes):
+def test_the_number_of_groups_is_the_smallest_possible(n_envs, sizes):
     assert [group.n_envs for group in make_groups(100, n_envs, seed=3)] == sizes
 
 
 @given(n_episodes=st.integers(1, 200), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
-def test_each_episode_is_in_one_group_with_a_seed_of_its_own(n_episodes, share, seed):
+def test_each_episode_is_in_one_group_with_its_own_seed(n_episodes, share, seed):
     n_envs = max(1, round(share * n_episodes))
     groups = make_groups(n_episodes, n_envs, seed)
     starts = [start for group in groups for start in group.starts]
@@ -28,7 +28,7 @@ def test_each_episode_is_in_one_group_with_a_seed_of_its_own(n_episodes, share, 
     assert dict(starts) == dict(make_groups(n_episodes, 1, seed)[0].starts)
 
 
-def test_one_group_runs_with_the_seed_itself_and_others_with_seeds_of_their_own():
+def test_the_first_group_uses_the_seed_and_others_derive_one():
     seeds = [group.seed for group in make_groups(48, 48, seed=3)]
     assert seeds[0] == 3
     assert len(set(seeds)) == 3

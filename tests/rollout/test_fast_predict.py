@@ -17,9 +17,9 @@ from tests.worlds import STATES, Anything, model_of, preferences
 
 def assert_same_actions(policy, observations, **masks):
     """
-    Its own ``predict`` and what is made of it agree by the mode, and in three samples one after the other.
+    Assert that ``predict`` and ``fast_predict`` agree in deterministic actions and in three consecutive samples.
 
-    The noise of gSDE is drawn by whoever calls ``predict``.
+    The caller of ``predict`` draws gSDE's noise.
     """
     n = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
     for deterministic, calls in ((True, 1), (False, 3)):
@@ -45,7 +45,7 @@ def batch_of(space: gym.Space, n: int):
 
 
 def modules_told(policy, predict, monkeypatch):
-    """How often the policy's modules are told about training in three calls."""
+    """Number of calls of the modules' ``train`` in three calls of ``predict``."""
     told = []
     monkeypatch.setattr(type(policy), "train", lambda self, mode=True: told.append(mode) or nn.Module.train(self, mode))
     for _ in range(3):
@@ -55,7 +55,7 @@ def modules_told(policy, predict, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_family_acts_as_by_its_own_predict_to_the_last_bit(family: Family):
+def test_actions_equal_those_of_predict_to_the_last_bit(family: Family):
     env = family.env()
     env.reset(seed=0)
     reference = load_reference(family.make())
@@ -67,7 +67,7 @@ def test_every_family_acts_as_by_its_own_predict_to_the_last_bit(family: Family)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_a_normaliser_and_trained_weights_are_the_policys(algorithm):
+def test_normaliser_and_trained_weights_are_used(algorithm):
     venv = VecNormalize(DummyVecEnv([Anything]))
     venv.reset()
     for _ in range(50):
@@ -82,7 +82,7 @@ def test_a_normaliser_and_trained_weights_are_the_policys(algorithm):
     assert not np.array_equal(before, raw)
 
 
-def test_the_modules_are_told_once_that_this_is_no_training(monkeypatch):
+def test_evaluation_mode_is_set_once(monkeypatch):
     policy = model_of(PPO).policy
     assert modules_told(policy, policy.predict, monkeypatch) == 3
     assert modules_told(policy, fast_predict(policy), monkeypatch) == 0
@@ -113,7 +113,7 @@ class Upside(ActorCriticPolicy):
 
 
 @pytest.mark.parametrize("kind", [Doubled, Shifted, Upside])
-def test_what_a_class_overrides_is_respected(kind):
+def test_methods_overridden_in_a_class_are_called(kind):
     policy = PPO(kind, Anything(), seed=0, device="cpu").policy
     assert_same_actions(policy, STATES)
     plain = PPO("MlpPolicy", Anything(), seed=0, device="cpu").policy
@@ -123,7 +123,7 @@ def test_what_a_class_overrides_is_respected(kind):
 
 
 @pytest.mark.parametrize(("owner", "method"), [("policy", "_predict"), ("actor", "forward")])
-def test_what_somebody_put_in_the_place_of_a_method_is_respected(owner, method, monkeypatch):
+def test_methods_replaced_on_an_instance_are_called(owner, method, monkeypatch):
     policy = model_of(SAC).policy
     replaced = policy if owner == "policy" else policy.actor
     monkeypatch.setattr(replaced, method, lambda observation, deterministic=False: torch.zeros(len(observation), 3))
@@ -154,7 +154,7 @@ def test_hooks_are_called(algorithm, name):
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.ELU, nn.Softsign])
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_other_activations_and_normalised_weights(algorithm, activation):
+def test_other_activations_and_weight_norm_give_the_same_actions(algorithm, activation):
     policy = model_of(algorithm, policy_kwargs={"net_arch": [16, 16], "activation_fn": activation}).policy
     layers = policy.mlp_extractor.policy_net if algorithm is PPO else policy.actor.latent_pi
     nn.utils.parametrizations.weight_norm(layers[0])
@@ -162,7 +162,7 @@ def test_other_activations_and_normalised_weights(algorithm, activation):
     assert_same_actions(policy, STATES)
 
 
-def test_gradients_are_not_recorded_and_training_goes_on():
+def test_gradients_are_not_recorded_and_training_continues():
     model = model_of(PPO)
     fast_predict(model.policy)(STATES)
     values, log_prob, _ = model.policy.evaluate_actions(torch.as_tensor(STATES), torch.zeros(len(STATES), 3))
