@@ -34,9 +34,9 @@ def test_each_verb_shows_its_own_help(verb, capsys):
 
 
 def test_unknown_verb_lists_the_known_ones(capsys):
-    assert main(["runn"]) == 2
+    assert main(["rnu"]) == 2
     error = capsys.readouterr().err
-    assert "'runn'" in error
+    assert "'rnu'" in error
     assert all(verb in error for verb in VERBS)
 
 
