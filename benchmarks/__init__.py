@@ -1,1 +1,1 @@
-"""The benchmark: data, runs, analyses, pages and speed. ``python -m benchmarks --help`` lists the commands."""
+"""The benchmarks: datasets, runs, analyses, pages and speed. ``python -m benchmarks --help`` lists the commands."""

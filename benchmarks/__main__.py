@@ -1,4 +1,4 @@
-"""``python -m benchmarks VERB``: one way into everything that this folder does."""
+"""The entry point of all benchmark commands: ``python -m benchmarks VERB``."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -6,18 +6,18 @@ from types import ModuleType
 
 import tyro
 
-# Each verb imports its module itself: what one needs (torch, Ray, UMAP, simulators) takes the others seconds.
+# Each verb imports its own module only when it is chosen: importing torch, Ray, UMAP and the simulators takes seconds.
 
 
 def generate() -> ModuleType:
-    """Make the generated data: train its agents, and roll them out."""
+    """Generate data in DSRL's layout: train agents, and roll them out."""
     from benchmarks.datasets import generate
 
     return generate
 
 
 def run() -> ModuleType:
-    """Train and evaluate a grid of tasks, methods, choices of data and seeds."""
+    """Train and evaluate methods on a grid of tasks, data and seeds."""
     from benchmarks.runs import run
 
     return run
@@ -31,42 +31,42 @@ def tune() -> ModuleType:
 
 
 def cost_gap() -> ModuleType:
-    """Measure how the cost of the policy's own actions departs from the data's (Fig. 2)."""
+    """Measure the gap between the costs of the policy's own actions and of the data (Fig. 2)."""
     from benchmarks.analyses import cost_gap
 
     return cost_gap
 
 
 def overlap() -> ModuleType:
-    """Measure how much the states of both sets overlap (Fig. 13)."""
+    """Measure how much the states of the preferred and dispreferred episodes overlap (Fig. 13)."""
     from benchmarks.analyses import overlap
 
     return overlap
 
 
 def layout_luck() -> ModuleType:
-    """Measure how much of a safe episode is luck with its layout, in the Goal tasks."""
+    """Measure how much of a safe episode is luck with the layout, in the Goal tasks."""
     from benchmarks.analyses import layout_luck
 
     return layout_luck
 
 
 def standing_still() -> ModuleType:
-    """Measure how often clones come to a halt, in the Goal tasks."""
+    """Measure how often robots stand still, in the Goal tasks."""
     from benchmarks.analyses import standing_still
 
     return standing_still
 
 
 def data_distance() -> ModuleType:
-    """Measure how far the preferred episodes are from the reference."""
+    """Measure how far the preferred episodes are from the reference policy."""
     from benchmarks.analyses import data_distance
 
     return data_distance
 
 
 def report() -> ModuleType:
-    """Write README.md and benchmark.md, with their figures, from the records."""
+    """Write README.md, benchmark.md and their figures from the records."""
     from benchmarks.report import tables_page
 
     return tables_page
@@ -87,14 +87,14 @@ def data_page() -> ModuleType:
 
 
 def figures() -> ModuleType:
-    """Draw a single figure of README.md, or list them."""
+    """Draw one figure of README.md, or list all of them."""
     from benchmarks.report import figures
 
     return figures
 
 
 def speed() -> ModuleType:
-    """Measure how fast PREFINE is."""
+    """Measure the speed of training and of rollouts."""
     from benchmarks.speed import measure
 
     return measure
@@ -132,7 +132,7 @@ def main(args: Sequence[str]) -> int:
     """
     Run one verb.
 
-    :param args: Arguments of the command line: the verb, then its own.
+    :param args: The command line: the verb, followed by the verb's own arguments.
     :return: The exit code.
     """
     verb, *others = args or ["--help"]
@@ -151,7 +151,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def usage() -> str:
-    """The verbs, with a sentence each."""
+    """List the verbs, with one sentence about each."""
     width = max(map(len, _VERBS))
     lines = [f"  {name:{width}}  {verb.__doc__}" for name, verb in _VERBS.items()]
     return "\n".join(

@@ -1,5 +1,5 @@
 """
-What the paper says of its twelve tasks: Tables 1, 2 and 3 as they are printed, and how it chooses the two sets.
+The paper's numbers for its twelve tasks (Tables 1, 2 and 3 as printed), and its selection of the two sets.
 
 PREFINE: Preference-Based Implicit Reward and Cost Fine-Tuning for Safety Alignment (AAMAS 2026 submission 525).
 """
@@ -16,14 +16,14 @@ from sb3_prefine import PreferenceBuffer, Trajectories, dsrl
 
 
 @dataclass(frozen=True)
-class Sets:
+class SetMeans:
     """
-    A column of Table 2 or 3: the means over the 100 preferred and the 20 dispreferred episodes.
+    One column of Table 2 or 3: means over the 100 preferred (D_p) and the 20 dispreferred (D_np) episodes.
 
-    :param preferred_cost: mean episode cost of D_p
-    :param dispreferred_cost: of D_np
-    :param preferred_return: mean episode return of D_p
-    :param dispreferred_return: of D_np
+    :param preferred_cost: Mean episode cost of D_p.
+    :param dispreferred_cost: Mean episode cost of D_np.
+    :param preferred_return: Mean episode return of D_p.
+    :param dispreferred_return: Mean episode return of D_np.
     """
 
     preferred_cost: float
@@ -33,20 +33,20 @@ class Sets:
 
 
 TABLE_2 = {
-    "AntVelocity": Sets(26.15, 225.10, 2485.10, 2667.70),
-    "HalfCheetahVelocity": Sets(23.12, 221.65, 2415.50, 2418.10),
-    "HopperVelocity": Sets(26.12, 225.35, 1616.55, 1157.23),
-    "SwimmerVelocity": Sets(24.62, 174.55, 132.4, 102.6),
-    "Walker2dVelocity": Sets(10.15, 273.35, 2661.96, 2648.11),
-    "PointGoal1": Sets(9.12, 88.60, 20.30, 16.47),
-    "CarGoal1": Sets(9.04, 108.25, 27.03, 20.42),
+    "AntVelocity": SetMeans(26.15, 225.10, 2485.10, 2667.70),
+    "HalfCheetahVelocity": SetMeans(23.12, 221.65, 2415.50, 2418.10),
+    "HopperVelocity": SetMeans(26.12, 225.35, 1616.55, 1157.23),
+    "SwimmerVelocity": SetMeans(24.62, 174.55, 132.4, 102.6),
+    "Walker2dVelocity": SetMeans(10.15, 273.35, 2661.96, 2648.11),
+    "PointGoal1": SetMeans(9.12, 88.60, 20.30, 16.47),
+    "CarGoal1": SetMeans(9.04, 108.25, 27.03, 20.42),
 }
 TABLE_3 = {
-    "BallRun": Sets(6.6, 74.8, 275.8, 1021.72),
-    "BallCircle": Sets(12.54, 79.6, 740.43, 458.36),
-    "CarRun": Sets(34.84, 34.84, 530.69, 505.06),
-    "CarCircle": Sets(15.77, 92.4, 361.47, 259.75),
-    "DroneRun": Sets(11.6, 134.22, 387.23, 481.42),
+    "BallRun": SetMeans(6.6, 74.8, 275.8, 1021.72),
+    "BallCircle": SetMeans(12.54, 79.6, 740.43, 458.36),
+    "CarRun": SetMeans(34.84, 34.84, 530.69, 505.06),
+    "CarCircle": SetMeans(15.77, 92.4, 361.47, 259.75),
+    "DroneRun": SetMeans(11.6, 134.22, 387.23, 481.42),
 }
 N_PREFERRED, N_DISPREFERRED = 100, 20
 
@@ -54,12 +54,12 @@ N_PREFERRED, N_DISPREFERRED = 100, 20
 @dataclass(frozen=True)
 class Score:
     """
-    Of Table 1: normalised, a mean over 5 seeds and 3 thresholds. The reference has no spread there.
+    One entry of Table 1: normalised reward and cost over 5 seeds and 3 thresholds.
 
-    :param reward: mean
-    :param cost: mean
-    :param reward_std: what the paper prints after ±
-    :param cost_std: the same
+    :param reward: Mean normalised reward.
+    :param cost: Mean normalised cost.
+    :param reward_std: Number that the paper prints after ±. NaN for the reference, for which it prints no such number.
+    :param cost_std: The same for the cost.
     """
 
     reward: float
@@ -169,7 +169,7 @@ TABLE_1 = {
 
 
 def return_ratio(task: dsrl.Task) -> float:
-    """What PREFINE's mean return in Table 1 is of that of its preferred episodes, in Table 2 or 3."""
+    """Divide PREFINE's mean return in Table 1 by the mean return of its preferred episodes in Table 2 or 3."""
     score = TABLE_1[task.name]["PREFINE"].reward
     mean_return = task.min_episode_reward + score * (task.max_episode_reward - task.min_episode_reward)
     return mean_return / {**TABLE_2, **TABLE_3}[task.name].preferred_return
@@ -177,32 +177,36 @@ def return_ratio(task: dsrl.Task) -> float:
 
 def find_tasks(names: Sequence[str]) -> list[dsrl.Task]:
     """
-    Some of the twelve, each as :func:`sb3_prefine.dsrl.find_task` finds it.
+    Find some of the paper's twelve tasks by name.
 
-    :raises ValueError: there are none, DSRL has no such task, or the paper has not
+    :param names: Names or environment ids, as :func:`sb3_prefine.dsrl.find_task` takes them.
+    :return: The tasks, in the same order.
+    :raises ValueError: If there are no names, or a task is not one of DSRL's or not one of the paper's.
     """
     if not names:
-        raise ValueError(f"tasks: there is none. Name some of {', '.join(dsrl.PAPER_TASKS)}.")
+        raise ValueError(f"tasks: found no names. Name some of {', '.join(dsrl.PAPER_TASKS)}.")
     tasks = [dsrl.find_task(name) for name in names]
     for task in tasks:
         if task.name not in dsrl.PAPER_TASKS:
-            raise ValueError(f"tasks: {task.name} is not one of the paper's twelve: {', '.join(dsrl.PAPER_TASKS)}.")
+            raise ValueError(
+                f"tasks: found {task.name}, which the paper does not use. Choose some of {', '.join(dsrl.PAPER_TASKS)}."
+            )
     return tasks
 
 
 def env_id(task: dsrl.Task) -> str:
-    """Of the environment of one of the twelve, which all have one."""
-    assert task.env_id is not None
+    """Get the id of a task's environment."""
+    assert task.env_id is not None  # true for all of the paper's tasks
     return task.env_id
 
 
 def settings(task: dsrl.Task) -> dict[str, Any]:
-    """The paper's values for a task, from RL Zoo's ``prefine.yml``."""
+    """Read the paper's hyperparameters for a task from RL Zoo's ``prefine.yml``."""
     text = (files("sb3_prefine.zoo") / "hyperparams" / "prefine.yml").read_text()
     return yaml.safe_load(text)[env_id(task)]
 
 
-def choose(
+def choose_sets(
     task: dsrl.Task,
     trajectories: Trajectories,
     seed: int,
@@ -211,10 +215,16 @@ def choose(
     n_dispreferred: int = N_DISPREFERRED,
 ) -> PreferenceBuffer:
     """
-    The paper's selection from a task's data: ``PreferenceBuffer.from_costs`` with its values.
+    Choose preferred and dispreferred episodes as in the paper: ``PreferenceBuffer.from_costs`` with its values.
 
-    :param tau: the threshold on the cost of an episode; None is the one of ``prefine.yml``
-    :raises ValueError: no episode is safe, or none is unsafe
+    :param task: One of the twelve tasks.
+    :param trajectories: The task's data.
+    :param seed: Seed of the random choices.
+    :param tau: Threshold τ on the episode cost. If None, the one in ``prefine.yml``.
+    :param n_preferred: Number of preferred episodes.
+    :param n_dispreferred: Number of dispreferred episodes.
+    :return: The two sets.
+    :raises ValueError: If no episode is safe, or no episode is unsafe.
     """
     chosen = settings(task)
     return PreferenceBuffer.from_costs(

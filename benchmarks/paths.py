@@ -1,13 +1,13 @@
-"""Where everything is that the commands read and write, unless an option says otherwise."""
+"""Default paths of everything that the commands read and write."""
 
 from pathlib import Path
 
-# The pages are here.
+# The folder of the pages.
 HERE = Path(__file__).parent
 IMAGES = HERE / "images"
-# The records, which are committed.
+# Records of all commands. Committed.
 RESULTS = HERE / "results"
-# The generated data. Not committed.
+# Generated data. Not committed.
 DATA = HERE / "generated"
-# References, states of training and Optuna's studies, which are made again where they are missing. Not committed.
+# References, training states and Optuna's studies, which are made again if they are missing. Not committed.
 CACHE = HERE / "cache"

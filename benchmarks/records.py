@@ -1,4 +1,4 @@
-"""What a command made, from what and in which time: small JSON files, committed, of which the pages are written."""
+"""Records: small committed JSON files with the results of a command, from which the pages are written."""
 
 import datetime
 import hashlib
@@ -16,7 +16,7 @@ _PACKAGES = ("sb3-prefine", "stable-baselines3", "torch", "numpy", "gymnasium", 
 
 
 def save(path: Path, record: dict[str, Any]) -> None:
-    """Write a record, one line for each of its entries. Missing folders are made."""
+    """Write a record, one line for each entry. Missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items())
     write_atomically(path, f"{{\n{lines}\n}}\n".encode())
@@ -24,13 +24,13 @@ def save(path: Path, record: dict[str, Any]) -> None:
 
 def save_if_new(path: Path, record: dict[str, Any]) -> bool:
     """
-    Write a record, unless the one that is there is of a file with the same checksum.
+    Write a record, unless the existing record describes a file with the same checksum.
 
-    So whoever makes a committed file again sees that it is the same, and his working tree stays clean.
+    The working tree therefore stays clean if a file that is made again is equal to the recorded one.
 
-    :param path: of the record
-    :param record: with the file's ``sha256``
-    :return: whether it was written
+    :param path: Path of the record.
+    :param record: The record, with the file's ``sha256``.
+    :return: Whether the record was written.
     """
     if path.exists() and load(path)["sha256"] == record["sha256"]:
         return False
@@ -39,44 +39,45 @@ def save_if_new(path: Path, record: dict[str, Any]) -> bool:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what :func:`save` wrote."""
+    """Read a record that :func:`save` wrote."""
     return json.loads(path.read_text())
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Compute the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions(task: dsrl.Task | None = None, *others: str) -> dict[str, str]:
     """
-    Of Python and of the packages that have a part in the numbers.
+    Get the versions of Python and of the packages that influence the results.
 
-    :param task: whose simulator is one of them
-    :param others: further packages
+    :param task: A task, whose simulator is added to the packages.
+    :param others: Further packages.
+    :return: The version of each package by name.
     """
     packages = (*_PACKAGES, *others) if task is None else (*_PACKAGES, task.suite, *others)
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def processor() -> str:
-    """What computes, and how many cores of it there are."""
+    """Get the name of the processor and its number of cores."""
     names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def cpu_seconds() -> float:
     """
-    What this process, and those of its own that have ended, have computed so far, in seconds of one core.
+    Get the CPU time that this process and its finished child processes have used so far, in seconds of one core.
 
-    On an idle machine and with one thread it is the time on the clock; on a busy one it still says what the work takes.
+    With one thread on an idle machine it equals the wall-clock time. On a busy machine it still measures the work.
     """
     return sum(os.times()[:4])
 
 
 def today() -> str:
-    """The date, as 2026-11-21."""
+    """Get the date, in the form 2026-11-21."""
     return datetime.date.today().isoformat()
 
 

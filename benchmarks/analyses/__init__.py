@@ -1,1 +1,1 @@
-"""One question each: a record of the answer, and sometimes a picture."""
+"""Analyses that each answer one question, as a record and sometimes a figure."""

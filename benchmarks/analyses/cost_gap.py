@@ -1,15 +1,15 @@
 """
-How the cost gap between the data and the policy's own actions changes as PREFINE trains (Fig. 2 of the paper).
+Measure the cost gap between the data and the policy's own actions while PREFINE trains (Fig. 2 of the paper).
 
     python -m benchmarks cost-gap                   # HalfCheetahVelocity and Walker2dVelocity, three seeds
 
-The reference and the two sets are those of Table 1 (run.py), and PREFINE trains as there. On the way, at each state of
-each episode of both sets an action is sampled from the policy, the state is restored in the simulator, and the action
-is followed for one step: above the speed limit it is a violation. The gap is the absolute difference between the
-violations of the recorded episode and those of the sampled actions, a mean over the episodes of a set.
+The reference, the two sets and the training are those of Table 1. During training, for each state of both sets, an
+action is sampled from the policy, the simulator is set to the state, and the action is executed for one step. A speed
+above the limit is a violation. The gap is the absolute difference between the violations of the recorded episode and of
+the sampled actions, averaged over the episodes of a set.
 
-What came out is in benchmarks/results/TIER/cost_gap/, one file a task; a task whose file is there is not done again.
-The picture, benchmarks/images/cost_gap.png, is drawn from the files each time.
+The records are benchmarks/results/TIER/cost_gap/TASK.json; tasks whose record exists are skipped. The figure,
+benchmarks/images/cost_gap.png, is drawn from the records each time.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ from sb3_prefine.evaluation.cost_gap import CostFunction, CostGap
 from sb3_prefine.evaluation.one_step_cost import one_step_costs
 from sb3_prefine.utils.files import write_atomically
 
-# Fig. 2 has no others.
+# The tasks of Fig. 2.
 TASKS = ("HalfCheetahVelocity", "Walker2dVelocity")
 PREFINE = Method.parse("PREFINE")
 
@@ -49,20 +49,22 @@ def main(
     picture: Path = IMAGES / "cost_gap.png",
 ) -> None:
     """
-    :param tasks: velocity tasks such as HopperVelocity
-    :param tier: whose gradient steps and seeds
-    :param measurements: how often the gap is measured on the way, after the one before the first step
-    :param data: the folder with TASK.hdf5, see generate.py
-    :param results: the folder for TIER/cost_gap/TASK.json
-    :param cache: the folder for the references
-    :param picture: of the tasks of Fig. 2
+    Measure some tasks, and draw the figure.
+
+    :param tasks: Velocity tasks such as HopperVelocity.
+    :param tier: Tier whose gradient steps and seeds are used.
+    :param measurements: Number of measurements during training, besides the one before the first step.
+    :param data: Folder with TASK.hdf5.
+    :param results: Folder for TIER/cost_gap/TASK.json.
+    :param cache: Folder for the references.
+    :param picture: Path of the figure, which shows the tasks of Fig. 2.
     """
     torch.set_num_threads(1)
     folders, folder = Folders(data, cache), results / tier / "cost_gap"
     for task in paper.find_tasks(tasks):
         path = folder / f"{task.name}.json"
         if path.exists():
-            print(f"{task.name}: {path} is there already; remove it to do it again.")
+            print(f"{task.name}: {path} exists already. Remove it to compute it again.")
             continue
         records.save(path, run(task, folders, TIERS[tier].budget, TIERS[tier].seeds, measurements))
         print(f"Wrote {path}.")
@@ -74,22 +76,24 @@ def main(
 
 def run(task: dsrl.Task, folders: Folders, budget: Budget, seeds: tuple[int, ...], measurements: int) -> dict[str, Any]:
     """
-    One task, from its data to the gaps of all seeds.
+    Measure one task with all seeds.
 
-    :param task: one whose states can be restored from its observations
-    :param folders: where the data are, and where the reference is or goes
-    :param budget: gradient steps of both
-    :param seeds: of the choice of episodes and of training
-    :param measurements: how often the gap is measured
-    :return: of each run and set the mean gap, the mean cost of the sampled actions and that of the data; how well
-        the simulator repeats the recorded costs; what random actions would cost; and of what it was made
-    :raises FileNotFoundError: the data are not there
-    :raises ValueError: the data are another task's, the simulator's state is not in the observations, or a third of the
-        steps would not be measured
+    :param task: A task whose simulator states can be restored from its observations.
+    :param folders: Folders of the data and the references.
+    :param budget: Gradient steps of the reference and of PREFINE.
+    :param seeds: Seeds of the choice of episodes and of the training.
+    :param measurements: Number of measurements during training.
+    :return: The record: for each run and set the mean gap and the mean costs of the sampled actions and of the data;
+        how well the simulator repeats the recorded costs; the cost of random actions; and the settings.
+    :raises FileNotFoundError: If the data do not exist.
+    :raises ValueError: If the data are another task's, the observations do not determine the simulator's state, or
+        ``measurements`` is below 3 or does not divide the steps.
     """
     eval_freq, rest = divmod(budget.steps, measurements)
     if measurements < 3 or eval_freq == 0 or rest:
-        raise ValueError(f"measurements: {measurements} of {budget.steps} steps. Give 3 or more that divide the steps.")
+        raise ValueError(
+            f"measurements: found {measurements} for {budget.steps} steps. Give 3 or more that divide the steps."
+        )
     train_reference(task.name, budget, folders)
     costs = one_step_costs(gymnasium.make(paper.env_id(task), disable_env_checker=True))
     started = records.cpu_seconds()
@@ -112,21 +116,21 @@ def run(task: dsrl.Task, folders: Folders, budget: Budget, seeds: tuple[int, ...
 
 def _run(cell: Cell, folders: Folders, costs: CostFunction, eval_freq: int) -> dict[str, Any]:
     setting = prepare(cell, folders)
-    watch = CostGapCallback(costs, eval_freq=eval_freq, seed=cell.seed, verbose=1)
-    cell.method.make(setting).learn(cell.budget.steps, watch, log_interval=None)
+    callback = CostGapCallback(costs, eval_freq=eval_freq, seed=cell.seed, verbose=1)
+    cell.method.make(setting).learn(cell.budget.steps, callback, log_interval=None)
     return {
         "seed": cell.seed,
         **{
             name: {
-                **_of_set([getattr(gaps, name) for gaps in watch.history]),
-                **scale(getattr(setting.preferences, name), costs, cell.seed),
+                **_summarize([getattr(gaps, name) for gaps in callback.history]),
+                **baseline_gaps(getattr(setting.preferences, name), costs, cell.seed),
             }
             for name in ("preferred", "dispreferred")
         },
     }
 
 
-def _of_set(gaps: list[CostGap]) -> dict[str, Any]:
+def _summarize(gaps: list[CostGap]) -> dict[str, Any]:
     return {
         "episodes": len(gaps[0].recorded),
         "recorded": round(float(gaps[0].recorded.mean()), 3),
@@ -135,21 +139,30 @@ def _of_set(gaps: list[CostGap]) -> dict[str, Any]:
     }
 
 
-def scale(episodes: Trajectories, costs: CostFunction, seed: int) -> dict[str, Any]:
+def baseline_gaps(episodes: Trajectories, costs: CostFunction, seed: int) -> dict[str, Any]:
     """
-    Between which gaps a policy's can lie: that of the recorded actions, which is the simulator's error, and that of
-    actions drawn uniformly, of a policy that knows nothing.
+    Measure the gaps between which a policy's gap lies.
 
-    :return: of the recorded actions also the share of steps whose cost is repeated
+    The lower one is the gap of the recorded actions, which is the simulator's error; the upper one is the gap of
+    uniformly random actions.
+
+    :param episodes: The episodes of a set.
+    :param costs: Function that computes the cost of actions in states.
+    :param seed: Seed of the random actions.
+    :return: Both gaps; the share of steps whose recorded cost is repeated; and the mean cost of the random actions.
     """
     rng = np.random.default_rng(seed)
-    again = costs(episodes.observations, episodes.actions)
+    repeated_costs = costs(episodes.observations, episodes.actions)
     # The actions of all twelve tasks are in [-1, 1].
-    blind = costs(episodes.observations, rng.uniform(-1.0, 1.0, episodes.actions.shape).astype(np.float32))
+    random_costs = costs(episodes.observations, rng.uniform(-1.0, 1.0, episodes.actions.shape).astype(np.float32))
     repeated, uniform = (
-        CostGap(episodes.episode_costs, np.add.reduceat(of, episodes.episode_starts)) for of in (again, blind)
+        CostGap(episodes.episode_costs, np.add.reduceat(step_costs, episodes.episode_starts))
+        for step_costs in (repeated_costs, random_costs)
     )
     return {
-        "repeated": {"same": round(float((again == episodes.costs).mean()), 5), "gap": round(repeated.mean, 3)},
+        "repeated": {
+            "same": round(float((repeated_costs == episodes.costs).mean()), 5),
+            "gap": round(repeated.mean, 3),
+        },
         "uniform": {"sampled": round(float(uniform.sampled.mean()), 3), "gap": round(uniform.mean, 3)},
     }

@@ -1,4 +1,4 @@
-"""The picture of cost_gap.py: the gap by thirds of training, and the costs that it is made of."""
+"""The figure of the cost gap: the gap by thirds of training, and the costs behind it."""
 
 import io
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ PHASES = ("before", "early", "mid", "late")
 
 def draw(found: Mapping[str, dict[str, Any]]) -> bytes:
     """
-    A row for each task; the bars' lines go from the lowest to the highest seed.
+    Draw one row for each task. The error bars reach from the lowest to the highest seed.
 
-    :param found: the records of cost_gap.py, by the name of their task
-    :return: a PNG
+    :param found: The records of `cost-gap`, by task.
+    :return: The figure as a PNG.
     """
     figure = Figure(figsize=(11, 4 * max(1, len(found))), layout="constrained")
     for row, (name, record) in zip(figure.subplots(max(1, len(found)), 2, squeeze=False), found.items(), strict=False):
@@ -38,14 +38,14 @@ def draw(found: Mapping[str, dict[str, Any]]) -> bytes:
 
 def phase_means(record: Mapping[str, Any], of: str) -> np.ndarray:
     """
-    The gap before training, and its means over the thirds of training.
+    Compute the gap before training, and its means over the thirds of training.
 
-    :param record: of one task
-    :param of: the set
-    :return: (n_seeds, 4)
+    :param record: The record of one task.
+    :param of: The set: ``"preferred"`` or ``"dispreferred"``.
+    :return: (n_seeds, 4) gaps.
     """
     gaps = np.array([run[of]["gap"] for run in record["runs"]])
-    # The k-th third is of the measurements after (k - 1) / 3 and up to k / 3 of the steps.
+    # The k-th third has the measurements after (k - 1) / 3 and up to k / 3 of the steps.
     thirds = np.ceil(3 * np.array(record["timesteps"]) / record["steps"]).astype(int)
     return np.column_stack([gaps[:, thirds == third].mean(axis=1) for third in range(4)])
 

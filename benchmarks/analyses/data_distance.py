@@ -1,14 +1,14 @@
 """
-How far the preferred episodes are from what the reference does.
+Measure how far the preferred episodes are from the behaviour of the reference.
 
-    python -m benchmarks data-distance                   # the choices of data of the study ``within``
+    python -m benchmarks data-distance                   # the choices of data of the study `within`
 
-At the states of D_p: the reference's log-prob of actions that it samples itself, minus that of D_p's actions, a mean
-over the states, in nats. At 0 the data might be the reference's own. Where it is larger than the bound on PREFINE's
-log-ratios, the preference term is content before the policy does what D_p does.
+The distance is the reference's log-prob of its own sampled actions minus its log-prob of the data's actions, averaged
+over the states of D_p, in nats. At 0 the data could be the reference's own. If the distance exceeds the bound on
+PREFINE's log-ratios, the preference term saturates before the policy acts as in D_p.
 
-What came out is in benchmarks/results/TIER/surprise/, one file a task; a task whose file is there is not done again.
-preferences_page.py reads it.
+The records are benchmarks/results/TIER/surprise/TASK.json; tasks whose record exists are skipped. `preferences-page`
+shows them.
 """
 
 from dataclasses import asdict
@@ -37,39 +37,42 @@ def main(
     cache: Path = CACHE,
 ) -> None:
     """
-    :param tasks: instead of those of the study
-    :param tier: whose references, thresholds and draws
-    :param data: the folder with TASK.hdf5, see generate.py
-    :param results: the folder for TIER/surprise/TASK.json
-    :param cache: the folder for the references
+    Measure some tasks.
+
+    :param tasks: Tasks in place of the study's.
+    :param tier: Tier whose references, thresholds and draws are used.
+    :param data: Folder with TASK.hdf5.
+    :param results: Folder for TIER/surprise/TASK.json.
+    :param cache: Folder for the references.
     """
     torch.set_num_threads(1)
     folders = Folders(data, cache)
-    found: dict[str, list[dict[str, Any]]] = {}
-    wanted = study_cells(STUDY, TIERS[tier], tasks, methods=[METHOD])
-    places = {cell.task: results / tier / "surprise" / f"{cell.task}.json" for cell in wanted}
-    there = {task for task, path in places.items() if path.exists()}
-    # Task by task, as the data of one are kept in memory.
-    for cell in tqdm(sorted((c for c in wanted if c.task not in there), key=lambda c: c.task), unit="choice of data"):
+    distances: dict[str, list[dict[str, Any]]] = {}
+    cells = study_cells(STUDY, TIERS[tier], tasks, methods=[METHOD])
+    paths = {cell.task: results / tier / "surprise" / f"{cell.task}.json" for cell in cells}
+    done = {task for task, path in paths.items() if path.exists()}
+    missing = sorted((cell for cell in cells if cell.task not in done), key=lambda cell: cell.task)
+    # Task by task, because the data of one task are kept in memory.
+    for cell in tqdm(missing, unit="choice of data"):
         train_reference(cell.task, cell.budget, folders)
         setting = prepare(cell, folders)
-        surprise = {"selection": asdict(cell.selection), "nats": round(surprise_of(setting), 3)}
-        found.setdefault(cell.task, []).append(surprise)
-    for task, of_task in found.items():
-        records.save(places[task], {"surprises": of_task, "versions": records.versions(), "date": records.today()})
-        print(f"Wrote {places[task]}.")
-    for task in sorted(there):
-        print(f"{task}: {places[task]} is there already; remove it to do it again.")
+        distance = {"selection": asdict(cell.selection), "nats": round(distance_in_nats(setting), 3)}
+        distances.setdefault(cell.task, []).append(distance)
+    for task, found in distances.items():
+        records.save(paths[task], {"surprises": found, "versions": records.versions(), "date": records.today()})
+        print(f"Wrote {paths[task]}.")
+    for task in sorted(done):
+        print(f"{task}: {paths[task]} exists already. Remove it to compute it again.")
 
 
 @torch.no_grad()
-def surprise_of(setting: Setting) -> float:
-    """In nats, of its D_p for its reference."""
+def distance_in_nats(setting: Setting) -> float:
+    """Measure the distance of D_p from the reference, in nats."""
     reference, preferred = setting.reference, setting.preferences.preferred
-    # No floor under the log-std: asked is the reference as it is.
+    # The lowest log-std, so that the reference is measured without a floor on its standard deviation.
     likelihood = likelihood_of(reference.policy, log_std_min=-20.0)
     observations = torch.as_tensor(reference.normalize(preferred.observations), dtype=torch.float32)
     params = likelihood.params(reference.policy, observations)
-    own = likelihood.sample(params, torch.Generator().manual_seed(setting.seed))
-    theirs = likelihood.encode(torch.tensor(preferred.actions))
-    return float((likelihood.log_prob(params, own) - likelihood.log_prob(params, theirs)).mean())
+    own_actions = likelihood.sample(params, torch.Generator().manual_seed(setting.seed))
+    data_actions = likelihood.encode(torch.tensor(preferred.actions))
+    return float((likelihood.log_prob(params, own_actions) - likelihood.log_prob(params, data_actions)).mean())

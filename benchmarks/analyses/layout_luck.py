@@ -1,16 +1,15 @@
 """
-Why clones of safe episodes are not safe where each episode has a layout of its own (CarGoal1, PointGoal1).
+Explain why clones of safe episodes are not safe if each episode has its own layout (CarGoal1, PointGoal1).
 
     python -m benchmarks layout-luck
 
-It asks two questions of the generated data. **Luck:** a careless agent's episode is safe, too, where the layout is
-kind. So what do the other episodes of the agents cost whose episodes are preferred? The data do not say which agent an
-episode is of; its first observation does, for it shows the layout, and the seeds that each agent was rolled out with
-are known. **Cloning:** to walk around hazards is a rule of many lidar rays, which a network has to learn from actions
-alone. So what does a clone of one careful agent cost, of its own episodes and nothing else, where no luck is in play?
+The analysis asks two questions about the generated data. **Luck:** a careless agent's episode is also safe if its
+layout is easy. What do the other episodes cost of the agents whose episodes are preferred? The data do not name the
+agent of an episode, but its first observation shows the layout, and the seeds with which each agent was rolled out are
+known. **Cloning:** avoiding hazards is a rule over many lidar rays, which a network has to learn from actions alone.
+What does a clone cost that is trained on episodes of one careful agent only, so that luck plays no role?
 
-What came out is in benchmarks/results/luck/, one file a task; a task whose file is there is not done again.
-tables_page.py reads it.
+The records are benchmarks/results/luck/TASK.json; tasks whose record exists are skipped. `report` shows them.
 """
 
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from tqdm.auto import tqdm
 from benchmarks import paper, records
 from benchmarks.datasets.generate import N_ENVS, jobs_of
 from benchmarks.datasets.goal_seeker import GoalSeeker
-from benchmarks.datasets.recipes import EPISODES
+from benchmarks.datasets.recipes import N_EPISODES
 from benchmarks.paths import DATA, RESULTS
 from benchmarks.runs import scores
 from benchmarks.runs.cells import EVALUATION_SEED
@@ -37,19 +36,19 @@ from sb3_prefine.baselines import BC
 from sb3_prefine.rollout.predictor import PolicyLike
 
 TASKS = ("PointGoal1", "CarGoal1")
-# Slow, with a wide berth, and next to no noise: the most careful of recipes.py.
-CAREFUL = {"speed": 1.0, "margin": 0.2, "caution": 6.0, "noise": 0.05}
+# The most careful agent of recipes.py: slow, with a wide margin and hardly any noise.
+CAREFUL_AGENT = {"speed": 1.0, "margin": 0.2, "caution": 6.0, "noise": 0.05}
 
 
 @dataclass(frozen=True)
 class Options:
     """
-    The same for every task.
+    Options for all tasks.
 
-    :param episodes: of the careful agent, to clone
-    :param steps: gradient steps of the clone
-    :param evaluation_episodes: of the agent and of its clone, on the same layouts
-    :param seed: of everything
+    :param episodes: Episodes of the careful agent that are cloned.
+    :param steps: Gradient steps of the clone.
+    :param evaluation_episodes: Evaluation episodes of the agent and of its clone, with the same layouts.
+    :param seed: Seed of the sets, the episodes and the training.
     """
 
     episodes: int = 100
@@ -66,25 +65,27 @@ def main(
     results: Path = RESULTS / "luck",
 ) -> None:
     """
-    :param tasks: Goal tasks
-    :param options: the same for every task
-    :param data: the folder with TASK.hdf5, of generate.py
-    :param results: the folder for TASK.json
-    :raises ValueError: a task whose layouts are the same in all episodes
+    Analyse some tasks.
+
+    :param tasks: Goal tasks.
+    :param options: Options for all tasks.
+    :param data: Folder with the generated TASK.hdf5.
+    :param results: Folder for TASK.json.
+    :raises ValueError: If a task has the same layout in all episodes.
     """
     for name in tasks:
         if name not in TASKS:
-            raise ValueError(f"tasks: found {name}. Only {' and '.join(TASKS)} have layouts; name those.")
+            raise ValueError(f"tasks: found {name}. Choose from {' and '.join(TASKS)}, which have layouts.")
     torch.set_num_threads(1)
     for task in paper.find_tasks(tasks):
         path = results / f"{task.name}.json"
         if path.exists():
-            print(f"{task.name}: {path} is there already; remove it to do it again.")
+            print(f"{task.name}: {path} exists already. Remove it to compute it again.")
             continue
         trajectories = dsrl.load(task.name, data / f"{task.name}.hdf5")
         record = {
-            **luck(task, trajectories, EPISODES[task.name], options.seed),
-            **cloning(task, options),
+            **measure_layout_luck(task, trajectories, N_EPISODES[task.name], options.seed),
+            **measure_cloning(task, options),
             "options": asdict(options),
             "data_sha256": records.checksum(data / f"{task.name}.hdf5"),
             "versions": records.versions(task),
@@ -94,18 +95,22 @@ def main(
         print(f"Wrote {path}.")
 
 
-def luck(task: dsrl.Task, trajectories: Trajectories, n_episodes: int, seed: int) -> dict[str, Any]:
+def measure_layout_luck(task: dsrl.Task, trajectories: Trajectories, n_episodes: int, seed: int) -> dict[str, Any]:
     """
-    :param task: a Goal task
-    :param trajectories: its data
-    :param n_episodes: that were rolled out for them
-    :param seed: of the choice of the two sets
-    :return: the mean cost of D_p, and that of the other episodes of their agents, with its interval
-    :raises ValueError: an episode is not of these agents
+    Compare the preferred episodes with the other episodes of their agents.
+
+    :param task: A Goal task.
+    :param trajectories: Its data.
+    :param n_episodes: Number of episodes that were rolled out for the data.
+    :param seed: Seed of the choice of the two sets.
+    :return: The mean cost of D_p, and the mean cost of the other episodes of its agents with its interval.
+    :raises ValueError: If an episode belongs to none of the agents.
     """
-    preferred = paper.choose(task, trajectories, seed).preferred_ids
+    preferred = paper.choose_sets(task, trajectories, seed).preferred_ids
     assert preferred is not None
-    others = costs_of_others(trajectories.episode_costs, authors(task, trajectories, n_episodes), preferred)
+    others = mean_costs_of_other_episodes(
+        trajectories.episode_costs, find_agents(task, trajectories, n_episodes), preferred
+    )
     score = scores.summarize([others])
     return {
         "preferred_cost": float(trajectories.episode_costs[preferred].mean()),
@@ -114,15 +119,15 @@ def luck(task: dsrl.Task, trajectories: Trajectories, n_episodes: int, seed: int
     }
 
 
-def authors(task: dsrl.Task, trajectories: Trajectories, n_episodes: int) -> np.ndarray:
+def find_agents(task: dsrl.Task, trajectories: Trajectories, n_episodes: int) -> np.ndarray:
     """
-    Which agent each episode is of.
+    Find the agent of each episode by its layout.
 
-    :param task: a Goal task
-    :param trajectories: its data, made by ``generate.py rollout`` with seed 0
-    :param n_episodes: that were rolled out for them
-    :return: the agents' numbers, (len(trajectories),)
-    :raises ValueError: an episode is not of these agents
+    :param task: A Goal task.
+    :param trajectories: Its data, made by ``generate rollout`` with seed 0.
+    :param n_episodes: Number of episodes that were rolled out for the data.
+    :return: (n_episodes,) numbers of the agents.
+    :raises ValueError: If an episode belongs to none of the agents.
     """
     agent_of: dict[bytes, int] = {}
     for number, job in enumerate(tqdm(jobs_of(task, n_episodes, seed=0), desc=f"{task.name}: layouts", unit="agent")):
@@ -133,44 +138,49 @@ def authors(task: dsrl.Task, trajectories: Trajectories, n_episodes: int) -> np.
     found = [agent_of.get(layout) for layout in _first_observations(trajectories)]
     if None in found:
         raise ValueError(
-            f"{task.name}: {found.count(None)} of {len(found)} episodes are of none of the agents. Make the data with "
+            f"{task.name}: {found.count(None)} of {len(found)} episodes belong to no agent. Make the data with "
             f"`python -m benchmarks generate rollout {task.name}`."
         )
     return np.array(found)
 
 
-def costs_of_others(costs: np.ndarray, authors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def mean_costs_of_other_episodes(costs: np.ndarray, agents_of_episodes: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """
-    For each of the chosen episodes: the mean cost of the others of its agent. Those that are alone are left out.
+    Average the costs of the other episodes of the agent of each chosen episode.
 
-    :param costs: of all episodes
-    :param authors: the agent of each
-    :param chosen: numbers of episodes
+    :param costs: (n_episodes,) costs of all episodes.
+    :param agents_of_episodes: (n_episodes,) agent of each episode.
+    :param chosen: Numbers of the chosen episodes.
+    :return: The mean costs. Agents with a single episode are left out.
     """
-    same = (authors[chosen][:, None] == authors) & (chosen[:, None] != np.arange(len(costs)))
+    same = (agents_of_episodes[chosen][:, None] == agents_of_episodes) & (chosen[:, None] != np.arange(len(costs)))
     return np.array([costs[others].mean() for others in same if others.any()])
 
 
-def cloning(task: dsrl.Task, options: Options) -> dict[str, Any]:
+def measure_cloning(task: dsrl.Task, options: Options) -> dict[str, Any]:
     """
-    :return: the episode costs and returns of a careful agent, and of its clone by the mode and by samples
+    Clone a careful agent, and evaluate both.
+
+    :param task: A Goal task.
+    :param options: Options for all tasks.
+    :return: Episode costs and returns of the agent, and of its clone with deterministic and with stochastic actions.
     """
     env_id = paper.env_id(task)
-    agent = GoalSeeker(task.name.removesuffix("Goal1"), **CAREFUL)
-    own = collect(agent, env_id, options.episodes, n_envs=N_ENVS, seed=options.seed)
-    clone = BC(POLICY, own, env=env_id, seed=options.seed, device="cpu").learn(options.steps, progress_bar=True)
+    agent = GoalSeeker(task.name.removesuffix("Goal1"), **CAREFUL_AGENT)
+    episodes = collect(agent, env_id, options.episodes, n_envs=N_ENVS, seed=options.seed)
+    clone = BC(POLICY, episodes, env=env_id, seed=options.seed, device="cpu").learn(options.steps, progress_bar=True)
 
     seed = EVALUATION_SEED + options.seed
 
-    def run(policy: PolicyLike, deterministic: bool) -> dict[str, list[float]]:
+    def evaluate(policy: PolicyLike, deterministic: bool) -> dict[str, list[float]]:
         n_episodes = options.evaluation_episodes
         return _episodes(evaluate_policy(policy, env_id, n_episodes, deterministic=deterministic, seed=seed))
 
     return {
         "agent": asdict(agent),
-        "of_agent": run(agent, deterministic=False),
-        "of_clone": run(clone, deterministic=True),
-        "of_clone_by_samples": run(clone, deterministic=False),
+        "of_agent": evaluate(agent, deterministic=False),
+        "of_clone": evaluate(clone, deterministic=True),
+        "of_clone_by_samples": evaluate(clone, deterministic=False),
     }
 
 
@@ -183,6 +193,6 @@ def _one_step(env_id: str) -> gymnasium.Env:
 
 
 def _first_observations(trajectories: Trajectories) -> list[bytes]:
-    """Of each episode, as something that can be looked up."""
+    """Get the first observation of each episode as a dictionary key."""
     assert isinstance(trajectories.observations, np.ndarray)  # a Dict observation space has more than one
     return [row.tobytes() for row in trajectories.observations[trajectories.episode_starts].astype(np.float32)]

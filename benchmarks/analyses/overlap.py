@@ -1,16 +1,16 @@
 """
-How far the states of the preferred and the dispreferred episodes overlap (Fig. 13 of the paper).
+Measure how much the states of the preferred and dispreferred episodes overlap (Fig. 13 of the paper).
 
-    python -m benchmarks overlap BallCircle         # all twelve without names
+    python -m benchmarks overlap BallCircle         # all twelve tasks if none is named
 
-Of each task's data the two sets are chosen as the paper does, and the same number of states is drawn from each. UMAP
-lays all of them in a plane, which is cut into 50 x 50 cells. The Jaccard similarity is the number of cells that hold
-states of both sets, divided by the number of those that hold any. The paper says "around 70%" and no more: how many
-states and which cells is our reading. Finitely many states leave cells empty by chance, so the similarity of a single
-set with itself is below 1 as well: it is measured with the states handed out to two sets at random, and stands beside.
+The two sets of each task are chosen as in the paper, and the same number of states is drawn from each. UMAP embeds all
+states in the plane, which is divided into 50 x 50 grid cells. The Jaccard similarity is the number of cells with states
+of both sets, divided by the number of cells with any states. The paper only says "around 70%"; the number of states and
+the grid are our choice. With finitely many states some cells are empty by chance, so that even two samples of the same
+set have a similarity below 1. It is measured by assigning the states to two sets at random.
 
-What came out is in benchmarks/results/overlap/, one file a task; a task whose file is there is not done again. The
-picture, benchmarks/images/overlap.png, is drawn from the files each time.
+The records are benchmarks/results/overlap/TASK.json; tasks whose record exists are skipped. The figure,
+benchmarks/images/overlap.png, is drawn from the records each time.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,23 +26,23 @@ from benchmarks.paths import DATA, IMAGES, RESULTS
 from sb3_prefine import PreferenceBuffer, Trajectories, dsrl
 from sb3_prefine.utils.files import write_atomically
 
-# Cells each way.
-N_CELLS = 50
-# Of UMAP; they are its defaults.
+# Number of grid cells per axis.
+GRID_SIZE = 50
+# UMAP's hyperparameters, at their defaults.
 N_NEIGHBORS, MIN_DIST = 15, 0.1
-# How often the states are handed out at random.
+# How often the states are assigned to two sets at random.
 N_SHUFFLES = 20
-# So many of each set are kept for the picture.
+# States of each set that are saved for the figure.
 N_DRAWN = 1_500
 
 
 @dataclass(frozen=True)
 class Options:
     """
-    The same for every task.
+    Options for all tasks.
 
-    :param states: to draw from each set, fewer where a set has no more
-    :param seed: of everything
+    :param states: Number of states to draw from each set; fewer if a set has fewer.
+    :param seed: Seed of the sets, of the states and of UMAP.
     """
 
     states: int = 5_000
@@ -50,13 +50,13 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Cells:
+class GridCounts:
     """
-    How many cells of the grid hold states.
+    Numbers of occupied grid cells.
 
-    :param both: of both sets
-    :param preferred: of D_p alone
-    :param dispreferred: of D_np alone
+    :param both: Cells with states of both sets.
+    :param preferred: Cells with states of D_p only.
+    :param dispreferred: Cells with states of D_np only.
     """
 
     both: int
@@ -65,7 +65,7 @@ class Cells:
 
     @property
     def jaccard(self) -> float:
-        """Of the cells of one set with those of the other."""
+        """Jaccard similarity of the cells of both sets."""
         return self.both / (self.both + self.preferred + self.dispreferred)
 
 
@@ -78,20 +78,22 @@ def main(
     picture: Path = IMAGES / "overlap.png",
 ) -> None:
     """
-    :param tasks: names such as BallCircle
-    :param options: the same for every task
-    :param data: the folder with TASK.hdf5, see generate.py
-    :param results: the folder for TASK.json
-    :param picture: of all tasks in that folder
+    Measure some tasks, and draw the figure.
+
+    :param tasks: Names such as BallCircle.
+    :param options: Options for all tasks.
+    :param data: Folder with TASK.hdf5.
+    :param results: Folder for TASK.json.
+    :param picture: Path of the figure, which shows all tasks with a record.
     """
     for task in paper.find_tasks(tasks):
         path = results / f"{task.name}.json"
         if path.exists():
-            print(f"{task.name}: {path} is there already; remove it to do it again.")
+            print(f"{task.name}: {path} exists already. Remove it to compute it again.")
             continue
         found = run(task, data / f"{task.name}.hdf5", options)
         records.save(path, found)
-        print(f"{task.name}: Jaccard {found['jaccard']:.2f}, {found['shuffled']:.2f} if there were no difference")
+        print(f"{task.name}: Jaccard {found['jaccard']:.2f}, {found['shuffled']:.2f} for two random sets")
     measured = {name: results / f"{name}.json" for name in dsrl.PAPER_TASKS}
     picture.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(picture, draw({name: records.load(path) for name, path in measured.items() if path.exists()}))
@@ -100,32 +102,32 @@ def main(
 
 def run(task: dsrl.Task, path: Path, options: Options) -> dict[str, Any]:
     """
-    One task, from its data to the overlap.
+    Measure one task.
 
-    :param task: one of the twelve
-    :param path: of its data
-    :param options: how
-    :return: the Jaccard similarity, that of states handed out at random, some of the points, and of what it was made
-    :raises FileNotFoundError: the data are not there
-    :raises ValueError: the data are another task's, or no episode is safe or unsafe
+    :param task: One of the twelve tasks.
+    :param path: Path of its data.
+    :param options: Options for all tasks.
+    :return: The record: the Jaccard similarity, that of two random sets, some of the points, and the settings.
+    :raises FileNotFoundError: If the data do not exist.
+    :raises ValueError: If the data are another task's, or no episode is safe or unsafe.
     """
     trajectories = dsrl.load(task, path)
-    preferences = paper.choose(task, trajectories, options.seed)
+    preferences = paper.choose_sets(task, trajectories, options.seed)
     rng = np.random.default_rng(options.seed)
     started = records.cpu_seconds()
     preferred, dispreferred = draw_states(preferences, options.states, rng)
     n = len(preferred)
     points = embed(np.concatenate((preferred, dispreferred)), options.seed)
-    cells = count_cells(points[:n], points[n:])
-    shuffled = [count_cells(*np.split(rng.permutation(points), 2)).jaccard for _ in range(N_SHUFFLES)]
+    counts = count_occupied_cells(points[:n], points[n:])
+    shuffled = [count_occupied_cells(*np.split(rng.permutation(points), 2)).jaccard for _ in range(N_SHUFFLES)]
     return {
-        "jaccard": round(cells.jaccard, 4),
+        "jaccard": round(counts.jaccard, 4),
         "shuffled": round(float(np.mean(shuffled)), 4),
-        "cells": asdict(cells),
-        "grid": [N_CELLS, N_CELLS],
+        "cells": asdict(counts),
+        "grid": [GRID_SIZE, GRID_SIZE],
         "states": n,
         "states_of": {name: getattr(preferences, name).n_transitions for name in ("preferred", "dispreferred")},
-        # Drawn at random above: the first are as good as any.
+        # The states are in random order, so the first ones are a random sample.
         "points": {"preferred": _rounded(points[:n][:N_DRAWN]), "dispreferred": _rounded(points[n:][:N_DRAWN])},
         "umap": {"n_neighbors": N_NEIGHBORS, "min_dist": MIN_DIST},
         "cpu_seconds": round(records.cpu_seconds() - started, 1),
@@ -139,15 +141,17 @@ def run(task: dsrl.Task, path: Path, options: Options) -> dict[str, Any]:
 
 def draw_states(preferences: PreferenceBuffer, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """
-    As many states of D_p as of D_np, without replacement.
+    Draw the same number of states of D_p and of D_np, without replacement.
 
-    :param n: of each, at most
-    :return: (n, O) each
+    :param preferences: The two sets.
+    :param n: Maximum number of states of each set.
+    :param rng: Random number generator.
+    :return: (n, O) states of each set.
     """
     n = min(n, preferences.preferred.n_transitions, preferences.dispreferred.n_transitions)
 
     def drawn(episodes: Trajectories) -> np.ndarray:
-        assert isinstance(episodes.observations, np.ndarray)  # those of the twelve tasks are vectors
+        assert isinstance(episodes.observations, np.ndarray)  # the twelve tasks have vector observations
         return episodes.observations[rng.choice(episodes.n_transitions, n, replace=False)]
 
     return drawn(preferences.preferred), drawn(preferences.dispreferred)
@@ -155,34 +159,37 @@ def draw_states(preferences: PreferenceBuffer, n: int, rng: np.random.Generator)
 
 def embed(states: np.ndarray, seed: int) -> np.ndarray:
     """
-    UMAP to two dimensions, of states that are standardised first: speeds would outweigh angles.
+    Embed states in two dimensions with UMAP, after standardising them, because speeds would outweigh angles.
 
     McInnes et al., UMAP: Uniform Manifold Approximation and Projection for Dimension Reduction (arXiv 1802.03426).
 
-    :param states: (N, O)
-    :return: (N, 2)
+    :param states: (N, O) states.
+    :param seed: Seed of UMAP.
+    :return: (N, 2) points.
     """
-    from umap import UMAP  # it compiles for seconds
+    from umap import UMAP  # compiling it takes seconds
 
     std = states.std(axis=0)
     standardised = (states - states.mean(axis=0)) / np.where(std > 0, std, 1.0)
-    # With a seed it computes with one thread, and says so unless it is told.
+    # With a seed UMAP uses one thread; n_jobs=1 avoids its warning about that.
     return UMAP(n_neighbors=N_NEIGHBORS, min_dist=MIN_DIST, random_state=seed, n_jobs=1).fit_transform(standardised)
 
 
-def count_cells(preferred: np.ndarray, dispreferred: np.ndarray) -> Cells:
+def count_occupied_cells(preferred: np.ndarray, dispreferred: np.ndarray) -> GridCounts:
     """
-    Lay a grid over the points of both sets and count the cells that hold some.
+    Count the grid cells with points of the two sets. The grid covers the points of both sets.
 
-    :param preferred: (N, 2)
-    :param dispreferred: (M, 2)
+    :param preferred: (N, 2) points of D_p.
+    :param dispreferred: (M, 2) points of D_np.
+    :return: The numbers of cells.
     """
     both = np.concatenate((preferred, dispreferred))
     bounds = np.column_stack((both.min(axis=0), both.max(axis=0)))
-    of_p, of_np = (
-        np.histogram2d(of[:, 0], of[:, 1], bins=N_CELLS, range=bounds)[0] > 0 for of in (preferred, dispreferred)
+    occupied_p, occupied_np = (
+        np.histogram2d(of[:, 0], of[:, 1], bins=GRID_SIZE, range=bounds)[0] > 0 for of in (preferred, dispreferred)
     )
-    return Cells(int((of_p & of_np).sum()), int((of_p & ~of_np).sum()), int((of_np & ~of_p).sum()))
+    counts = (occupied_p & occupied_np, occupied_p & ~occupied_np, occupied_np & ~occupied_p)
+    return GridCounts(*(int(cells.sum()) for cells in counts))
 
 
 def _rounded(points: np.ndarray) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""The picture of overlap.py: the states of both sets of every task in a plane."""
+"""The figure of the overlap: the embedded states of both sets of every task."""
 
 import io
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ LABELS = {"preferred": "states of D_p", "dispreferred": "states of D_np"}
 
 def draw(found: Mapping[str, dict[str, Any]]) -> bytes:
     """
-    One point a state, and the Jaccard similarity.
+    Draw one panel for each of the twelve tasks, with a point for each state, and the Jaccard similarity.
 
-    :param found: the records of overlap.py, by the name of their task
-    :return: a PNG, with a place for each of the twelve tasks
+    :param found: The records of `overlap`, by task.
+    :return: The figure as a PNG.
     """
     figure = Figure(figsize=(12, 14), layout="constrained")
     for axes, name in zip(figure.subplots(4, 3).flat, dsrl.PAPER_TASKS, strict=True):
         axes.spines[:].set_visible(False)
-        # The directions of an embedding mean nothing.
+        # The axes of an embedding have no meaning.
         axes.set_xticks([])
         axes.set_yticks([])
         if name in found:
@@ -47,7 +47,7 @@ def draw(found: Mapping[str, dict[str, Any]]) -> bytes:
 def _draw_states(axes: Axes, name: str, record: Mapping[str, Any]) -> None:
     points = [np.column_stack((record["points"][of]["x"], record["points"][of]["y"])) for of in COLORS]
     colors = np.repeat(list(COLORS.values()), [len(part) for part in points])
-    # Mixed, so that neither set lies over the other.
+    # In random order, so that neither set covers the other.
     order = np.random.default_rng(0).permutation(len(colors))
     mixed = np.concatenate(points)[order]
     axes.scatter(mixed[:, 0], mixed[:, 1], s=4, c=colors[order].tolist(), linewidths=0)

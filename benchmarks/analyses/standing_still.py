@@ -1,13 +1,13 @@
 """
-Whether robots stand still in the Goal tasks, where nobody whom they have learnt from does (CarGoal1, PointGoal1).
+Measure how often robots stand still in the Goal tasks, although the agents in their data do not (CarGoal1, PointGoal1).
 
     python -m benchmarks standing-still
 
-A clone that has come to a halt sees what it never saw in its data, and may stay there until the episode ends: without
-goals, and inside a hazard at a cost of 1 a step. BC and PREFINE are trained as in Table 1 and rolled out by their mode.
+A clone that has stopped is in a state that its data do not have, and may stay there until the episode ends: without
+reaching goals, and inside a hazard at a cost of 1 per step. BC and PREFINE are trained as in Table 1 and rolled out
+with deterministic actions.
 
-What came out is in benchmarks/results/standing/, one file a task; a task whose file is there is not done again.
-tables_page.py reads it.
+The records are benchmarks/results/standing/TASK.json; tasks whose record exists are skipped. `report` shows them.
 """
 
 from pathlib import Path
@@ -29,9 +29,9 @@ from sb3_prefine import Trajectories, collect, dsrl
 
 TASKS = ("PointGoal1", "CarGoal1")
 METHODS = ("BC", "PREFINE")
-STILL = 0.05  # metres a second: whoever is slower stands
-# An episode ends standing if of so many last steps more than so many are of that kind.
-_LAST, _MOST = 300, 0.9
+STANDING_SPEED = 0.05  # m/s; slower robots count as standing still
+# An episode ends standing still if the robot stands in more than this share of this many last steps.
+_N_LAST_STEPS, _MIN_SHARE = 300, 0.9
 
 
 def main(
@@ -44,27 +44,29 @@ def main(
     cache: Path = CACHE,
 ) -> None:
     """
-    :param tasks: Goal tasks
-    :param tier: whose budget and references
-    :param seeds: of training, each with a draw of the data of its own
-    :param data: the folder with TASK.hdf5, of generate.py
-    :param results: the folder for TASK.json
-    :param cache: the folder for the references
-    :raises ValueError: a task that is not a Goal task
+    Analyse some tasks.
+
+    :param tasks: Goal tasks.
+    :param tier: Tier whose budget and references are used.
+    :param seeds: Seeds of training, each with its own draw of the two sets.
+    :param data: Folder with TASK.hdf5.
+    :param results: Folder for TASK.json.
+    :param cache: Folder for the references.
+    :raises ValueError: If a task is not a Goal task.
     """
     for name in tasks:
         if name not in TASKS:
-            raise ValueError(f"tasks: found {name}. Name Goal tasks: {' and '.join(TASKS)}.")
+            raise ValueError(f"tasks: found {name}. Choose from the Goal tasks {' and '.join(TASKS)}.")
     torch.set_num_threads(1)
     for task in paper.find_tasks(tasks):
         path = results / f"{task.name}.json"
         if path.exists():
-            print(f"{task.name}: {path} is there already; remove it to do it again.")
+            print(f"{task.name}: {path} exists already. Remove it to compute it again.")
             continue
         record = {
             **measure(task, tier, seeds, Folders(data, cache)),
             "seeds": seeds,
-            "still": STILL,
+            "still": STANDING_SPEED,
             "data_sha256": records.checksum(data / f"{task.name}.hdf5"),
             "versions": records.versions(task),
             "date": records.today(),
@@ -75,38 +77,42 @@ def main(
 
 def measure(task: dsrl.Task, tier: TierName, seeds: tuple[int, ...], folders: Folders) -> dict[str, Any]:
     """
-    :param task: a Goal task
-    :param tier: whose budget
-    :param seeds: of training
-    :param folders: where the data and the references are
-    :return: by ``"preferred"``, ``"BC"`` and ``"PREFINE"``: as :func:`standing` gives it, over all seeds
+    Train the methods, and measure how often they stand still.
+
+    :param task: A Goal task.
+    :param tier: Tier whose budget is used.
+    :param seeds: Seeds of training.
+    :param folders: Folders of the data and the references.
+    :return: The result of :func:`standing_shares` over all seeds, for ``"preferred"``, ``"BC"`` and ``"PREFINE"``.
     """
-    tabled = TIERS[tier]
-    train_reference(task.name, tabled.budget, folders)
+    tier_settings = TIERS[tier]
+    train_reference(task.name, tier_settings.budget, folders)
     found: dict[str, list[Trajectories]] = {name: [] for name in ("preferred", *METHODS)}
     for seed in tqdm(seeds, desc=task.name, unit="seed"):
         for method in map(Method.parse, METHODS):
-            cell = Cell(task.name, method, Selection(tau=tabled.taus[0], draw=seed), seed, tabled.budget)
+            cell = Cell(task.name, method, Selection(tau=tier_settings.taus[0], draw=seed), seed, tier_settings.budget)
             setting = prepare(cell, folders)
             model = method.make(setting).learn(method.steps(cell.budget), log_interval=None)
-            n_episodes, its_seed = cell.budget.episodes, EVALUATION_SEED + seed
+            n_episodes, evaluation_seed = cell.budget.episodes, EVALUATION_SEED + seed
             found[method.name].append(
-                collect(model, setting.env_id, n_episodes, deterministic=True, seed=its_seed, progress_bar=False)
+                collect(model, setting.env_id, n_episodes, deterministic=True, seed=evaluation_seed, progress_bar=False)
             )
         found["preferred"].append(setting.preferences.preferred)
     robot = task.name.removesuffix("Goal1")
-    return {name: standing(Trajectories.concatenate(parts), robot) for name, parts in found.items()}
+    return {name: standing_shares(Trajectories.concatenate(parts), robot) for name, parts in found.items()}
 
 
-def standing(trajectories: Trajectories, robot: str) -> dict[str, float]:
+def standing_shares(trajectories: Trajectories, robot: str) -> dict[str, float]:
     """
-    :param trajectories: of a Goal task
-    :param robot: ``"Point"`` or ``"Car"``
-    :return: ``steps``: the share of steps in which it stands; ``episodes``: the share of episodes that end so
+    Measure how often a robot stands still.
+
+    :param trajectories: Episodes of a Goal task.
+    :param robot: ``"Point"`` or ``"Car"``.
+    :return: ``steps``: the share of steps in which the robot stands; ``episodes``: the share of episodes that end so.
     """
     first = SENSORS[robot].velocimeter
     assert isinstance(trajectories.observations, np.ndarray)  # a Dict observation space has more than one
-    still = np.linalg.norm(trajectories.observations[:, first : first + 2], axis=1) < STILL
+    still = np.linalg.norm(trajectories.observations[:, first : first + 2], axis=1) < STANDING_SPEED
     episodes = np.split(still, trajectories.episode_starts[1:])
-    ends = [episode[-_LAST:].mean() > _MOST for episode in episodes]
+    ends = [episode[-_N_LAST_STEPS:].mean() > _MIN_SHARE for episode in episodes]
     return {"steps": round(float(still.mean()), 4), "episodes": round(float(np.mean(ends)), 4)}

@@ -1,1 +1,1 @@
-"""Makes the generated data: agents are trained, rolled out, and their episodes thinned to the shape of DSRL's."""
+"""Generate data in DSRL's layout: train agents, roll them out, and thin their episodes."""

@@ -1,4 +1,4 @@
-"""The agents whose episodes make the generated data: small Gaussian policies, without what only training needs."""
+"""Agents for the generated data: small Gaussian policies with only the arrays that acting needs."""
 
 import io
 import zipfile
@@ -14,9 +14,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_prefine.utils.files import write_atomically
 
-CLIP = 10.0  # of a normalised observation, VecNormalize's default
-# Another processor sums in another order. Computed in float64 and rounded to so many decimals, the actions for the same
-# observations are the same on all of them: an episode differs only where the simulator itself does.
+CLIP = 10.0  # largest normalised observation, VecNormalize's default
+# Processors differ in the order of their sums. Actions are computed in float64 and rounded to this many decimals, so
+# they are the same on all processors, and episodes differ only where the simulator differs.
 DECIMALS = 4
 
 Layers = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -25,13 +25,13 @@ Layers = tuple[np.ndarray, np.ndarray, np.ndarray]
 @dataclass(frozen=True, eq=False)
 class Behavior:
     """
-    A Gaussian policy of two hidden tanh layers on normalised observations, with SB3's ``predict``.
+    A Gaussian policy with two hidden tanh layers on normalised observations, with SB3's ``predict``.
 
-    :param mean: (D,), of the observations
-    :param std: (D,), of the observations
-    :param weights: of the three layers, (out, in) each
-    :param biases: of the three layers, (out,) each
-    :param log_std: (A,), of the actions
+    :param mean: (D,) mean of the observations.
+    :param std: (D,) standard deviation of the observations.
+    :param weights: (out, in) weights of each of the three layers.
+    :param biases: (out,) biases of each of the three layers.
+    :param log_std: (A,) log standard deviation of the actions.
     """
 
     mean: np.ndarray
@@ -41,8 +41,8 @@ class Behavior:
     log_std: np.ndarray
 
     @classmethod
-    def of_ppo(cls, model: PPO, normalize: VecNormalize) -> "Behavior":
-        """The actor of a PPO with SB3's default network, in half precision."""
+    def from_ppo(cls, model: PPO, normalize: VecNormalize) -> "Behavior":
+        """Copy the actor of a PPO with SB3's default network, in half precision."""
         policy, statistics = model.policy, normalize.obs_rms
         assert isinstance(statistics, RunningMeanStd)  # a Dict observation space has more than one
         first, second = (policy.mlp_extractor.policy_net[i] for i in (0, 2))
@@ -63,12 +63,13 @@ class Behavior:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, None]:
         """
-        :param observation: (N, D), raw
-        :param state: not used
-        :param episode_start: not used
-        :param deterministic: whether to take the mean; else NumPy's global random state is drawn from, as SB3 draws
-            from torch's
-        :return: actions (N, A), rounded, not clipped
+        Compute actions, as SB3's ``predict`` does.
+
+        :param observation: (N, D) raw observations.
+        :param state: Not used.
+        :param episode_start: Not used.
+        :param deterministic: Whether to take the mean. Otherwise noise is drawn from NumPy's global random state.
+        :return: (N, A) rounded actions, not clipped, and None.
         """
         hidden = np.clip((np.asarray(observation, np.float64) - self.mean) / self.std, -CLIP, CLIP)
         for weight, bias in zip(self.weights[:2], self.biases[:2], strict=True):
@@ -81,9 +82,10 @@ class Behavior:
 
     def with_noise(self, factor: float) -> "Behavior":
         """
-        The same agent, less skilled.
+        Copy the agent with other noise.
 
-        :param factor: of the actions' standard deviation
+        :param factor: Factor by which the standard deviation of the actions is multiplied.
+        :return: The copy.
         """
         return replace(self, log_std=self.log_std + np.float32(np.log(factor)))
 
@@ -91,27 +93,27 @@ class Behavior:
 @dataclass(frozen=True, eq=False)
 class Behaviors:
     """
-    Many of them, of one task, in the order of training.
+    Behaviors of one task, in the order of training.
 
-    :param columns: Behavior's arrays by name, those of all behaviors stacked: (n_behaviors, ...)
+    :param columns: (n_behaviors, …) stacked arrays of the behaviors, by name.
     """
 
     columns: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, behaviors: Sequence[Behavior]) -> "Behaviors":
-        """Stack at least one."""
+    def stack(cls, behaviors: Sequence[Behavior]) -> "Behaviors":
+        """Stack one or more behaviors."""
         arrays = [_arrays(behavior) for behavior in behaviors]
         return cls({name: np.stack([a[name] for a in arrays]) for name in arrays[0]})
 
     @classmethod
     def load(cls, path: Path) -> "Behaviors":
-        """Read what :meth:`save` wrote."""
+        """Read a file that :meth:`save` wrote."""
         with np.load(path) as file:
             return cls({name: file[name] for name in file.files})
 
     def save(self, path: Path) -> None:
-        """Write them, whole or not at all. The same behaviors give the same bytes: np.savez would write the time."""
+        """Write the behaviors atomically. The same behaviors give the same bytes; np.savez would write the time."""
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
             for name, column in self.columns.items():

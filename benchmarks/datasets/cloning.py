@@ -1,4 +1,4 @@
-"""Where PPO begins when chance would take too long to find a reward: at another agent's policy and value."""
+"""Initialise PPO as a clone of another agent, for tasks in which exploration rarely finds a reward."""
 
 import numpy as np
 import torch
@@ -18,16 +18,16 @@ LEARNING_RATE = 1e-3
 
 def clone(model: PPO, normalize: VecNormalize, expert: PolicyPredictor | str, env_id: str, seed: int) -> None:
     """
-    Fit an untrained PPO to an agent: its actor to the agent's actions, its critic to the agent's discounted returns.
+    Train the actor of an untrained PPO on an agent's actions, and its critic on the agent's discounted returns.
 
-    With a critic that has not seen the agent's returns, PPO's first updates would throw away what was cloned.
+    With an untrained critic, PPO's first updates would destroy the cloned policy.
 
-    :param model: whose policy is SB3's default for vectors
-    :param normalize: its environment, whose statistics become those of the agent's episodes
-    :param expert: rolled out with its noise; what it would have done without is what is learnt. A name, such as
-        ppo/Hopper-v3, is one of RL Zoo's agents
-    :param env_id: the environment
-    :param seed: of the episodes and the batches
+    :param model: A PPO with SB3's default policy for vector observations.
+    :param normalize: The environment of the model. Its statistics become those of the agent's episodes.
+    :param expert: The agent, or its name in RL Zoo, such as ppo/Hopper-v3. It is rolled out with stochastic actions,
+        and its deterministic actions in the same states are cloned.
+    :param env_id: Id of the environment.
+    :param seed: Seed of the episodes and the batches.
     """
     if isinstance(expert, str):
         expert = load_reference(expert)
@@ -55,7 +55,7 @@ def clone(model: PPO, normalize: VecNormalize, expert: PolicyPredictor | str, en
 
 
 def _running_returns(episodes: Trajectories, gamma: float) -> np.ndarray:
-    """(n_transitions,) what VecNormalize scales rewards by: R_t = gamma R_{t-1} + r_t within an episode."""
+    """(n_transitions,) R_t = gamma R_{t-1} + r_t within an episode, by whose variance VecNormalize scales rewards."""
     return np.concatenate([lfilter([1.0], [1.0, -gamma], rewards) for rewards in _split(episodes)])
 
 

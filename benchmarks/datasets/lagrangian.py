@@ -1,9 +1,9 @@
 """
-PPO with a Lagrange multiplier on the episode cost: one run gives a population of behaviors along the frontier.
+PPO with a Lagrange multiplier on the episode cost: one run gives many behaviors along the frontier of return and cost.
 
-Ray, Achiam and Amodei, *Benchmarking Safe Exploration in Deep Reinforcement Learning*, 2019 (PPO-Lagrangian), with the
-constraint on the undiscounted episode cost, and one cost limit after the other, so that each stage starts from the
-policy of the one before.
+Ray, Achiam and Amodei, *Benchmarking Safe Exploration in Deep Reinforcement Learning*, 2019 (PPO-Lagrangian). The
+constraint is on the undiscounted episode cost, and training goes through several cost limits in stages, each of which
+starts from the policy of the previous one.
 """
 
 import json
@@ -22,36 +22,37 @@ from benchmarks import records
 from benchmarks.datasets.behaviors import Behavior, Behaviors
 from benchmarks.datasets.cloning import clone
 from benchmarks.datasets.goal_seeker import GoalSeeker
-from benchmarks.datasets.speed_penalty import Pacemaker
+from benchmarks.datasets.speed_penalty import SpeedPenalty
 from sb3_prefine.utils.files import write_atomically
 
 N_ENVS, N_STEPS = 8, 256
-# Each update of the multiplier moves it by this much at most: an episode cost of twice the limit counts as any larger.
+# Largest change of the multiplier in one update: episode costs above twice the limit count as twice the limit.
 MULTIPLIER_STEP = 0.1
 MAX_MULTIPLIER = 20.0
 SNAPSHOTS_PER_STAGE = 5
-# Where gymnasium's robots keep it.
+# Name of the attribute in which Gymnasium's robots keep this reward.
 HEALTHY_REWARD = "_healthy_reward"
 
 
 @dataclass(frozen=True)
 class Recipe:
     """
-    How the behaviors of one task are trained.
+    Hyperparameters with which the behaviors of one task are trained.
 
-    :param cost_limits: of the episode, one a stage; infinite is none
-    :param timesteps: of each stage
-    :param reward_per_step: of a good policy: a step that breaks the limit costs the multiplier times this
-    :param gamma: discount factor
-    :param gae_lambda: of the generalised advantages
-    :param learning_rate: of PPO's Adam
-    :param healthy_reward: in the first stage, of each step in which a robot has not fallen; None is the environment's
-        own of 1, with which one that begins from nothing learns to stand still
-    :param paces: one a stage, for :class:`~pacemaker.Pacemaker`; none is without it
-    :param expert: the agent that the policy is a clone of when training begins, or its name in RL Zoo; None begins from
-        nothing
-    :param log_std: of the actions at the start and the end of the first stage; linear between, then constant, so that
-        a behavior's cost is not decided by its noise
+    :param cost_limits: Limit on the episode cost in each stage; infinite for no limit.
+    :param timesteps: Environment steps of each stage.
+    :param reward_per_step: Reward per step of a good policy. A cost of 1 is charged the multiplier times this.
+    :param gamma: Discount factor.
+    :param gae_lambda: λ of the generalised advantage estimation.
+    :param learning_rate: Learning rate of PPO.
+    :param healthy_reward: Reward of each step without a fall, in the first stage only. None keeps the environment's
+        reward of 1, with which an untrained robot learns to stand still.
+    :param max_speeds: Maximum speed in each stage, for :class:`~benchmarks.datasets.speed_penalty.SpeedPenalty`; empty
+        for no penalty.
+    :param expert: Agent whose clone the policy is when training begins, or the agent's name in RL Zoo. None starts with
+        an untrained policy.
+    :param log_std: Log standard deviation of the actions at the start and at the end of the first stage. It is linear
+        in between and constant afterwards, so that noise does not decide the cost of a behavior.
     """
 
     cost_limits: tuple[float, ...]
@@ -61,15 +62,20 @@ class Recipe:
     gae_lambda: float = 0.95
     learning_rate: float = 3e-4
     healthy_reward: float | None = None
-    paces: tuple[float, ...] = ()
+    max_speeds: tuple[float, ...] = ()
     expert: GoalSeeker | str | None = None
     log_std: tuple[float, float] = (-0.5, -1.6)
 
     def progress(self, timesteps: int) -> tuple[int, int]:
-        """The stage that a run is in after so many steps in all, and how many of them were in this stage."""
+        """
+        Get the stage of a run.
+
+        :param timesteps: Steps of the run so far.
+        :return: The number of the stage, and how many of the steps were made in it.
+        """
         ends = np.cumsum(self.timesteps)
         stage = min(int(np.searchsorted(ends, timesteps, side="right")), len(ends) - 1)
-        # The last rollout may go beyond the end.
+        # The last rollout may exceed the total.
         return stage, min(timesteps - int(ends[stage]), 0) + self.timesteps[stage]
 
 
@@ -77,43 +83,41 @@ def train(env_id: str, recipe: Recipe, folder: Path, seed: int, progress_bar: bo
     """
     Train the behaviors of one task.
 
-    A run that was killed goes on from its last snapshot, with its random numbers begun anew: it ends like one that was
-    not killed, but for the numbers drawn. A run that is done is not done again.
+    A run that was killed continues from its last snapshot with fresh random numbers. A finished run is not repeated.
 
-    :param env_id: the environment; its ``info`` has the cost of each step
-    :param recipe: how to train
-    :param folder: where the state of the run is kept
-    :param seed: of everything
-    :param progress_bar: whether to show one
-    :return: the snapshots, in the order of training
+    :param env_id: Id of the environment, whose ``info`` has the cost of each step.
+    :param recipe: Hyperparameters.
+    :param folder: Folder in which the training state is saved.
+    :param seed: Seed of the environments and of PPO.
+    :param progress_bar: Whether to show a progress bar.
+    :return: The snapshots, in the order of training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     env = make_vec_env(env_id, n_envs=N_ENVS, seed=seed)
     lagrangian = Lagrangian(env, recipe.reward_per_step)
-    run = _Run.resume(folder, lagrangian, recipe) or _Run.start(folder, lagrangian, recipe, env_id, seed)
-    left = sum(recipe.timesteps) - run.model.num_timesteps
+    state = _TrainingState.resume(folder, lagrangian, recipe)
+    state = state or _TrainingState.start(folder, lagrangian, recipe, env_id, seed)
+    left = sum(recipe.timesteps) - state.model.num_timesteps
     if left > 0:
-        run.model.learn(left, callback=_Stages(run), reset_num_timesteps=False, progress_bar=progress_bar)
+        state.model.learn(left, callback=_StageCallback(state), reset_num_timesteps=False, progress_bar=progress_bar)
     env.close()
-    return Behaviors.of(run.behaviors)
+    return Behaviors.stack(state.behaviors)
 
 
-def cpu_seconds_of(folder: Path) -> float | None:
-    """What a run has taken up to its last snapshot; None if that is not known."""
+def recorded_cpu_seconds(folder: Path) -> float | None:
+    """Get the CPU time of a run up to its last snapshot, or None if it is unknown."""
     return json.loads((folder / "state.json").read_text()).get("cpu_seconds")
 
 
 class Lagrangian(VecEnvWrapper):
     """
-    Rewards minus the multiplier times the costs.
+    Subtract the multiplier times the cost from each reward.
 
-    The multiplier follows the undiscounted cost of whole episodes: see :meth:`update`.
+    The multiplier follows the undiscounted cost of whole episodes: see :meth:`update`. The list ``finished`` holds
+    return and cost, both without the multiplier, of each episode that ended; its reader empties it.
 
-    :param venv: environments with ``info["cost"]``
-    :param reward_per_step: the unit of the multiplier
-
-    ``finished`` has return and cost, both without the multiplier, of each episode that ended; whoever reads it, empties
-    it.
+    :param venv: Environments with ``info["cost"]``.
+    :param reward_per_step: Unit of the multiplier.
     """
 
     def __init__(self, venv: VecEnv, reward_per_step: float):
@@ -139,10 +143,10 @@ class Lagrangian(VecEnvWrapper):
 
     def update(self, episode_costs: np.ndarray, limit: float) -> None:
         """
-        One step of gradient ascent on the multiplier.
+        Make one step of gradient ascent on the multiplier.
 
-        :param episode_costs: of the episodes that finished since the last one
-        :param limit: of the episode cost; without one the multiplier is 0
+        :param episode_costs: Costs of the episodes that finished since the last update.
+        :param limit: Limit on the episode cost. If it is infinite, the multiplier is 0.
         """
         if np.isinf(limit):
             self.multiplier = 0.0
@@ -152,8 +156,8 @@ class Lagrangian(VecEnvWrapper):
 
 
 @dataclass
-class _Run:
-    """What a killed run goes on from."""
+class _TrainingState:
+    """The state from which a killed run continues."""
 
     folder: Path
     recipe: Recipe
@@ -161,12 +165,12 @@ class _Run:
     normalize: VecNormalize
     lagrangian: Lagrangian
     behaviors: list[Behavior]
-    cpu_seconds: float | None  # that it took before this process, if that is known
-    started: float  # what this process had taken when it came to this run
+    cpu_seconds: float | None  # CPU time before this process; None if it is unknown
+    started: float  # CPU time of this process when the run started or continued
 
     @classmethod
-    def start(cls, folder: Path, lagrangian: Lagrangian, recipe: Recipe, env_id: str, seed: int) -> "_Run":
-        normalize = VecNormalize(_paced(lagrangian, recipe), gamma=recipe.gamma)
+    def start(cls, folder: Path, lagrangian: Lagrangian, recipe: Recipe, env_id: str, seed: int) -> "_TrainingState":
+        normalize = VecNormalize(_with_speed_penalty(lagrangian, recipe), gamma=recipe.gamma)
         model = PPO(
             "MlpPolicy",
             normalize,
@@ -186,12 +190,12 @@ class _Run:
         return cls(folder, recipe, model, normalize, lagrangian, [], 0.0, started)
 
     @classmethod
-    def resume(cls, folder: Path, lagrangian: Lagrangian, recipe: Recipe) -> "_Run | None":
+    def resume(cls, folder: Path, lagrangian: Lagrangian, recipe: Recipe) -> "_TrainingState | None":
         if not (folder / "state.json").exists():
             return None
         state = json.loads((folder / "state.json").read_text())
         normalize = VecNormalize.load(
-            str(folder / f"normalize-{state['num_timesteps']}.pkl"), _paced(lagrangian, recipe)
+            str(folder / f"normalize-{state['num_timesteps']}.pkl"), _with_speed_penalty(lagrangian, recipe)
         )
         model = PPO.load(folder / f"model-{state['num_timesteps']}.zip", env=normalize, device="cpu")
         lagrangian.multiplier = state["multiplier"]
@@ -200,11 +204,11 @@ class _Run:
         return cls(folder, recipe, model, normalize, lagrangian, list(behaviors), spent, records.cpu_seconds())
 
     def save(self) -> None:
-        """The state file comes last: what it names is whole."""
+        # The state file is written last, so that the files that it names are complete.
         step = self.model.num_timesteps
         self.model.save(self.folder / f"model-{step}.zip")
         self.normalize.save(str(self.folder / f"normalize-{step}.pkl"))
-        Behaviors.of(self.behaviors).save(self.folder / f"behaviors-{step}.npz")
+        Behaviors.stack(self.behaviors).save(self.folder / f"behaviors-{step}.npz")
         state = {"num_timesteps": step, "multiplier": self.lagrangian.multiplier}
         if self.cpu_seconds is not None:
             state["cpu_seconds"] = round(self.cpu_seconds + records.cpu_seconds() - self.started, 1)
@@ -214,46 +218,46 @@ class _Run:
                 old.unlink()
 
 
-def _paced(lagrangian: Lagrangian, recipe: Recipe) -> VecEnv:
-    return Pacemaker(lagrangian) if recipe.paces else lagrangian
+def _with_speed_penalty(lagrangian: Lagrangian, recipe: Recipe) -> VecEnv:
+    return SpeedPenalty(lagrangian) if recipe.max_speeds else lagrangian
 
 
-class _Stages(BaseCallback):
+class _StageCallback(BaseCallback):
     """
-    After each rollout the multiplier; before the next one a snapshot, when it is time for one, and the noise.
+    Update the multiplier after each rollout; take snapshots and set the noise before the next one.
 
-    In between PPO updates the policy: from probabilities that the noise must not have changed yet, and to a policy that
-    a run which goes on must not lose.
+    PPO updates the policy in between. The noise may only change after that, because the update needs the rollout's
+    log-probs, and snapshots are taken after that, so that a run that continues does not lose the update.
     """
 
-    def __init__(self, run: _Run):
+    def __init__(self, state: _TrainingState):
         super().__init__()
-        self.run = run
+        self.state = state
         self._recent: list[tuple[float, float]] = []
-        if run.recipe.healthy_reward is not None:
-            [self._healthy_reward, *_] = run.lagrangian.env_method("get_wrapper_attr", HEALTHY_REWARD)
+        if state.recipe.healthy_reward is not None:
+            [self._healthy_reward, *_] = state.lagrangian.env_method("get_wrapper_attr", HEALTHY_REWARD)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        lagrangian = self.run.lagrangian
+        lagrangian = self.state.lagrangian
         stage, _ = self._progress()
-        lagrangian.update(np.array([cost for _, cost in lagrangian.finished]), self.run.recipe.cost_limits[stage])
+        lagrangian.update(np.array([cost for _, cost in lagrangian.finished]), self.state.recipe.cost_limits[stage])
         self._recent = [*self._recent, *lagrangian.finished][-20:]
         lagrangian.finished.clear()
 
     def _on_rollout_start(self) -> None:
         self._snapshot_if_due()
-        start, end = self.run.recipe.log_std
+        start, end = self.state.recipe.log_std
         stage, steps = self._progress()
-        done = steps / self.run.recipe.timesteps[stage]
-        if (healthy_reward := self.run.recipe.healthy_reward) is not None:
+        done = steps / self.state.recipe.timesteps[stage]
+        if (healthy_reward := self.state.recipe.healthy_reward) is not None:
             reward = healthy_reward if stage == 0 else self._healthy_reward
-            self.run.lagrangian.env_method("set_wrapper_attr", HEALTHY_REWARD, reward)
-        if isinstance(pacemaker := self.run.normalize.venv, Pacemaker):
-            pacemaker.pace = self.run.recipe.paces[stage]
-        parameter = self.run.model.policy.log_std
+            self.state.lagrangian.env_method("set_wrapper_attr", HEALTHY_REWARD, reward)
+        if isinstance(penalty := self.state.normalize.venv, SpeedPenalty):
+            penalty.max_speed = self.state.recipe.max_speeds[stage]
+        parameter = self.state.model.policy.log_std
         parameter.requires_grad_(False)
         with torch.no_grad():
             parameter.fill_(start + (end - start) * done if stage == 0 else end)
@@ -263,19 +267,19 @@ class _Stages(BaseCallback):
 
     def _snapshot_if_due(self) -> None:
         stage, steps = self._progress()
-        n = len(self.run.behaviors)
-        if n >= stage * SNAPSHOTS_PER_STAGE + steps * SNAPSHOTS_PER_STAGE // self.run.recipe.timesteps[stage]:
+        n = len(self.state.behaviors)
+        if n >= stage * SNAPSHOTS_PER_STAGE + steps * SNAPSHOTS_PER_STAGE // self.state.recipe.timesteps[stage]:
             return
-        self.run.behaviors.append(Behavior.of_ppo(self.run.model, self.run.normalize))
-        self.run.save()
+        self.state.behaviors.append(Behavior.from_ppo(self.state.model, self.state.normalize))
+        self.state.save()
         mean_return, mean_cost = np.mean(self._recent, axis=0) if self._recent else (np.nan, np.nan)
-        stage, recipe = n // SNAPSHOTS_PER_STAGE, self.run.recipe
+        stage, recipe = n // SNAPSHOTS_PER_STAGE, self.state.recipe
         print(
             f"{self.num_timesteps:>9,} steps, limit {recipe.cost_limits[stage]:>5}: return {mean_return:8.1f}, "
-            f"cost {mean_cost:6.1f}, multiplier {self.run.lagrangian.multiplier:5.2f}"
-            + (f", pace {recipe.paces[stage]}" if recipe.paces else ""),
+            f"cost {mean_cost:6.1f}, multiplier {self.state.lagrangian.multiplier:5.2f}"
+            + (f", maximum speed {recipe.max_speeds[stage]}" if recipe.max_speeds else ""),
             flush=True,
         )
 
     def _progress(self) -> tuple[int, int]:
-        return self.run.recipe.progress(self.num_timesteps)
+        return self.state.recipe.progress(self.num_timesteps)

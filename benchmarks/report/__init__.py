@@ -1,1 +1,1 @@
-"""The pages and figures, written from the records."""
+"""Write the pages and figures from the records."""

@@ -1,1 +1,1 @@
-"""The grid: methods are trained and evaluated, cell by cell, and their records scored."""
+"""Train and evaluate methods on a grid of tasks, data and seeds, and score their records."""

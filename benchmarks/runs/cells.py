@@ -1,4 +1,4 @@
-"""A cell of the benchmark: one method, trained on one choice of a task's data with one seed, and evaluated."""
+"""One cell of the grid: a method trained on one choice of a task's data with one seed, and evaluated."""
 
 import time
 import traceback
@@ -13,34 +13,37 @@ import torch
 
 from benchmarks import paper, records
 from benchmarks.runs.methods import POLICY, REFERENCE, Budget, Method, Setting
-from benchmarks.runs.selection import Selection, choose
+from benchmarks.runs.selection import Selection, choose_sets
 from sb3_prefine import PREFINE, Evaluation, Reference, Trajectories, collect, dsrl, evaluate_policy, load_reference
 from sb3_prefine.baselines import BC
 from sb3_prefine.population.population import Population
 from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
 
 Record = dict[str, Any]
-# What is fine-tuned: the clone of section 5.1, or RL Zoo's checkpoint of an algorithm for the robot of a velocity task.
+# Reference policies: the clone of section 5.1, or RL Zoo's checkpoint of an algorithm for the robot of a velocity task.
 ReferenceName = Literal["clone", "ppo", "sac", "a2c"]
-# Where neither the paper nor DSRL says it: as many episodes as make π_ref's cost high, as in Table 1.
+# Share of the episodes, those with the highest returns, that π_ref clones. The paper does not give it; with this one
+# the reference's cost is high, as in Table 1.
 REF_QUANTILE = 0.2
-# There is one reference a task, as in Table 1.
+# One reference per task, as in Table 1.
 REF_SEED = 0
-# Added to the seed of the training: evaluated are other episodes than those of the data and of the curves.
-EVALUATION_SEED, CURVE_SEED, OWN_SEED = 10_000, 20_000, 30_000
-# Episodes of the reference, of which those that break the limit are disliked.
-N_OWN_EPISODES = 100
+# Added to the training seed, so that evaluations, curves and data have different episodes.
+EVALUATION_SEED, CURVE_SEED, REFERENCE_EPISODES_SEED = 10_000, 20_000, 30_000
+# Episodes of the reference, of which those over the limit are dispreferred.
+N_REFERENCE_EPISODES = 100
 
 
 @dataclass(frozen=True)
 class Cell:
     """
-    :param task: its name
-    :param method: what is trained
-    :param selection: of which episodes
-    :param seed: of training and evaluation
-    :param budget: how long
-    :param reference: which π_ref
+    One cell of the grid.
+
+    :param task: Name of the task.
+    :param method: Method that is trained.
+    :param selection: Choice of the preferred and dispreferred episodes.
+    :param seed: Seed of training and evaluation.
+    :param budget: Gradient steps and episodes.
+    :param reference: Kind of the reference policy π_ref.
     """
 
     task: str
@@ -52,8 +55,8 @@ class Cell:
 
     @property
     def path(self) -> Path:
-        """Of its record, in the folder of the results."""
-        # Windows has no colons in names.
+        """Path of the record, relative to the folder of the study."""
+        # Windows does not allow colons in file names.
         method = str(self.method).replace(":", ",")
         reference = "" if self.reference == "clone" else f"-{self.reference}"
         return Path(self.task) / f"{method}{reference}-{self.selection.name}-seed{self.seed}.json"
@@ -62,22 +65,24 @@ class Cell:
 @dataclass(frozen=True)
 class Folders:
     """
-    :param data: with TASK.hdf5, of generate.py or of DSRL
-    :param cache: for references, which are no results and are made again where they are missing
+    Folders of the data and the references.
+
+    :param data: Folder with TASK.hdf5, generated or DSRL's.
+    :param cache: Folder for references, which are trained again if they are missing.
     """
 
     data: Path
     cache: Path
 
 
-def run(cells: Sequence[Cell], folders: Folders) -> list[Record]:
+def run_cells(cells: Sequence[Cell], folders: Folders) -> list[Record]:
     """
-    Train and evaluate some cells of one task: one alone, or several as one :class:`~sb3_prefine.population.Population`.
+    Train and evaluate cells of one task: a single one, or several as one :class:`~sb3_prefine.population.Population`.
 
-    :param cells: several only of methods that are PREFINE with some weights or other, alike in their budget
-    :param folders: where the references and the data are
-    :return: what came out of each
-    :raises FileNotFoundError: the data or the reference are not there
+    :param cells: The cells. Several cells need methods with ``in_populations`` and the same budget.
+    :param folders: Folders of the data and the references.
+    :return: The record of each cell.
+    :raises FileNotFoundError: If the data or the reference do not exist.
     """
     torch.set_num_threads(1)
     task = dsrl.find_task(cells[0].task)
@@ -102,8 +107,8 @@ def run(cells: Sequence[Cell], folders: Folders) -> list[Record]:
             "steps": 0 if cell.method.name == REFERENCE else cell.method.steps(cell.budget),
             "deterministic": _evaluate(policy, cell, cell.budget.episodes, deterministic=True),
             "stochastic": _evaluate(policy, cell, cell.budget.stochastic_episodes, deterministic=False),
-            "preferred": _of_data(setting.preferences.preferred),
-            "dispreferred": _of_data(setting.preferences.dispreferred),
+            "preferred": _summarize_data(setting.preferences.preferred),
+            "dispreferred": _summarize_data(setting.preferences.dispreferred),
             "curve": curve,
             "wall_seconds": round(timer.wall / len(cells), 2),
             "cpu_seconds": round(timer.cpu / len(cells), 2),
@@ -120,8 +125,8 @@ def run(cells: Sequence[Cell], folders: Folders) -> list[Record]:
     ]
 
 
-def failure(cells: Sequence[Cell], error: Exception) -> Record:
-    """The record of cells that crashed."""
+def failure_record(cells: Sequence[Cell], error: Exception) -> Record:
+    """Build the record of cells that crashed."""
     return {
         "cells": [str(cell.path) for cell in cells],
         "error": f"{type(error).__name__}: {error}",
@@ -132,10 +137,9 @@ def failure(cells: Sequence[Cell], error: Exception) -> Record:
 
 class Timer:
     """
-    What training takes, without evaluation.
+    Measures the time of training without evaluation.
 
-    :param wall: seconds on the clock
-    :param cpu: seconds of one core
+    The attribute ``wall`` is the wall-clock time, and ``cpu`` the CPU time of one core, both in seconds.
     """
 
     def __init__(self) -> None:
@@ -143,6 +147,7 @@ class Timer:
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        """Add the time of a ``with`` block."""
         wall, cpu = time.perf_counter(), records.cpu_seconds()
         yield
         self.wall += time.perf_counter() - wall
@@ -150,51 +155,58 @@ class Timer:
 
 
 def reference_path(task: str, budget: Budget, folders: Folders) -> Path:
-    """Of the reference's checkpoint."""
+    """Path of the reference's checkpoint."""
     return folders.cache / "references" / f"{task}-{POLICY}-{budget.ref_steps}.zip"
 
 
 def train_reference(task: str, budget: Budget, folders: Folders) -> None:
     """
-    Clone π_ref from the episodes of highest return, whatever they cost (section 5.1), unless it is there.
+    Train π_ref if it does not exist: it clones the episodes with the highest returns at any cost (section 5.1).
 
-    :param task: its name
-    :param budget: with the gradient steps
-    :param folders: where the data are, and where it goes
+    :param task: Name of the task.
+    :param budget: Budget with the gradient steps.
+    :param folders: Folders of the data and of the references.
     """
     torch.set_num_threads(1)
     path = reference_path(task, budget, folders)
     if path.exists():
         return
-    trajectories, env_id = _load(task, folders.data), paper.env_id(dsrl.find_task(task))
+    trajectories, env_id = _load_data(task, folders.data), paper.env_id(dsrl.find_task(task))
     model = BC(POLICY, trajectories, env=env_id, ref_quantile=REF_QUANTILE, seed=REF_SEED, device="cpu")
     model.learn(budget.ref_steps).save(path)
 
 
 def open_reference(task: str, budget: Budget, folders: Folders) -> Reference:
     """
-    Read π_ref.
+    Load π_ref.
 
-    :raises FileNotFoundError: it was not trained
+    :param task: Name of the task.
+    :param budget: Budget with which it was trained.
+    :param folders: Folders of the data and the references.
+    :return: The reference.
+    :raises FileNotFoundError: If the reference was not trained.
     """
-    return _open(reference_path(task, budget, folders))
+    return _load_reference(reference_path(task, budget, folders))
 
 
 def prepare(cell: Cell, folders: Folders) -> Setting:
     """
-    What a cell's method is given.
+    Load everything that a cell's method is trained with.
 
-    :raises FileNotFoundError: the data or the reference are not there
+    :param cell: The cell.
+    :param folders: Folders of the data and the references.
+    :return: The inputs of the method.
+    :raises FileNotFoundError: If the data or the reference do not exist.
     """
     task = dsrl.find_task(cell.task)
-    trajectories = _load(task.name, folders.data)
-    source = _source(cell, folders)
-    own = _own_episodes(task.name, source) if cell.selection.dispreferred == "reference" else None
+    trajectories = _load_data(task.name, folders.data)
+    source = _reference_source(cell, folders)
+    episodes = _reference_episodes(task.name, source) if cell.selection.dispreferred == "reference" else None
     settings = paper.settings(task)
     return Setting(
         env_id=paper.env_id(task),
-        reference=_open(source),
-        preferences=choose(task, trajectories, cell.selection, own),
+        reference=_load_reference(source),
+        preferences=choose_sets(task, trajectories, cell.selection, episodes),
         trajectories=trajectories,
         cost_limit=settings["eval_cost_limit"],
         paper=settings,
@@ -205,14 +217,14 @@ def prepare(cell: Cell, folders: Folders) -> Setting:
 
 def _train(cells: Sequence[Cell], models: Sequence[OfflineAlgorithm], timer: Timer) -> list[list[Record]]:
     """
-    Train the models, and evaluate them in between where the budget asks for curves.
+    Train the models, and evaluate them in between if the budget asks for curves.
 
-    :return: the curve of each
+    :return: The curve of each model.
     """
     n_steps, n_points = cells[0].method.steps(cells[0].budget), cells[0].budget.curve_points
     curves: list[list[Record]] = [[] for _ in models]
-    together = [model for model in models if isinstance(model, PREFINE)]
-    learner = Population(together) if len(models) > 1 else models[0]
+    members = [model for model in models if isinstance(model, PREFINE)]
+    learner = Population(members) if len(models) > 1 else models[0]
     stops = [round(n_steps * point / max(1, n_points)) for point in range(n_points)] + [n_steps]
     done = 0
     for stop in stops:
@@ -222,28 +234,28 @@ def _train(cells: Sequence[Cell], models: Sequence[OfflineAlgorithm], timer: Tim
             done = stop
         if n_points:
             for cell, model, curve in zip(cells, models, curves, strict=True):
-                curve.append({"step": stop, **_on_curve(model, cell)})
+                curve.append({"step": stop, **_curve_point(model, cell)})
     return curves
 
 
-def _on_curve(model: OfflineAlgorithm, cell: Cell) -> Record:
+def _curve_point(model: OfflineAlgorithm, cell: Cell) -> Record:
     seed = CURVE_SEED + cell.seed
-    return _episodes(evaluate_policy(model, _env_id(cell), cell.budget.curve_episodes, seed=seed))
+    return _episode_lists(evaluate_policy(model, _env_id(cell), cell.budget.curve_episodes, seed=seed))
 
 
 def _evaluate(policy: Reference | OfflineAlgorithm, cell: Cell, n_episodes: int, deterministic: bool) -> Record | None:
     if n_episodes == 0:
         return None
     seed = EVALUATION_SEED + cell.seed
-    return _episodes(evaluate_policy(policy, _env_id(cell), n_episodes, deterministic=deterministic, seed=seed))
+    return _episode_lists(evaluate_policy(policy, _env_id(cell), n_episodes, deterministic=deterministic, seed=seed))
 
 
 def _env_id(cell: Cell) -> str:
     return paper.env_id(dsrl.find_task(cell.task))
 
 
-def _episodes(evaluation: Evaluation) -> Record:
-    """Return, cost and length of each episode."""
+def _episode_lists(evaluation: Evaluation) -> Record:
+    """List return, cost and length of each episode."""
     return {
         "rewards": evaluation.episode_rewards.round(3).tolist(),
         "costs": evaluation.episode_costs.tolist(),
@@ -251,8 +263,8 @@ def _episodes(evaluation: Evaluation) -> Record:
     }
 
 
-def _of_data(trajectories: Trajectories) -> Record:
-    """How many episodes there are, and their means."""
+def _summarize_data(trajectories: Trajectories) -> Record:
+    """Count the episodes, and average their returns and costs."""
     return {
         "episodes": len(trajectories),
         "reward": round(float(trajectories.episode_returns.mean()), 3),
@@ -260,9 +272,9 @@ def _of_data(trajectories: Trajectories) -> Record:
     }
 
 
-# The cells of a task come one after the other: each process reads its data once.
+# The cells of a task follow each other, so each process reads the data of a task once.
 @lru_cache(maxsize=1)
-def _load(task: str, folder: Path) -> Trajectories:
+def _load_data(task: str, folder: Path) -> Trajectories:
     return dsrl.load(task, folder / f"{task}.hdf5")
 
 
@@ -271,20 +283,22 @@ def _checksum(path: Path) -> str:
     return records.checksum(path)
 
 
-def _source(cell: Cell, folders: Folders) -> Path | str:
-    """Where its reference is: the checkpoint of a clone, or the name of one of RL Zoo's."""
+def _reference_source(cell: Cell, folders: Folders) -> Path | str:
+    """Path of a clone's checkpoint, or name of an agent in RL Zoo."""
     if cell.reference == "clone":
         return reference_path(cell.task, cell.budget, folders)
     return f"{cell.reference}/{cell.task.removesuffix('Velocity')}-v3"
 
 
 @lru_cache(maxsize=1)
-def _open(source: Path | str) -> Reference:
+def _load_reference(source: Path | str) -> Reference:
     return BC.load(source, device="cpu").to_reference() if isinstance(source, Path) else load_reference(source)
 
 
 @lru_cache(maxsize=1)
-def _own_episodes(task: str, source: Path | str) -> Trajectories:
-    """Episodes of the reference, with its noise."""
+def _reference_episodes(task: str, source: Path | str) -> Trajectories:
+    """Collect episodes of the reference with stochastic actions."""
     env_id = paper.env_id(dsrl.find_task(task))
-    return collect(_open(source), env_id, N_OWN_EPISODES, seed=OWN_SEED, progress_bar=False)
+    return collect(
+        _load_reference(source), env_id, N_REFERENCE_EPISODES, seed=REFERENCE_EPISODES_SEED, progress_bar=False
+    )

@@ -1,4 +1,4 @@
-"""Where the cells of a run are computed: in this process, on the cores of this machine, or on a cluster."""
+"""Run jobs in this process, on the cores of this machine, or on a cluster."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +17,12 @@ def run_all(
     """
     Call a function once for each job.
 
-    :param function: importable by its name, in a process of its own too
-    :param jobs: its arguments
-    :param executor: ``"in-process"``; ``"joblib"``, processes of this machine; or ``"ray"``, the cluster that
-        ``RAY_ADDRESS`` names, or the cores of this machine. A cluster's machines need the same folders
-    :param n_jobs: how many at a time, with joblib
-    :return: what it returned, as soon as it is there, in no order
+    :param function: A function that other processes can import.
+    :param jobs: Arguments of each call.
+    :param executor: ``"in-process"``; ``"joblib"`` for processes of this machine; or ``"ray"`` for the cluster at
+        ``RAY_ADDRESS``, by default the cores of this machine. The machines of a cluster need the same folders.
+    :param n_jobs: Number of joblib's processes.
+    :return: Iterator over the returned values, in the order in which the calls finish.
     """
     if executor == "ray":
         return _on_ray(function, jobs)
@@ -32,7 +32,7 @@ def run_all(
 
 
 def _on_ray(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-    # Only who uses it needs it.
+    # Ray takes seconds to import, and only this executor needs it.
     import ray
 
     if not ray.is_initialized():

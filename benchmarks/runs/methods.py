@@ -1,4 +1,4 @@
-"""The methods of the benchmark: how each is made from a reference and data, all with the same budget."""
+"""The methods of the benchmark: how each model is constructed from a reference and data."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,23 +13,23 @@ from sb3_prefine import PREFINE, PreferenceBuffer, Reference, Trajectories
 from sb3_prefine.baselines import BC, CPL, CPQ, PPL, SafeDICE
 from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
 
-# Of the reference and of BC; SafeDICE and CPQ have the one of their papers, a new one, too.
+# POLICY is the policy of the reference and of BC. SafeDICE and CPQ train new policies of the class in their papers.
 POLICY, SQUASHED = "GaussianPolicy", "SquashedPolicy"
 
 
 @dataclass(frozen=True)
 class Budget:
     """
-    What a cell may take.
+    Gradient steps and episodes of a cell.
 
-    :param ref_steps: gradient steps of behaviour cloning, of the reference
-    :param steps: of every method that learns from the two sets alone
-    :param safedice_steps: of SafeDICE's discriminator, and of its policy after that
-    :param cpq_steps: of CPQ
-    :param episodes: of an evaluation by the mode
-    :param stochastic_episodes: of one by samples
-    :param curve_points: evaluations in training, the last step included; 0 for none
-    :param curve_episodes: of each of them, by the mode
+    :param ref_steps: Gradient steps of the reference's behaviour cloning.
+    :param steps: Gradient steps of every method that learns from the two sets only.
+    :param safedice_steps: Gradient steps of SafeDICE's discriminator, and then of its policy.
+    :param cpq_steps: Gradient steps of CPQ.
+    :param episodes: Episodes of the evaluation with deterministic actions.
+    :param stochastic_episodes: Episodes of the evaluation with stochastic actions.
+    :param curve_points: Number of evaluations during training, including the one after the last step; 0 for no curve.
+    :param curve_episodes: Episodes of each of these evaluations, with deterministic actions.
     """
 
     ref_steps: int
@@ -45,16 +45,16 @@ class Budget:
 @dataclass(frozen=True, eq=False)
 class Setting:
     """
-    What a method is given.
+    Inputs of a method.
 
-    :param env_id: of the environment, for its spaces: nobody steps it
-    :param reference: π_ref
-    :param preferences: the two sets
-    :param trajectories: all of the task's data, which SafeDICE and CPQ learn from
-    :param cost_limit: κ, which CPQ is told
-    :param paper: the values of ``prefine.yml`` for the task: β, λ, batch size, learning rate
-    :param seed: of the training
-    :param budget: how many steps
+    :param env_id: Id of the environment, used for its spaces only.
+    :param reference: The reference policy π_ref.
+    :param preferences: The preferred and dispreferred episodes.
+    :param trajectories: All data of the task, for CPQ.
+    :param cost_limit: The limit κ on the episode cost, for CPQ.
+    :param paper: The task's hyperparameters in ``prefine.yml``: β, λ, batch size, learning rate.
+    :param seed: Seed of the training.
+    :param budget: Gradient steps.
     """
 
     env_id: str
@@ -70,10 +70,10 @@ class Setting:
 @dataclass(frozen=True)
 class Method:
     """
-    A method with its options, as ``--methods`` names it: ``PREFINE`` or ``PREFINE:beta=0.2,sft_coef=0.1``.
+    A method with its options, written as in ``--methods``: ``PREFINE`` or ``PREFINE:beta=0.2,sft_coef=0.1``.
 
-    :param name: one of :data:`MAKERS`, or ``reference``
-    :param options: arguments of its class, in place of those of the paper
+    :param name: A key of :data:`CONSTRUCTORS`, or ``reference``.
+    :param options: Arguments of the method's class, in place of the paper's.
     """
 
     name: str
@@ -82,17 +82,21 @@ class Method:
     @classmethod
     def parse(cls, text: str) -> "Method":
         """
-        :raises ValueError: there is no such method, or an option has no value
+        Parse a method from its text.
+
+        :param text: NAME or NAME:option=value,option=value.
+        :return: The method.
+        :raises ValueError: If the name is unknown, or an option has no value.
         """
         name, _, rest = text.partition(":")
-        if name not in (*MAKERS, REFERENCE):
-            raise ValueError(f"methods: there is no {name!r}. There are {', '.join((REFERENCE, *MAKERS))}.")
+        if name not in (*CONSTRUCTORS, REFERENCE):
+            raise ValueError(f"methods: found {name!r}. Choose some of {', '.join((REFERENCE, *CONSTRUCTORS))}.")
         options = []
         for option in filter(None, rest.split(",")):
             key, equals, value = option.partition("=")
             if not equals or name == REFERENCE:
-                raise ValueError(f"methods: cannot read {text!r}. Write NAME or NAME:option=value,option=value.")
-            options.append((key, _read(value)))
+                raise ValueError(f"methods: found {text!r}. Write NAME or NAME:option=value,option=value.")
+            options.append((key, _parse_value(value)))
         return cls(name, tuple(options))
 
     def __str__(self) -> str:
@@ -100,23 +104,24 @@ class Method:
 
     @property
     def in_populations(self) -> bool:
-        """Whether it is PREFINE with some weights or other, so that many runs can be trained as one."""
-        return self.name in _WEIGHTS
+        """Whether the method is PREFINE with some weights, so that a population can train many of its runs."""
+        return self.name in _PREFINE_VARIANTS
 
     def make(self, setting: Setting) -> OfflineAlgorithm:
-        """The untrained model."""
-        return MAKERS[self.name](setting, dict(self.options))
+        """Construct the untrained model."""
+        return CONSTRUCTORS[self.name](setting, dict(self.options))
 
     def steps(self, budget: Budget) -> int:
-        """Its gradient steps."""
+        """Get the number of gradient steps."""
         if self.name == "SafeDICE":
             return sum(budget.safedice_steps)
         return budget.cpq_steps if self.name == "CPQ" else budget.steps
 
 
-def _read(text: str) -> Any:
-    """A value. YAML takes 1e-05 for text, for it wants a point."""
+def _parse_value(text: str) -> Any:
+    """Parse the value of an option."""
     value = yaml.safe_load(text)
+    # YAML reads 1e-05 as a string, because it has no dot.
     if isinstance(value, str):
         with suppress(ValueError):
             return float(value)
@@ -124,22 +129,22 @@ def _read(text: str) -> Any:
 
 
 def _prefine(setting: Setting, options: dict[str, Any], weights: dict[str, float]) -> PREFINE:
-    usual = {name: setting.paper[name] for name in ("learning_rate", "batch_size", "beta", "sft_coef")}
+    defaults = {name: setting.paper[name] for name in ("learning_rate", "batch_size", "beta", "sft_coef")}
     return PREFINE(
-        setting.reference, setting.preferences, seed=setting.seed, device="cpu", **{**usual, **weights, **options}
+        setting.reference, setting.preferences, seed=setting.seed, device="cpu", **{**defaults, **weights, **options}
     )
 
 
 def _bc(setting: Setting, options: dict[str, Any]) -> BC:
-    """From scratch, as the paper's; of as many transitions a step as PREFINE takes of D_p."""
-    usual = {name: setting.paper[name] for name in ("learning_rate", "batch_size")}
+    """Construct BC with a new policy, as in the paper, and with PREFINE's batch size of D_p."""
+    defaults = {name: setting.paper[name] for name in ("learning_rate", "batch_size")}
     return BC(
         POLICY,
         setting.preferences.preferred,
         env=setting.env_id,
         seed=setting.seed,
         device="cpu",
-        **{**usual, **options},
+        **{**defaults, **options},
     )
 
 
@@ -147,12 +152,12 @@ def _ppl(setting: Setting, options: dict[str, Any]) -> PPL:
     return PPL(setting.reference, setting.preferences, seed=setting.seed, device="cpu", **options)
 
 
-def _cpl(setting: Setting, options: dict[str, Any], usual: Mapping[str, Any] = MappingProxyType({})) -> CPL:
-    return CPL(setting.reference, setting.preferences, seed=setting.seed, device="cpu", **{**usual, **options})
+def _cpl(setting: Setting, options: dict[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> CPL:
+    return CPL(setting.reference, setting.preferences, seed=setting.seed, device="cpu", **{**defaults, **options})
 
 
 def _safedice(setting: Setting, options: dict[str, Any]) -> SafeDICE:
-    """Its unlabelled data are the episodes that PREFINE has too, of both sets."""
+    """Construct SafeDICE, whose unlabelled data are both sets."""
     return SafeDICE(
         SQUASHED,
         setting.preferences,
@@ -165,7 +170,7 @@ def _safedice(setting: Setting, options: dict[str, Any]) -> SafeDICE:
 
 
 def _cpq(setting: Setting, options: dict[str, Any]) -> CPQ:
-    """With the rewards and costs of all of the task's data."""
+    """Construct CPQ, which learns from the rewards and costs of all data of the task."""
     return CPQ(
         SQUASHED,
         setting.trajectories,
@@ -178,14 +183,14 @@ def _cpq(setting: Setting, options: dict[str, Any]) -> CPQ:
 
 
 REFERENCE = "reference"
-# What makes PREFINE these: SFT has no preference term, DPO no supervised one.
-_WEIGHTS: dict[str, dict[str, float]] = {"PREFINE": {}, "SFT": {"beta": 0.0}, "DPO": {"sft_coef": 0.0}}
-MAKERS: dict[str, Callable[[Setting, dict[str, Any]], OfflineAlgorithm]] = {
-    **{name: partial(_prefine, weights=weights) for name, weights in _WEIGHTS.items()},
+# Variants of PREFINE by their weights: SFT has no preference term, and DPO no supervised term.
+_PREFINE_VARIANTS: dict[str, dict[str, float]] = {"PREFINE": {}, "SFT": {"beta": 0.0}, "DPO": {"sft_coef": 0.0}}
+CONSTRUCTORS: dict[str, Callable[[Setting, dict[str, Any]], OfflineAlgorithm]] = {
+    **{name: partial(_prefine, weights=weights) for name, weights in _PREFINE_VARIANTS.items()},
     "BC": _bc,
     "PPL": _ppl,
     "CPL": _cpl,
-    "CPL-KL": partial(_cpl, usual={"advantage": "log_ratio", "alpha": 0.2, "bias": 0.75}),
+    "CPL-KL": partial(_cpl, defaults={"advantage": "log_ratio", "alpha": 0.2, "bias": 0.75}),
     "SafeDICE": _safedice,
     "CPQ": _cpq,
 }

@@ -1,13 +1,13 @@
 """
-Runs the benchmark: a grid of tasks, methods, choices of data and seeds, cell by cell.
+Train and evaluate methods on a grid of tasks, choices of data and seeds.
 
     python -m benchmarks run --tier small                       # Table 1, on the generated data
     python -m benchmarks run --tier small --study weights       # Fig. 9; see studies.py for the others
     python -m benchmarks run --tasks BallRun --methods SFT "PREFINE:beta=0.2,sft_coef=0.3" --seeds 0 1 2 3 4
 
-Each cell leaves one JSON file in benchmarks/results/TIER/STUDY/TASK. A cell whose file is there is not computed again,
-so a run that was stopped goes on; one that crashed leaves a file that ends in .failed and is tried again next time.
-`python -m benchmarks report` makes the tables and figures. The data are those of generate.py, or DSRL's.
+Each cell of the grid writes one JSON file in benchmarks/results/TIER/STUDY/TASK. Cells whose file exists are skipped,
+so a run that was stopped continues. A cell that crashes writes a file that ends in .failed, and is tried again next
+time. The data are those of `generate`, or DSRL's. `report` writes the tables and figures.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,15 @@ from tqdm.auto import tqdm
 
 from benchmarks import records
 from benchmarks.paths import CACHE, DATA, RESULTS
-from benchmarks.runs.cells import Cell, Folders, Record, failure, reference_path, train_reference
-from benchmarks.runs.cells import run as run_cells
+from benchmarks.runs.cells import (
+    Cell,
+    Folders,
+    Record,
+    failure_record,
+    reference_path,
+    run_cells,
+    train_reference,
+)
 from benchmarks.runs.executors import Executor, run_all
 from benchmarks.runs.studies import STUDIES, TIERS, StudyName, TierName, study_cells
 
@@ -40,25 +47,27 @@ def main(
     cache: Path = CACHE,
 ) -> int:
     """
-    :param tier: how much of everything
-    :param study: what is compared
-    :param tasks: instead of those of the study
-    :param methods: instead of those of the study, as NAME or NAME:option=value,option=value
-    :param seeds: instead of those of the tier
-    :param taus: instead of those of the tier
-    :param draws: instead of those of the tier, each with every seed
-    :param executor: where the cells are computed
-    :param jobs: processes of joblib; -1 is one for each core
-    :param population: train a task's PREFINE, SFT and DPO cells as one computation, whose time they share
-    :param data: the folder with TASK.hdf5
-    :param results: the folder for the records
-    :param cache: the folder for the references
-    :return: how many cells crashed
+    Compute all missing cells of a study.
+
+    :param tier: Budgets, tasks and seeds.
+    :param study: What is compared.
+    :param tasks: Tasks in place of the study's.
+    :param methods: Methods in place of the study's, as NAME or NAME:option=value,option=value.
+    :param seeds: Seeds in place of the tier's.
+    :param taus: Thresholds in place of the tier's.
+    :param draws: Draws of the two sets in place of the tier's, each with every seed.
+    :param executor: Where the cells are computed.
+    :param jobs: Number of joblib's processes; -1 for one per core.
+    :param population: Train the PREFINE, SFT and DPO cells of a task as one computation, whose time they share.
+    :param data: Folder with TASK.hdf5.
+    :param results: Folder for the records.
+    :param cache: Folder for the references.
+    :return: Number of cells that crashed.
     """
     folders, folder = Folders(data, cache), results / tier / study
-    wanted = study_cells(STUDIES[study], TIERS[tier], tasks, methods, seeds, taus, draws)
-    missing = [cell for cell in wanted if not (folder / cell.path).exists()]
-    print(f"{len(wanted):,} cells, of which {len(wanted) - len(missing):,} are there already.")
+    all_cells = study_cells(STUDIES[study], TIERS[tier], tasks, methods, seeds, taus, draws)
+    missing = [cell for cell in all_cells if not (folder / cell.path).exists()]
+    print(f"{len(all_cells):,} cells, {len(all_cells) - len(missing):,} of them done already.")
     references = {
         reference_path(cell.task, cell.budget, folders): (cell.task, cell.budget, folders)
         for cell in missing
@@ -71,37 +80,39 @@ def main(
     groups = _groups(missing) if population else [[cell] for cell in missing]
     n_failed = 0
     with tqdm(total=len(missing), desc=f"{tier} {study}", unit="cell") as bar:
-        for group, outcome in run_all(attempt, [(group, folders) for group in groups], executor, jobs):
+        for group, outcome in run_all(run_group, [(group, folders) for group in groups], executor, jobs):
             n_failed += len(group) if isinstance(outcome, dict) else 0
             _save(folder, group, outcome)
             bar.update(len(group))
             bar.set_postfix(failed=n_failed)
     if n_failed:
-        print(f"{n_failed} cells crashed. See the .failed files in {folder}; the next run tries them again.")
+        print(f"{n_failed} cells crashed. Read the .failed files in {folder}. The next run tries these cells again.")
     return n_failed
 
 
-def attempt(group: Sequence[Cell], folders: Folders) -> tuple[Sequence[Cell], list[Record] | Record]:
+def run_group(group: Sequence[Cell], folders: Folders) -> tuple[Sequence[Cell], list[Record] | Record]:
     """
-    Compute some cells; one that crashes does not stop the others.
+    Compute some cells, and return an exception as a record, so that it does not stop other groups.
 
-    :return: the cells, and the record of each, or the one of their failure
+    :param group: Cells that are trained together.
+    :param folders: Folders of the data and the references.
+    :return: The cells, and either the record of each or one record of their failure.
     """
     try:
         return group, run_cells(group, folders)
     except Exception as error:
-        return group, failure(group, error)
+        return group, failure_record(group, error)
 
 
 def _groups(missing: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells of a task and a reference that one population trains, together; the others alone."""
+    """Group cells of a task and a reference that one population can train. Other cells form groups of one."""
 
-    def together(cell: Cell) -> tuple[str, str, bool]:
+    def group_key(cell: Cell) -> tuple[str, str, bool]:
         return cell.task, cell.reference, cell.method.in_populations
 
     groups: list[list[Cell]] = []
-    for (_, _, in_populations), group in groupby(sorted(missing, key=together), key=together):
-        if in_populations:
+    for (_, _, in_population), group in groupby(sorted(missing, key=group_key), key=group_key):
+        if in_population:
             groups.append(list(group))
         else:
             groups.extend([cell] for cell in group)

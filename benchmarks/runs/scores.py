@@ -1,4 +1,4 @@
-"""The scores of the benchmark, normalised as in DSRL, from the records that run.py left."""
+"""Scores of the benchmark, normalised as in DSRL, from the records of `run`."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,17 +13,17 @@ from benchmarks import records
 from benchmarks.runs.selection import Selection, condition_of
 from sb3_prefine import dsrl
 
-# Of every interval: 95%, percentile bootstrap, a fixed seed.
+# Every interval is a 95% percentile bootstrap with a fixed seed and this many resamples.
 N_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """
-    One cell.
+    A finished cell.
 
-    :param record: as run.py wrote it
-    :param actions: which of its evaluations counts: by the mode of the policy, or by samples
+    :param record: The record that `run` wrote.
+    :param actions: Whether the evaluation with deterministic or with stochastic actions counts.
     """
 
     record: dict[str, Any]
@@ -35,12 +35,12 @@ class Run:
 
     @property
     def method(self) -> str:
-        """As ``--methods`` names it."""
+        """The method, as ``--methods`` names it."""
         return self.record["method"]
 
     @property
     def reference(self) -> str:
-        """What was fine-tuned. The first records do not say it: there were clones only."""
+        """The kind of reference. The first records do not have it, because all of them were clones."""
         return self.record.get("reference", "clone")
 
     @property
@@ -53,47 +53,47 @@ class Run:
 
     @property
     def condition(self) -> Selection:
-        """What its data are like, whatever the draw."""
+        """The choice of data without threshold and draw."""
         return condition_of(self.selection)
 
     @property
     def kappa(self) -> float:
-        """The limit of the evaluation, the middle one of DSRL's three."""
+        """The cost limit of the evaluation, the middle one of DSRL's three."""
         return self.record["settings"]["eval_cost_limit"]
 
     @cached_property
     def rewards(self) -> np.ndarray:
-        """(n_episodes,) normalised."""
+        """(n_episodes,) normalised returns."""
         return self.rewards_of(self.record[self.actions])
 
     @cached_property
     def costs(self) -> np.ndarray:
-        """(n_episodes,) normalised."""
+        """(n_episodes,) normalised costs."""
         return self.costs_of(self.record[self.actions])
 
     @property
     def mean_return(self) -> float:
-        """Of its episodes, not normalised."""
+        """The mean return of the episodes, not normalised."""
         return float(np.mean(self.record[self.actions]["rewards"]))
 
     def rewards_of(self, episodes: dict[str, list[float]]) -> np.ndarray:
-        """Normalised returns of an evaluation of its record."""
+        """Normalise the returns of one of the record's evaluations."""
         return dsrl.normalized_reward(self.task, episodes["rewards"])
 
     def costs_of(self, episodes: dict[str, list[float]]) -> np.ndarray:
-        """Normalised costs of an evaluation of its record."""
+        """Normalise the costs of one of the record's evaluations."""
         return dsrl.normalized_cost(episodes["costs"], self.kappa)
 
 
 @dataclass(frozen=True)
-class Score:
+class Summary:
     """
-    What several runs of one method have in common.
+    Summary of several runs of one method.
 
-    :param mean: over the runs
-    :param std: the standard deviation over the runs; NaN of a single one
-    :param low: of the mean's 95% interval: runs are drawn with replacement, and of each its episodes
-    :param high: of the same
+    :param mean: Mean over the runs.
+    :param std: Standard deviation over the runs; NaN for a single run.
+    :param low: Lower end of the mean's 95% interval, by drawing runs and their episodes with replacement.
+    :param high: Upper end of the interval.
     """
 
     mean: float
@@ -102,92 +102,96 @@ class Score:
     high: float
 
     def __str__(self) -> str:
-        # Of a single run there is no spread to show.
         return f"{self.mean:.2f}" if math.isnan(self.std) else f"{self.mean:.2f} ± {self.std:.2f}"
 
 
 def load(folder: Path) -> list[Run]:
-    """All runs of a study, in the order of their files' names."""
+    """Load all runs of a study, in the order of their file names."""
     return [Run(records.load(path)) for path in sorted(folder.glob("*/*.json"))]
 
 
 def stochastic(runs: Iterable[Run]) -> list[Run]:
-    """The same runs, scored by samples; those that were not are left out."""
+    """Score runs with stochastic actions. Runs without such an evaluation are left out."""
     return [replace(run, actions="stochastic") for run in runs if run.record["stochastic"]]
 
 
-def select(runs: Iterable[Run], **wanted: Any) -> list[Run]:
-    """Those of a task (by its name), a method, …"""
-    return [run for run in runs if all(_value(run, name) == value for name, value in wanted.items())]
+def select(runs: Iterable[Run], **values: Any) -> list[Run]:
+    """Select runs by the values of their properties, such as ``task`` (its name) or ``method``."""
+    return [run for run in runs if all(_value(run, name) == value for name, value in values.items())]
 
 
-def reward(runs: Sequence[Run]) -> Score:
-    """Normalised."""
+def reward(runs: Sequence[Run]) -> Summary:
+    """Summarise the normalised rewards of some runs."""
     return summarize([run.rewards for run in runs])
 
 
-def cost(runs: Sequence[Run]) -> Score:
-    """Normalised."""
+def cost(runs: Sequence[Run]) -> Summary:
+    """Summarise the normalised costs of some runs."""
     return summarize([run.costs for run in runs])
 
 
 def format_outcome(runs: Sequence[Run]) -> str:
-    """Reward / cost, in bold if that is up to the limit."""
+    """Format reward / cost, in bold if the cost is within the limit."""
     if not runs:
         return "not run"
     rewards, costs = reward(runs), cost(runs)
     return f"**{rewards} / {costs}**" if costs.mean <= 1 else f"{rewards} / {costs}"
 
 
-def summarize(episodes: Sequence[np.ndarray]) -> Score:
+def summarize(episodes: Sequence[np.ndarray]) -> Summary:
     """
-    :param episodes: of each run, values of its episodes
+    Summarise a value over runs.
+
+    :param episodes: The values of each run's episodes.
+    :return: The summary.
     """
     means = np.array([values.mean() for values in episodes])
     low, high = np.percentile(resampled_means(episodes), (2.5, 97.5))
     std = float(means.std()) if len(means) > 1 else math.nan
-    return Score(float(means.mean()), std, float(low), float(high))
+    return Summary(float(means.mean()), std, float(low), float(high))
 
 
 def difference(
     first: Sequence[Run], second: Sequence[Run], value: Callable[[Run], np.ndarray]
 ) -> tuple[float, float, float]:
     """
-    By how much the mean of the first is above that of the second, over the seeds and choices of data that both have.
+    Compute the mean difference of two methods over the seeds and choices of data that both have.
 
-    Runs of the same seed have learnt from the same episodes and were evaluated in the same worlds, so seeds are drawn
-    with replacement for both together, and of each run its episodes.
+    Runs of the same seed were trained on the same episodes and evaluated with the same environment seeds. The bootstrap
+    therefore draws seeds for both methods together, and then the episodes of each run.
 
-    :param value: of the episodes of a run
-    :return: the difference, and its 95% interval
-    :raises ValueError: they have no seed in common
+    :param first: Runs of the first method.
+    :param second: Runs of the second method.
+    :param value: Function that returns the values of a run's episodes.
+    :return: First minus second, and the two ends of its 95% interval.
+    :raises ValueError: If the methods have no seed and choice of data in common.
     """
     partners = {(run.seed, run.selection): run for run in second}
     pairs = [(run, partners[key]) for run in first if (key := (run.seed, run.selection)) in partners]
     if not pairs:
-        raise ValueError("first, second: they have no seed and choice of data in common.")
+        raise ValueError("first, second: found no common seed and choice of data. Run both with the same seeds.")
     generator = np.random.default_rng(0)
     drawn = _draw_runs(len(pairs), generator)
-    ours, theirs = ([value(run) for run in side] for side in zip(*pairs, strict=True))
-    differences = _means(ours, drawn, generator) - _means(theirs, drawn, generator)
+    firsts, seconds = ([value(run) for run in side] for side in zip(*pairs, strict=True))
+    differences = _means(firsts, drawn, generator) - _means(seconds, drawn, generator)
     low, high = np.percentile(differences, (2.5, 97.5))
-    middle = np.mean([one.mean() - other.mean() for one, other in zip(ours, theirs, strict=True)])
-    return float(middle), float(low), float(high)
+    mean = np.mean([one.mean() - other.mean() for one, other in zip(firsts, seconds, strict=True)])
+    return float(mean), float(low), float(high)
 
 
 def resampled_means(episodes: Sequence[np.ndarray]) -> np.ndarray:
-    """(n_resamples,) means over runs drawn with replacement, of each as many episodes, drawn with replacement."""
+    """(n_resamples,) bootstrap means: runs and then their episodes are drawn with replacement."""
     generator = np.random.default_rng(0)
     return _means(episodes, _draw_runs(len(episodes), generator), generator)
 
 
 def _draw_runs(n: int, generator: np.random.Generator) -> np.ndarray:
-    """(n, n_resamples) their numbers."""
+    """(n, n_resamples) numbers of runs drawn with replacement."""
     return generator.integers(n, size=(n, N_RESAMPLES))
 
 
 def _means(episodes: Sequence[np.ndarray], drawn: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(n_resamples,) means over the runs that were drawn, of each as many episodes, drawn with replacement."""
+    """(n_resamples,) means over the drawn runs, each with its episodes drawn with replacement."""
     lengths = np.array([len(values) for values in episodes])
     filled = np.zeros((len(episodes), lengths.max()))
     for row, values in zip(filled, episodes, strict=True):
@@ -202,9 +206,13 @@ def _means(episodes: Sequence[np.ndarray], drawn: np.ndarray, generator: np.rand
 
 def matrix(runs: Iterable[Run], tasks: Sequence[str], method: str, value: Callable[[Run], float]) -> np.ndarray:
     """
-    (n_runs, n_tasks), as rliable takes it: the first runs of each task, as many as the task with the fewest has.
+    Arrange values as rliable takes them.
 
-    :param value: of a run
+    :param runs: Runs of any methods and tasks.
+    :param tasks: Tasks, one for each column.
+    :param method: Method whose runs are taken.
+    :param value: Function that returns the value of a run.
+    :return: (n_runs, n_tasks) values, where n_runs is the smallest number of runs of a task.
     """
     columns = [[value(run) for run in select(runs, task=task, method=method)] for task in tasks]
     n_runs = min(map(len, columns))

@@ -1,4 +1,4 @@
-"""Which cells a run is made of: how much of everything (a tier), and what is compared (a study)."""
+"""The cells of a run: budgets, tasks and seeds (a tier), and what is compared (a study)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,29 +13,29 @@ from sb3_prefine import dsrl
 
 TierName = Literal["smoke", "small", "paper"]
 FAST_METHODS = ("BC", "SFT", "DPO", "PPL", "CPL", "CPL-KL", "PREFINE")
-# Their updates take many times as long, and they need many more.
+# Methods whose updates take many times as long, and which need many more of them.
 SLOW_METHODS = ("SafeDICE", "CPQ")
-# Of Table 1.
+# The columns of Table 1.
 TABLE_METHODS = (REFERENCE, *FAST_METHODS, *SLOW_METHODS)
-# A preference term that outweighs the supervised one, and cannot run away.
+# PREFINE with a preference term that outweighs the supervised term but cannot diverge.
 BOUNDED_PREFINE = "PREFINE:sft_coef=0.3,beta=1.0,log_ratio_bound=5.0"
 
 
 @dataclass(frozen=True)
 class Tier:
     """
-    How much of everything.
+    Budgets, tasks and seeds of a run.
 
-    :param tasks: of Table 1
-    :param swept_tasks: of the studies that name none
-    :param taus: thresholds on the data
-    :param draws: of the two sets; None gives each seed a draw of its own
-    :param seeds: of the training
-    :param slow_method_tasks: those of SafeDICE and CPQ
-    :param budget: of a cell of Table 1
-    :param curves: of a cell with a curve
-    :param longer: of a cell with a curve and ten times the steps of Table 1, if they are fewer than the papers'
-    :param sweeps: of a cell of the other studies, of which there are many
+    :param tasks: Tasks of Table 1.
+    :param swept_tasks: Tasks of the studies that name none.
+    :param taus: Thresholds τ on the episode cost.
+    :param draws: Draws of the two sets. If None, each seed has its own draw.
+    :param seeds: Seeds of the training.
+    :param slow_method_tasks: Tasks of SafeDICE and CPQ.
+    :param budget: Budget of Table 1.
+    :param curves: Budget of cells with a learning curve.
+    :param longer: Budget of cells with a learning curve and ten times the steps of Table 1, up to those of the papers.
+    :param sweeps: Budget of the other studies, which have many cells.
     """
 
     tasks: tuple[str, ...]
@@ -54,7 +54,7 @@ _SMOKE = Budget(ref_steps=300, steps=100, safedice_steps=(20, 20), cpq_steps=20,
 _SMALL = Budget(
     ref_steps=20_000,
     steps=5_000,
-    # As many as the five hours on two cores leave for them.
+    # As many steps as fit into five hours on two cores.
     safedice_steps=(2_000, 18_000),
     cpq_steps=10_000,
     episodes=20,
@@ -68,8 +68,8 @@ _PAPER = Budget(
     episodes=100,
     stochastic_episodes=100,
 )
-# Without the Goal tasks, whose episodes take ten times as long as others.
-_QUICK_TASKS = tuple(name for name in dsrl.PAPER_TASKS if not name.endswith("Goal1"))
+# All but the Goal tasks, whose episodes take ten times as long as the others.
+_FAST_TASKS = tuple(name for name in dsrl.PAPER_TASKS if not name.endswith("Goal1"))
 _SLOW_METHOD_TASKS = ("BallRun", "BallCircle", "HalfCheetahVelocity", "Walker2dVelocity")
 TIERS: dict[TierName, Tier] = {
     "smoke": Tier(
@@ -86,7 +86,7 @@ TIERS: dict[TierName, Tier] = {
     ),
     "small": Tier(
         tasks=dsrl.PAPER_TASKS,
-        swept_tasks=_QUICK_TASKS,
+        swept_tasks=_FAST_TASKS,
         taus=(40.0,),
         draws=None,
         seeds=(0, 1, 2),
@@ -124,12 +124,12 @@ class Study:
     """
     What is compared.
 
-    :param methods: as :meth:`Method.parse` takes them
-    :param tasks: None for those of the tier: of Table 1, or those that are swept
-    :param selections: what is not as in the paper in the choice of the sets; the threshold and the draw are the tier's
-    :param taus: None for those of the tier
-    :param budget: which of the tier's budgets a cell has
-    :param references: what is fine-tuned
+    :param methods: Methods, as :meth:`Method.parse` takes them.
+    :param tasks: Tasks. If None, the tier's tasks for Table 1 or for sweeps.
+    :param selections: Choices of the two sets. Their threshold and draw are replaced with the tier's.
+    :param taus: Thresholds. If None, the tier's.
+    :param budget: Name of the tier's budget that the cells have.
+    :param references: Kinds of reference policies.
     """
 
     methods: tuple[str, ...]
@@ -140,8 +140,8 @@ class Study:
     references: tuple[ReferenceName, ...] = ("clone",)
 
 
-# RL Zoo's PPO agent for Walker2d reads the time that is left, too, which the data do not hold.
-_UNREADABLE = {("Walker2dVelocity", "ppo")}
+# RL Zoo's PPO agent for Walker2d observes the remaining time, which the data do not have.
+_INCOMPATIBLE_REFERENCES = {("Walker2dVelocity", "ppo")}
 
 StudyName = Literal[
     "table",
@@ -157,7 +157,7 @@ StudyName = Literal[
     "checkpoints",
     "counterfactuals",
 ]
-# Episodes of any return, against the reference's own failures: what whoever deploys a policy has.
+# Safe episodes of any return against the reference's own failures: the data that a user who deploys a policy has.
 REFERENCE_FAILURES = Selection(pool="all_safe", n_preferred=10, dispreferred="reference")
 STUDIES: dict[StudyName, Study] = {
     # Table 1, Fig. 3, 4 and 8
@@ -170,7 +170,7 @@ STUDIES: dict[StudyName, Study] = {
             f"PREFINE:sft_coef={sft_coef},beta={beta}"
             for sft_coef, beta in product((0.1, 1.0, 1.6, 2.0), (0.05, 0.2, 0.6, 0.95))
         ),
-        # The paper's, and one whose reference breaks the limit on our data by its mode, too.
+        # The paper's task, and one whose reference breaks the limit with deterministic actions on our data.
         tasks=("Walker2dVelocity", "BallCircle"),
         budget="curves",
     ),
@@ -185,9 +185,9 @@ STUDIES: dict[StudyName, Study] = {
     ),
     # Fig. 7
     "taus": Study(("PREFINE",), taus=(30.0, 40.0, 50.0)),
-    # Whether Table 1's steps are too few: where PREFINE breaks the limit, and for CPQ, whose paper has as many.
+    # Are Table 1's steps too few? On tasks where PREFINE breaks the limit, and for CPQ with the steps of its paper.
     "longer": Study(("BC", "PREFINE", "CPQ"), tasks=("BallCircle", "PointGoal1", "CarGoal1"), budget="longer"),
-    # Whether the rivals that learn from the two sets had their chance. CPL's paper has a variant that clones, too.
+    # Are rivals better with other hyperparameters? CPL's paper also has a variant with a cloning term.
     "rivals": Study(
         (
             "PREFINE:learning_rate=1e-05",
@@ -215,21 +215,21 @@ STUDIES: dict[StudyName, Study] = {
             *(Selection(flipped=share) for share in (0.1, 0.4)),
         ),
     ),
-    # Of the same page: on more tasks, what is called safe being within all limits.
+    # The same page: more tasks, with a threshold below all limits.
     "within": Study(
         (REFERENCE, "SFT", "PREFINE", BOUNDED_PREFINE),
-        tasks=_QUICK_TASKS,
+        tasks=_FAST_TASKS,
         selections=(Selection(), Selection(pool="all_safe", n_preferred=10)),
         taus=(20.0,),
     ),
-    # Of the same page: whether fewer steps would do as well.
+    # The same page: are fewer steps as good?
     "stopping": Study(
         ("SFT", "PREFINE", "DPO", BOUNDED_PREFINE),
         tasks=("BallCircle", "HalfCheetahVelocity"),
         selections=(Selection(n_preferred=1), Selection(pool="all_safe", n_preferred=10)),
         budget="curves",
     ),
-    # Of the same page
+    # The same page.
     "counterfactuals": Study(
         (
             "BC",
@@ -244,10 +244,10 @@ STUDIES: dict[StudyName, Study] = {
         ),
         tasks=("BallCircle", "HalfCheetahVelocity"),
         selections=(REFERENCE_FAILURES,),
-        # Far within the limits, so that there is room for what earns more.
+        # Far below the limits, so that policies can earn more and stay safe.
         taus=(10.0,),
     ),
-    # Of the same page: references that are far from the data, and earn far more.
+    # The same page: references that are far from the data, and earn far more.
     "checkpoints": Study(
         (REFERENCE, "SFT", "PREFINE", "DPO", BOUNDED_PREFINE),
         tasks=("HalfCheetahVelocity", "Walker2dVelocity"),
@@ -267,13 +267,20 @@ def study_cells(
     draws: Sequence[int] | None = None,
 ) -> list[Cell]:
     """
-    The cells of a study, seed by seed: half of a run is all of it with half of the seeds.
+    List the cells of a study, seed by seed, so that half of a run has all cells of half of the seeds.
 
-    :param tasks: in place of the study's or tier's, and so are the others
-    :raises ValueError: there is no such task or method
+    :param study: What is compared.
+    :param tier: Budgets, tasks and seeds.
+    :param tasks: Tasks in place of the study's or the tier's.
+    :param methods: Methods in place of the study's.
+    :param seeds: Seeds in place of the tier's.
+    :param taus: Thresholds in place of the study's or the tier's.
+    :param draws: Draws in place of the tier's.
+    :return: The cells.
+    :raises ValueError: If a task or a method is unknown.
     """
-    of_tier = tier.tasks if study.budget == "budget" else tier.swept_tasks
-    names = [task.name for task in paper.find_tasks(tasks or study.tasks or of_tier)]
+    tier_tasks = tier.tasks if study.budget == "budget" else tier.swept_tasks
+    names = [task.name for task in paper.find_tasks(tasks or study.tasks or tier_tasks)]
     chosen = [Method.parse(method) for method in methods or study.methods]
     seeds, draws = seeds or tier.seeds, draws or tier.draws
     repetitions = [(seed, seed) for seed in seeds] if draws is None else list(product(draws, seeds))
@@ -282,7 +289,7 @@ def study_cells(
         for (draw, seed), task, reference, tau, selection, method in product(
             repetitions, names, study.references, taus or study.taus or tier.taus, study.selections, chosen
         )
-        # Named, they run where they are named.
+        # Slow methods run on tasks that are named explicitly, too.
         if (tasks or method.name not in SLOW_METHODS or task in tier.slow_method_tasks)
-        and (task, reference) not in _UNREADABLE
+        and (task, reference) not in _INCOMPATIBLE_REFERENCES
     ]

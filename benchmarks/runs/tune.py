@@ -1,12 +1,12 @@
 """
-Chooses β and λ on held-out preferences, with Optuna: no environment is stepped.
+Choose β and λ on held-out preferences with Optuna, without stepping an environment.
 
     python -m benchmarks tune BallCircle --trials 20
 
-A fifth of the episodes of both sets is held out. Each trial trains PREFINE with other weights on the rest and is judged
-by what Eq. 9 with the paper's weights says of the held-out ones: a yardstick that is the same for all trials. The study
-is kept in benchmarks/runs/tuning.db, so that it goes on where it was stopped; what was chosen, to three digits, goes to
-benchmarks/results/tuning/TASK.json. The command that is printed at the end trains with it in Table 1's way.
+A fifth of the episodes of both sets is held out. Each trial trains PREFINE with other weights on the rest. Its value is
+Eq. 9 on the held-out episodes with the paper's weights, so that trials are comparable. The study is saved in
+benchmarks/cache/tuning.db, so a study that was stopped continues. The chosen weights, with three digits, are written to
+benchmarks/results/tuning/TASK.json, and the printed command trains with them as in Table 1.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,9 +30,11 @@ HELD_OUT = 0.2
 @dataclass(frozen=True)
 class Options:
     """
-    :param trials: of the study, all sessions together
-    :param steps: gradient steps of each
-    :param seed: of the draw of both sets, of what is held out, of the training and of the sampler
+    Options of the study.
+
+    :param trials: Total number of trials over all calls.
+    :param steps: Gradient steps of each trial.
+    :param seed: Seed of the two sets, of the held-out episodes, of the training and of the sampler.
     """
 
     trials: int = 20
@@ -50,19 +52,21 @@ def main(
     cache: Path = CACHE,
 ) -> None:
     """
-    :param tasks: names such as BallCircle
-    :param options: of the study
-    :param tier: whose references are fine-tuned
-    :param data: the folder with TASK.hdf5
-    :param results: the folder for TASK.json
-    :param cache: the folder for the references and the study
+    Tune the weights of some tasks.
+
+    :param tasks: Names such as BallCircle.
+    :param options: Options of the study.
+    :param tier: Tier whose references are fine-tuned.
+    :param data: Folder with TASK.hdf5.
+    :param results: Folder for TASK.json.
+    :param cache: Folder for the references and the study.
     """
     torch.set_num_threads(1)
     folders = Folders(data, cache)
     for task in paper.find_tasks(tasks):
         train_reference(task.name, TIERS[tier].budget, folders)
         reference = open_reference(task.name, TIERS[tier].budget, folders)
-        preferences = paper.choose(task, dsrl.load(task, data / f"{task.name}.hdf5"), options.seed)
+        preferences = paper.choose_sets(task, dsrl.load(task, data / f"{task.name}.hdf5"), options.seed)
         study = tune(task, reference, preferences, options, f"sqlite:///{cache / 'tuning.db'}")
         found = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
         chosen = {name: float(f"{study.best_params[name]:.3g}") for name in ("beta", "sft_coef")}
@@ -85,12 +89,14 @@ def tune(
     task: dsrl.Task, reference: Reference, preferences: PreferenceBuffer, options: Options, storage: str | None = None
 ) -> optuna.Study:
     """
-    :param task: one of the twelve
-    :param reference: π_ref
-    :param preferences: to train on and to hold out from
-    :param options: how
-    :param storage: where Optuna keeps the study; None for in memory
-    :return: the study, which has all its trials
+    Run the trials of one study.
+
+    :param task: One of the twelve tasks.
+    :param reference: The reference policy π_ref.
+    :param preferences: The two sets, of which a part is held out.
+    :param options: Options of the study.
+    :param storage: URL of Optuna's storage. If None, the study is kept in memory.
+    :return: The study with all its trials.
     """
     settings = paper.settings(task)
     train, held_out = preferences.split(HELD_OUT, options.seed)
@@ -111,7 +117,7 @@ def tune(
         sampler=optuna.samplers.TPESampler(seed=options.seed),
         load_if_exists=True,
     )
-    # The paper's own weights are the first that are tried.
+    # The first trial has the paper's weights.
     study.enqueue_trial({name: settings[name] for name in ("beta", "sft_coef")}, skip_if_exists=True)
     done = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     study.optimize(objective, n_trials=max(0, options.trials - len(done)), show_progress_bar=True)

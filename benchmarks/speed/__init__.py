@@ -1,1 +1,1 @@
-"""How fast PREFINE is: measurements, and the page that is written from them."""
+"""Measure how fast PREFINE is, and write the page about it."""

@@ -1,4 +1,4 @@
-"""What measure.py compares: PREFINE.learn, the plain loop of Algorithm 1, and the floor under both."""
+"""The training loops that are compared: PREFINE.learn, the plain loop of Algorithm 1, and the floor under both."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,10 +16,10 @@ from torch.nn.functional import logsigmoid
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories
 
-# Makes so many steps.
-Run = Callable[[int], None]
+# A training loop, called with the number of steps to make.
+Loop = Callable[[int], None]
 Family = Literal["gaussian", "squashed", "categorical"]
-# HalfCheetah's sizes, and the paper's batch and network.
+# HalfCheetah's sizes, and the paper's batch size and network.
 N_OBSERVATIONS, N_ACTIONS = 17, 6
 BATCH_SIZE = 256
 WIDTHS = (256, 256)
@@ -29,13 +29,13 @@ BETA, SFT_COEF, LEARNING_RATE = 0.05, 1.6, 3e-4
 @dataclass(frozen=True)
 class Workload:
     """
-    What all contenders work on.
+    Policy and data that all training loops share.
 
-    :param family: of the policy: PPO's Gaussian, SAC's squashed Gaussian, PPO's categorical
-    :param episodes: of 1,000 steps, preferred and dispreferred
-    :param batch_size: transitions of each set
-    :param widths: of the hidden layers
-    :param device: of the computation
+    :param family: Family of the policy: PPO's Gaussian, SAC's squashed Gaussian, or PPO's categorical.
+    :param episodes: Numbers of preferred and dispreferred episodes of 1,000 steps.
+    :param batch_size: Transitions of each set in a batch.
+    :param widths: Units of the hidden layers.
+    :param device: Device of the computation.
     """
 
     family: Family = "gaussian"
@@ -44,8 +44,8 @@ class Workload:
     widths: tuple[int, ...] = WIDTHS
     device: str = "cpu"
 
-    def algorithm(self) -> PPO | SAC:
-        """An untrained one: what it does is of no importance here."""
+    def make_reference(self) -> PPO | SAC:
+        """Construct an untrained SB3 model, because speed does not depend on what the policy does."""
         box = spaces.Box(-1.0, 1.0, (N_ACTIONS,), np.float32)
         env = _Spaces(spaces.Discrete(N_ACTIONS) if self.family == "categorical" else box)
         common: dict[str, Any] = {"seed": 0, "device": self.device, "policy_kwargs": {"net_arch": list(self.widths)}}
@@ -53,8 +53,8 @@ class Workload:
             return SAC("MlpPolicy", env, buffer_size=1, **common)
         return PPO("MlpPolicy", env, **common)
 
-    def preferences(self) -> PreferenceBuffer:
-        """Noise: how fast a step is does not depend on what is in it."""
+    def make_preferences(self) -> PreferenceBuffer:
+        """Construct random data, because speed does not depend on the numbers in them."""
         preferred, dispreferred = self.episodes
         return PreferenceBuffer(self._noise(preferred, seed=0), self._noise(dispreferred, seed=1))
 
@@ -78,11 +78,11 @@ class Workload:
         )
 
 
-def prefine(workload: Workload, preferences: PreferenceBuffer | None = None, seed: int = 0) -> PREFINE:
-    """A model, ready to learn."""
+def make_prefine(workload: Workload, preferences: PreferenceBuffer | None = None, seed: int = 0) -> PREFINE:
+    """Construct a PREFINE model."""
     return PREFINE(
-        workload.algorithm(),
-        preferences or workload.preferences(),
+        workload.make_reference(),
+        preferences or workload.make_preferences(),
         learning_rate=LEARNING_RATE,
         batch_size=workload.batch_size,
         beta=BETA,
@@ -92,35 +92,35 @@ def prefine(workload: Workload, preferences: PreferenceBuffer | None = None, see
     )
 
 
-def learn(workload: Workload) -> Run:
+def prefine_loop(workload: Workload) -> Loop:
     """``PREFINE.learn`` with its logger and a callback, as a user calls it."""
-    return _learning(prefine(workload))
+    return _learn_loop(make_prefine(workload))
 
 
-def compiled(workload: Workload) -> Run:
-    """The same, its networks and log-probs compiled by ``torch.compile``."""
-    model = prefine(workload)
+def compiled_loop(workload: Workload) -> Loop:
+    """``PREFINE.learn`` with networks and log-probs compiled by ``torch.compile``."""
+    model = make_prefine(workload)
     likelihood = model._likelihood
     model._likelihood = model._likelihood_ref = replace(
         likelihood, params=torch.compile(likelihood.params), log_prob=torch.compile(likelihood.log_prob)
     )
-    return _learning(model)
+    return _learn_loop(model)
 
 
-def _learning(model: PREFINE) -> Run:
+def _learn_loop(model: PREFINE) -> Loop:
     def run(n: int) -> None:
-        model.learn(n, callback=_Watching(), reset_num_timesteps=False)
+        model.learn(n, callback=_NoOpCallback(), reset_num_timesteps=False)
 
     return run
 
 
-def floor(workload: Workload) -> Run:
+def floor_loop(workload: Workload) -> Loop:
     """
-    Behaviour cloning on one batch that lies ready: forward, backward and fused Adam on as many states.
+    Behaviour cloning on one fixed batch: forward pass, backward pass and fused Adam on the same number of states.
 
-    Whatever trains this network on as many states a step has to do this.
+    Every method that trains this network on this number of states has to do at least this.
     """
-    policy = Scorer(workload)
+    policy = SB3Policy(workload)
     observations, actions = policy.batch(2 * workload.batch_size)
     optimizer = torch.optim.Adam(policy.actor_parameters(), LEARNING_RATE, fused=True)
 
@@ -134,9 +134,9 @@ def floor(workload: Workload) -> Run:
     return run
 
 
-def plain(workload: Workload) -> Run:
-    """Algorithm 1 as it is written, with an Adam that is not fused."""
-    policy = Scorer(workload)
+def plain_loop(workload: Workload) -> Loop:
+    """Algorithm 1 as written in the paper, with an Adam that is not fused."""
+    policy = SB3Policy(workload)
     reference = deepcopy(policy)
     sets = [policy.batch(n * 1_000) for n in workload.episodes]
     optimizer = torch.optim.Adam(policy.actor_parameters(), LEARNING_RATE)
@@ -145,7 +145,7 @@ def plain(workload: Workload) -> Run:
         for _ in range(n):
             drawn = [torch.randint(len(actions), (workload.batch_size,), device=actions.device) for _, actions in sets]
             batches = [(states[rows], actions[rows]) for (states, actions), rows in zip(sets, drawn, strict=True)]
-            loss = algorithm_1(policy, reference, batches)
+            loss = algorithm_1_loss(policy, reference, batches)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -153,12 +153,14 @@ def plain(workload: Workload) -> Run:
     return run
 
 
-def algorithm_1(policy: "Scorer", reference: "Scorer", batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+def algorithm_1_loss(policy: "SB3Policy", reference: "SB3Policy", batches: list[tuple[Tensor, Tensor]]) -> Tensor:
     """
-    Its loss: for each set, policy and reference score the data's action and the counterfactual in forward passes of
-    their own.
+    Compute the loss of Algorithm 1, with a separate forward pass for each log-prob.
 
-    :param batches: states and actions of D_p, and of D_np
+    :param policy: The policy that is trained.
+    :param reference: The frozen reference.
+    :param batches: States and actions of D_p, and of D_np.
+    :return: The loss.
     """
     loss = torch.zeros((), device=batches[0][0].device)
     for is_preferred, (states, actions) in zip((True, False), batches, strict=True):
@@ -177,7 +179,7 @@ def algorithm_1(policy: "Scorer", reference: "Scorer", batches: list[tuple[Tenso
 
 
 class _Spaces(gym.Env):
-    """No more than SB3 needs to build a network."""
+    """An environment with only the spaces that SB3 needs to build a network."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (N_OBSERVATIONS,), np.float32)
 
@@ -185,18 +187,18 @@ class _Spaces(gym.Env):
         self.action_space = action_space
 
 
-class _Watching(BaseCallback):
-    """Called after every step, like those of users."""
+class _NoOpCallback(BaseCallback):
+    """A callback that does nothing, because users have one too."""
 
     def _on_step(self) -> bool:
         return True
 
 
-class Scorer:
-    """A policy through SB3's own distributions: nothing of this package."""
+class SB3Policy:
+    """A policy that uses SB3's own distributions and nothing of sb3_prefine."""
 
     def __init__(self, workload: Workload):
-        self._policy: Any = workload.algorithm().policy
+        self._policy: Any = workload.make_reference().policy
         self._squashed = workload.family == "squashed"
         self._discrete = workload.family == "categorical"
 

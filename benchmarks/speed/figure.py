@@ -1,4 +1,4 @@
-"""The picture of speed.md: a step of each contender, and how its time grows."""
+"""The figure of speed.md: the time of a step, and how it grows."""
 
 import io
 from collections.abc import Mapping
@@ -21,9 +21,11 @@ TITLES = {
 
 def draw(step: Mapping[str, Any], growth: Mapping[str, Any]) -> bytes:
     """
-    :param step: the record of ``speed step``
-    :param growth: the record of ``speed growth``
-    :return: a PNG
+    Draw the figure.
+
+    :param step: The record of ``speed step``.
+    :param growth: The record of ``speed growth``.
+    :return: The figure as a PNG.
     """
     figure = Figure(figsize=(12, 7), layout="constrained")
     axes = figure.subplots(2, 3)
@@ -57,14 +59,14 @@ def _draw_step(axes: Axes, families: Mapping[str, Any]) -> None:
 def _draw_growth(axes: Axes, name: str, milliseconds: Mapping[str, float], highest: float) -> None:
     x, y = [int(n) for n in milliseconds], list(milliseconds.values())
     axes.loglog(x, y, "o-", color=SAFE, label="measured")
-    # The work of a hidden layer grows with the square of its width; that of a step does not grow with the data.
+    # A hidden layer's work grows with the square of its width, and a step's work does not grow with the data.
     power = {"width": 2, "transitions": 0}.get(name, 1)
-    # From the largest, where small operations do not hide it.
+    # Extrapolated from the largest size, where the overhead of small operations matters least.
     axes.loglog(x, [y[-1] * (n / x[-1]) ** power for n in x], "--", color="0.5", label="ideal: its work alone")
     axes.set_xticks(x, [_short(n) for n in x])
     axes.set_yticks(ticks := [0.3, 1, 3, 10, 30, 100], [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    # The same for all, so that what does not grow looks flat.
+    # The same limits in all panels, so that times that do not grow look flat.
     axes.set_ylim(0.5, 1.5 * highest)
     axes.set_xlabel(TITLES[name])
 

@@ -1,12 +1,12 @@
 """
-Data beyond memory, and what importing and opening cost (``speed size``).
+Measure training on data beyond memory, and the time of imports and of opening checkpoints (``speed size``).
 
-Made-up data of HalfCheetah's sizes (17 numbers observed, 6 acted) are written to one HDF5 file, 170 bytes a transition,
-unless it is there. PREFINE trains on the file (``mmap=True``) and, in turn with it, on the first of its transitions in
-memory. Measured: updates a second of both, the memory in use meanwhile, bytes a transition of data in memory,
-and what ``import sb3_prefine`` and ``load_reference`` cost.
+Random data of HalfCheetah's sizes (17 observations, 6 actions) are written to one HDF5 file with 170 bytes per
+transition, unless it exists. PREFINE trains on the file (``mmap=True``) and, in turn, on its first transitions in
+memory. The command measures the updates per second of both, the memory that training uses, the bytes per transition of
+data in memory, and the time of ``import sb3_prefine`` and ``load_reference``.
 
-On a busy machine the CPU seconds say more than those on the clock, which have the waiting in them: for the disk too.
+On a busy machine CPU times are more reliable than wall-clock times, which include waiting, also for the disk.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ from sb3_prefine.utils.files import replacing
 
 OBSERVATIONS, ACTIONS, EPISODE = 17, 6, 1000
 DEMO = Path(sb3_prefine.__file__).parent / "demo_data"
-# PPO for HalfCheetah, behind a normaliser.
+# A PPO for HalfCheetah with a normaliser.
 REFERENCE = DEMO / "reference.zip"
-# Transitions that are made at once.
-_AT_ONCE = 200 * EPISODE
+# Transitions that are generated and written at once.
+_ROWS_PER_WRITE = 200 * EPISODE
 
 T = TypeVar("T")
 
@@ -47,10 +47,10 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Memory:
     """
-    MiB of a process.
+    Memory of a process in MiB.
 
-    :param anonymous: what it has to itself (RssAnon)
-    :param file: of files that it maps (RssFile); the system takes it back when it needs the room
+    :param anonymous: Memory of the process itself (RssAnon).
+    :param file: Mapped files (RssFile), which the system can reclaim.
     """
 
     anonymous: float
@@ -60,18 +60,20 @@ class Memory:
 @dataclass(frozen=True)
 class Training:
     """
-    :param n_transitions: on disk
-    :param n_in_memory: in memory
-    :param file_bytes: of the HDF5 file
-    :param open_seconds: on the clock: mapping the file and checking every number in it
-    :param warm_up_seconds: on the clock: until the first update
-    :param updates_per_second: on the clock, of both
-    :param updates_per_cpu_second: of both
-    :param ratio: of the stream's speed to that of data in memory, on the clock; the median of the rounds
-    :param cpu_ratio: the same by CPU seconds
-    :param before: memory before the file is opened
-    :param opening: the most while it is opened
-    :param streaming: the most while PREFINE trains on it alone, the warm-up included
+    Training on data on disk and in memory.
+
+    :param n_transitions: Transitions on disk.
+    :param n_in_memory: Transitions in memory.
+    :param file_bytes: Size of the HDF5 file.
+    :param open_seconds: Wall-clock time of mapping the file and checking every number in it.
+    :param warm_up_seconds: Wall-clock time until the first update.
+    :param updates_per_second: Updates per wall-clock second, on disk and in memory.
+    :param updates_per_cpu_second: Updates per CPU second, on disk and in memory.
+    :param ratio: Speed on disk divided by the speed in memory, by wall-clock time; the median of the rounds.
+    :param cpu_ratio: The same ratio by CPU time.
+    :param before: Memory before the file is opened.
+    :param opening: Peak memory while the file is opened.
+    :param streaming: Peak memory while PREFINE trains on the file only, including the warm-up.
     """
 
     n_transitions: int
@@ -91,15 +93,15 @@ class Training:
 @dataclass(frozen=True)
 class Buffer:
     """
-    Bytes a transition in memory.
+    Bytes per transition in memory.
 
-    :param raw: of its numbers
-    :param buffer: by which a process grows with a file read into a PreferenceBuffer
-    :param buffer_peak: the most while it is read and checked
-    :param training: by which it grows with the tables that training reads as well: observations as the network sees
-        them, actions, and the parameters of the reference's distribution
-    :param training_peak: the most while these are made
-    :param ratio: buffer / raw
+    :param raw: Size of the numbers.
+    :param buffer: Growth of a process that reads a file into a PreferenceBuffer.
+    :param buffer_peak: Peak growth while the file is read and checked.
+    :param training: Growth with the tables that training reads too: the network's inputs, actions, and the parameters
+        of the reference's distribution.
+    :param training_peak: Peak growth while these tables are made.
+    :param ratio: ``buffer / raw``.
     """
 
     raw: float
@@ -111,12 +113,12 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Duration:
     """
-    Of something a new process does; medians.
+    Median time of an operation in a new process.
 
-    :param cpu_seconds: user and system
-    :param seconds: on the clock
+    :param cpu_seconds: CPU time of user and system.
+    :param seconds: Wall-clock time.
     """
 
     cpu_seconds: float
@@ -132,12 +134,15 @@ def measure(
     references: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """
-    :param folder: where to put the files of made-up data
-    :param n_transitions: on disk
-    :param n_in_memory: of the data in memory
-    :param updates: of each round
-    :param rounds: how often to do each thing, in turn with what it is compared with
-    :param references: checkpoints to open
+    Measure everything.
+
+    :param folder: Folder for the files of random data.
+    :param n_transitions: Transitions on disk.
+    :param n_in_memory: Transitions in memory.
+    :param updates: Updates of each round.
+    :param rounds: Number of rounds, in which the contenders take turns.
+    :param references: Checkpoints to open.
+    :return: The record.
     """
     large, small = (make_file(folder / f"made_up_{n}.hdf5", n) for n in (n_transitions, n_in_memory))
     imports = measure_imports(rounds)
@@ -145,16 +150,20 @@ def measure(
         "imports": {package: asdict(cost) for package, cost in imports.items()},
         "import_ratio": imports["sb3_prefine"].cpu_seconds / imports["stable_baselines3"].cpu_seconds,
         "load_reference": {name: asdict(measure_load_reference(name, rounds)) for name in references},
-        "buffer": asdict(_in_a_new_process(partial(measure_buffer, small))),
-        "training": asdict(_in_a_new_process(partial(measure_training, large, n_in_memory, updates, rounds))),
+        "buffer": asdict(_in_new_process(partial(measure_buffer, small))),
+        "training": asdict(_in_new_process(partial(measure_training, large, n_in_memory, updates, rounds))),
     }
 
 
 def make_file(path: Path, n_transitions: int, seed: int = 0) -> Path:
     """
-    Write episodes of 1,000 transitions of random numbers, uncompressed; nothing if the file is there.
+    Write episodes of 1,000 random transitions, uncompressed, unless the file exists.
 
-    :raises OSError: there is too little room for it
+    :param path: Path of the file.
+    :param n_transitions: Number of transitions.
+    :param seed: Seed of the random numbers.
+    :return: The path.
+    :raises OSError: If the disk has too little free space.
     """
     if path.exists():
         return path
@@ -169,8 +178,8 @@ def make_file(path: Path, n_transitions: int, seed: int = 0) -> Path:
             file.create_dataset(name, (n_transitions, *shapes.get(name, ())), np.float32)
         for name in ("terminals", "timeouts"):
             file.create_dataset(name, (n_transitions,), bool)
-        for start in range(0, n_transitions, _AT_ONCE):
-            rows = slice(start, min(start + _AT_ONCE, n_transitions))
+        for start in range(0, n_transitions, _ROWS_PER_WRITE):
+            rows = slice(start, min(start + _ROWS_PER_WRITE, n_transitions))
             n, numbers = rows.stop - start, np.arange(start + 1, rows.stop + 1)
             observations = rng.standard_normal((n + 1, OBSERVATIONS), np.float32)
             file["observations"][rows] = observations[:-1]
@@ -184,16 +193,16 @@ def make_file(path: Path, n_transitions: int, seed: int = 0) -> Path:
 
 
 def measure_training(path: Path, n_in_memory: int, updates: int, rounds: int) -> Training:
-    """Train on a file and on its first transitions in memory, in turn."""
+    """Train on a file and, in turn, on its first transitions in memory."""
     torch.set_num_threads(1)
-    reference = _ready()
-    before = memory()
+    reference = _load_warm_reference()
+    before = current_memory()
     start = time.perf_counter()
-    with watched() as opening:
+    with sample_memory() as opening:
         on_disk = Trajectories.from_hdf5(path, mmap=True)
     open_seconds = time.perf_counter() - start
-    _drop_cache(path)
-    with watched() as streaming:
+    _drop_page_cache(path)
+    with sample_memory() as streaming:
         start = time.perf_counter()
         disk = _trainer(reference, on_disk)
         disk(1)
@@ -217,24 +226,24 @@ def measure_training(path: Path, n_in_memory: int, updates: int, rounds: int) ->
         ratio=float(np.median(clock["memory"] / clock["disk"])),
         cpu_ratio=float(np.median(cpu["memory"] / cpu["disk"])),
         before=before,
-        opening=_most(opening),
-        streaming=_most(streaming),
+        opening=_peak(opening),
+        streaming=_peak(streaming),
     )
 
 
 def measure_buffer(path: Path) -> Buffer:
     """Read a file into a PreferenceBuffer, and train on it."""
     torch.set_num_threads(1)
-    reference = _ready()
-    before = memory().anonymous
-    with watched() as reading:
+    reference = _load_warm_reference()
+    before = current_memory().anonymous
+    with sample_memory() as reading:
         trajectories = Trajectories.from_hdf5(path)
         half = len(trajectories) // 2
         buffer = PreferenceBuffer(trajectories[:half], trajectories[half:])
-    held = memory().anonymous
-    with watched() as training:
+    held = current_memory().anonymous
+    with sample_memory() as training:
         model = PREFINE(reference, buffer, device="cpu").learn(1)
-    trained = memory().anonymous
+    trained = current_memory().anonymous
     columns = (getattr(trajectories, name) for name in ("observations", "next_observations", "actions", "rewards"))
     raw = sum(column.nbytes for column in (*columns, trajectories.costs, trajectories.terminals, trajectories.timeouts))
     n = trajectories.n_transitions
@@ -246,29 +255,29 @@ def measure_buffer(path: Path) -> Buffer:
     return Buffer(
         raw=raw / n,
         buffer=bytes_each(held),
-        buffer_peak=bytes_each(_most(reading).anonymous),
+        buffer_peak=bytes_each(_peak(reading).anonymous),
         training=bytes_each(trained),
-        training_peak=bytes_each(_most(training).anonymous),
+        training_peak=bytes_each(_peak(training).anonymous),
         ratio=bytes_each(held) / (raw / n),
     )
 
 
-def measure_imports(rounds: int) -> dict[str, Cost]:
+def measure_imports(rounds: int) -> dict[str, Duration]:
     """Import Stable-Baselines3 and this package in new processes, in turn."""
     packages = ("stable_baselines3", "sb3_prefine")
     costs: dict[str, list[tuple[float, float]]] = {package: [] for package in packages}
-    # The first round compiles, and reads from the disk.
+    # The first round compiles byte code and reads from the disk, and does not count.
     for number in range(rounds + 1):
         for package in packages:
             start, cpu = time.perf_counter(), records.cpu_seconds()
             subprocess.run([sys.executable, "-c", f"import {package}"], check=True)
             if number:
                 costs[package].append((records.cpu_seconds() - cpu, time.perf_counter() - start))
-    return {package: Cost(*map(statistics.median, zip(*times, strict=True))) for package, times in costs.items()}
+    return {package: Duration(*map(statistics.median, zip(*times, strict=True))) for package, times in costs.items()}
 
 
-def measure_load_reference(source: str, rounds: int) -> Cost:
-    """Open a checkpoint, as the first thing that a process does after its imports."""
+def measure_load_reference(source: str, rounds: int) -> Duration:
+    """Open a checkpoint in a new process, directly after its imports."""
     program = (
         "import sys, time; from sb3_prefine import load_reference;"
         "cpu, start = time.process_time(), time.perf_counter(); load_reference(sys.argv[1]);"
@@ -278,24 +287,24 @@ def measure_load_reference(source: str, rounds: int) -> Cost:
     for _ in range(rounds):
         found = subprocess.run([sys.executable, "-c", program, source], check=True, capture_output=True, text=True)
         times.append(tuple(map(float, found.stdout.split())))
-    return Cost(*map(statistics.median, zip(*times, strict=True)))
+    return Duration(*map(statistics.median, zip(*times, strict=True)))
 
 
-def memory() -> Memory:
-    """What this process holds now."""
+def current_memory() -> Memory:
+    """Get the memory of this process."""
     with open("/proc/self/status") as file:
         found = dict(line.split(":", 1) for line in file)
     return Memory(*(int(found[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile")))
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[list[Memory]]:
-    """What this process holds, every 20 ms and at the end."""
-    samples, done = [memory()], threading.Event()
+def sample_memory() -> Iterator[list[Memory]]:
+    """Sample the memory of this process every 20 ms, and at the end."""
+    samples, done = [current_memory()], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
-            samples.append(memory())
+            samples.append(current_memory())
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -304,24 +313,24 @@ def watched() -> Iterator[list[Memory]]:
     finally:
         done.set()
         thread.join()
-        samples.append(memory())
+        samples.append(current_memory())
 
 
-def _most(samples: list[Memory]) -> Memory:
+def _peak(samples: list[Memory]) -> Memory:
     return Memory(max(sample.anonymous for sample in samples), max(sample.file for sample in samples))
 
 
-def _ready() -> Reference:
-    """The reference, in a process that has imported what training imports."""
+def _load_warm_reference() -> Reference:
+    """Load the reference after a first training, so that all imports of training are done."""
     reference = load_reference(REFERENCE)
-    good, bad = (Trajectories.from_hdf5(DEMO / f"{name}.hdf5") for name in ("preferred", "dispreferred"))
-    few = PreferenceBuffer(good, bad)
-    PREFINE(reference, few, device="cpu").learn(2)
+    preferred, dispreferred = (Trajectories.from_hdf5(DEMO / f"{name}.hdf5") for name in ("preferred", "dispreferred"))
+    preferences = PreferenceBuffer(preferred, dispreferred)
+    PREFINE(reference, preferences, device="cpu").learn(2)
     return reference
 
 
 def _trainer(reference: Reference, trajectories: Trajectories) -> Callable[[int], None]:
-    """Makes so many updates; the first half of the episodes is preferred."""
+    """Make a function that makes a number of updates. The first half of the episodes is preferred."""
     half = len(trajectories) // 2
     buffer = PreferenceBuffer(trajectories[:half], trajectories[half:])
     model = PREFINE(reference, buffer, seed=0, device="cpu")
@@ -340,18 +349,18 @@ def _in_memory(mapped: Trajectories) -> Trajectories:
 
 
 def _timed(do: Callable[[], None]) -> tuple[float, float]:
-    """Seconds on the clock, CPU seconds."""
+    """Measure the wall-clock and CPU seconds of a call."""
     start, cpu = time.perf_counter(), time.process_time()
     do()
     return time.perf_counter() - start, time.process_time() - cpu
 
 
-def _drop_cache(path: Path) -> None:
-    """Let the system forget what it has read of a file, so that the disk has to be asked."""
+def _drop_page_cache(path: Path) -> None:
+    """Drop a file from the system's page cache, so that it is read from the disk."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _in_a_new_process(measure: Callable[[], T]) -> T:
+def _in_new_process(measure: Callable[[], T]) -> T:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return executor.submit(measure).result()

@@ -1,18 +1,18 @@
 """
-How fast PREFINE is, against the least that its network takes and against Algorithm 1 as it is written.
+Measure the speed of PREFINE, against the minimum that its network needs and against Algorithm 1 as written.
 
-    python -m benchmarks speed step            # one gradient step, of three policy families
-    python -m benchmarks speed whole           # many of them, by which the paper's 500,000 are reckoned
-    python -m benchmarks speed safe            # from learn() to a safe policy: three checkpoints of RL Zoo
+    python -m benchmarks speed step            # one gradient step of three policy families
+    python -m benchmarks speed whole           # many steps, from which the paper's 500,000 are extrapolated
+    python -m benchmarks speed safe            # time from learn() to a safe policy, for three checkpoints of RL Zoo
     python -m benchmarks speed population      # many runs at once
-    python -m benchmarks speed growth          # with batch size, width, data and runs
-    python -m benchmarks speed threads         # one and two, on idle and on busy cores
+    python -m benchmarks speed growth          # growth with batch size, width, data and number of runs
+    python -m benchmarks speed threads         # one and two threads, on idle and on busy cores
     python -m benchmarks speed rollout         # evaluate_policy and collect, against the environment alone
-    python -m benchmarks speed size FOLDER     # data beyond memory, imports: writes 17 GB to FOLDER
+    python -m benchmarks speed size FOLDER     # data beyond memory, and imports; writes 17 GB to FOLDER
 
-Each writes benchmarks/results/speed/NAME.json; page.py makes speed.md and its picture of them. What is compared
-is measured in turn, a few steps at a time, so that a busy machine is as busy for all. RL_TRAINED_AGENTS names the
-folder of rl-trained-agents, which `safe` and `rollout` need.
+Each command writes benchmarks/results/speed/NAME.json; `speed-page` writes speed.md and its figure from these records.
+Contenders are measured in turn, a few steps at a time, so that other load on the machine affects all of them equally.
+`safe` and `rollout` need RL_TRAINED_AGENTS, the folder of rl-trained-agents.
 """
 
 import multiprocessing
@@ -31,20 +31,29 @@ from tqdm.auto import tqdm
 from benchmarks import records
 from benchmarks.paths import RESULTS
 from benchmarks.speed import large_data, rollouts
-from benchmarks.speed.contenders import Family, Run, Workload, compiled, floor, learn, plain, prefine
-from benchmarks.speed.time_to_safe import to_safe
+from benchmarks.speed.contenders import (
+    Family,
+    Loop,
+    Workload,
+    compiled_loop,
+    floor_loop,
+    make_prefine,
+    plain_loop,
+    prefine_loop,
+)
+from benchmarks.speed.time_to_safe import measure_time_to_safe
 from benchmarks.speed.timing import Timing, measure
 from sb3_prefine.population.population import Population
 
 RESULTS = RESULTS / "speed"
 FAMILIES: tuple[Family, ...] = ("gaussian", "squashed", "categorical")
-# What grows, one at a time.
+# The sizes of `growth`, which vary one at a time.
 BATCH_SIZES = (64, 128, 256, 512, 1024, 2048)
 WIDTHS = (64, 128, 256, 512, 1024)
-# Episodes of 1,000 transitions, preferred and dispreferred.
+# Preferred and dispreferred episodes of 1,000 transitions.
 EPISODES = ((8, 2), (33, 7), (83, 17), (333, 67), (833, 167))
 RUNS = (1, 2, 4, 8)
-# An environment and a policy.
+# Environments and policies of `rollout`.
 ROLLOUTS = (
     ("SafetyHalfCheetahVelocity-v1", "ppo/HalfCheetah-v3"),
     ("SpeedLimitHalfCheetah-v0", "PPO"),
@@ -57,7 +66,7 @@ THREAD_WORKLOADS = {
     "1,024 units": Workload(widths=(1024, 1024)),
 }
 REFERENCES = ("ppo/HalfCheetah-v3", "sac/HalfCheetah-v3", "a2c/HalfCheetah-v3")
-# Of the growth of the population: small enough that many operations, not large ones, take the time.
+# For populations: so small that the number of operations, not their size, determines the time.
 SMALL = Workload(widths=(64, 64), batch_size=64)
 
 
@@ -65,19 +74,21 @@ def step(
     steps: int = 100, rounds: int = 20, device: str = "cpu", with_compile: bool = True, results: Path = RESULTS
 ) -> None:
     """
-    :param steps: of each contender in a round
-    :param rounds: of each family
-    :param device: cpu or cuda
-    :param with_compile: also measure ``torch.compile``, which needs a C++ compiler and half a minute
-    :param results: the folder for what was measured
+    Measure one gradient step of three policy families.
+
+    :param steps: Steps of each training loop in a round.
+    :param rounds: Number of rounds for each family.
+    :param device: ``cpu`` or ``cuda``.
+    :param with_compile: Whether to measure ``torch.compile`` too, which needs a C++ compiler and half a minute.
+    :param results: Folder for the record.
     """
     torch.set_num_threads(1)
     families = {}
     for family in FAMILIES:
         workload = Workload(family=family, device=device)
-        contenders = {"floor": floor(workload), "learn": learn(workload), "plain": plain(workload)}
+        contenders = {"floor": floor_loop(workload), "learn": prefine_loop(workload), "plain": plain_loop(workload)}
         if with_compile and family == "gaussian":
-            contenders["compiled"] = compiled(workload)
+            contenders["compiled"] = compiled_loop(workload)
         timing = measure(contenders, steps, rounds, family)
         pairs = [("learn", "floor"), ("plain", "learn"), ("plain", "floor")]
         pairs += [("compiled", "learn")] if "compiled" in contenders else []
@@ -87,12 +98,14 @@ def step(
 
 def whole(updates: int = 20_000, device: str = "cpu", results: Path = RESULTS) -> None:
     """
-    :param updates: gradient steps in one call of ``learn``
-    :param device: cpu or cuda
-    :param results: the folder for what was measured
+    Measure one call of ``learn``.
+
+    :param updates: Gradient steps.
+    :param device: ``cpu`` or ``cuda``.
+    :param results: Folder for the record.
     """
     torch.set_num_threads(1)
-    run = learn(Workload(device=device))
+    run = prefine_loop(Workload(device=device))
     run(100)
     started, cpu_started = time.perf_counter(), time.process_time()
     run(updates)
@@ -103,27 +116,31 @@ def whole(updates: int = 20_000, device: str = "cpu", results: Path = RESULTS) -
 
 def safe(seeds: int = 5, episodes: int = 20, results: Path = RESULTS) -> None:
     """
-    :param seeds: runs of each checkpoint
-    :param episodes: of each evaluation
-    :param results: the folder for what was measured
+    Measure the time from ``learn`` to a safe policy.
+
+    :param seeds: Runs of each checkpoint.
+    :param episodes: Episodes of each evaluation.
+    :param results: Folder for the record.
     """
     torch.set_num_threads(1)
-    _save("safe", to_safe(seeds, episodes), "cpu", results)
+    _save("safe", measure_time_to_safe(seeds, episodes), "cpu", results)
 
 
 def population(runs: int = 8, steps: int = 20, rounds: int = 15, device: str = "cpu", results: Path = RESULTS) -> None:
     """
-    :param runs: trained at once, and one after the other
-    :param steps: of each in a round
-    :param rounds: how often
-    :param device: cpu or cuda
-    :param results: the folder for what was measured
+    Measure runs that are trained at once, against the same runs one after the other.
+
+    :param runs: Number of runs.
+    :param steps: Steps of each run in a round.
+    :param rounds: Number of rounds.
+    :param device: ``cpu`` or ``cuda``.
+    :param results: Folder for the record.
     """
     torch.set_num_threads(1)
     found = {}
     for name, workload in (("256 units", Workload(device=device)), ("64 units", replace(SMALL, device=device))):
         timing = measure(
-            {"population": _together(workload, runs), "singles": _one_after_the_other(workload, runs)},
+            {"population": _population_loop(workload, runs), "singles": _single_runs_loop(workload, runs)},
             *(steps, rounds, f"{runs} runs, {name}"),
         )
         found[name] = _summary(timing, [("population", "singles")])
@@ -132,10 +149,12 @@ def population(runs: int = 8, steps: int = 20, rounds: int = 15, device: str = "
 
 def growth(steps: int = 10, rounds: int = 15, device: str = "cpu", results: Path = RESULTS) -> None:
     """
-    :param steps: of each point in a round
-    :param rounds: how often each is measured
-    :param device: cpu or cuda
-    :param results: the folder for what was measured
+    Measure how the time of a step grows with batch size, width, data and number of runs.
+
+    :param steps: Steps of each size in a round.
+    :param rounds: Number of rounds.
+    :param device: ``cpu`` or ``cuda``.
+    :param results: Folder for the record.
     """
     torch.set_num_threads(1)
     workloads = {
@@ -143,21 +162,25 @@ def growth(steps: int = 10, rounds: int = 15, device: str = "cpu", results: Path
         "width": {n: Workload(widths=(n, n), device=device) for n in WIDTHS},
         "transitions": {1_000 * sum(n): Workload(episodes=n, device=device) for n in EPISODES},
     }
-    axes = {name: {str(n): learn(workload) for n, workload in points.items()} for name, points in workloads.items()}
-    axes["runs"] = {str(n): _together(replace(SMALL, device=device), n) for n in RUNS}
+    axes = {
+        name: {str(n): prefine_loop(workload) for n, workload in points.items()} for name, points in workloads.items()
+    }
+    axes["runs"] = {str(n): _population_loop(replace(SMALL, device=device), n) for n in RUNS}
     found = {name: _summary(measure(points, steps, rounds, name), [])["ms"] for name, points in axes.items()}
     _save("growth", {"ms": found, "steps": steps, "rounds": rounds}, device, results)
 
 
 def threads(steps: int = 10, rounds: int = 15, results: Path = RESULTS) -> None:
     """
-    :param steps: of each in a round
-    :param rounds: how often
-    :param results: the folder for what was measured
+    Measure one and two threads on idle and on busy cores.
+
+    :param steps: Steps of each training loop in a round.
+    :param rounds: Number of rounds.
+    :param results: Folder for the record.
     """
     found = {}
     for name, workload in THREAD_WORKLOADS.items():
-        runs = {"floor": floor(workload), "learn": learn(workload)}
+        runs = {"floor": floor_loop(workload), "learn": prefine_loop(workload)}
         contenders = {f"{kind} {n}": _with_threads(run, n) for kind, run in runs.items() for n in (1, 2)}
         idle = measure(contenders, steps, rounds, f"{name}, idle")
         with _busy_cores():
@@ -169,8 +192,10 @@ def threads(steps: int = 10, rounds: int = 15, results: Path = RESULTS) -> None:
 
 def rollout(rounds: int = 3, results: Path = RESULTS) -> None:
     """
-    :param rounds: how often each is measured
-    :param results: the folder for what was measured
+    Measure ``evaluate_policy`` and ``collect`` against the environment alone.
+
+    :param rounds: Number of rounds.
+    :param results: Folder for the record.
     """
     runs = [asdict(rollouts.measure(*what, rounds=rounds)) for what in ROLLOUTS]
     _save("rollout", {"runs": runs, "rounds": rounds}, "cpu", results)
@@ -183,17 +208,19 @@ def size(
     results: Path = RESULTS,
 ) -> None:
     """
-    :param folder: where to put the files of made-up data; they stay there
-    :param n_transitions: on disk
-    :param references: checkpoints to open
-    :param results: the folder for what was measured
+    Measure training on data beyond memory, and the time of imports.
+
+    :param folder: Folder for the files of random data, which are kept.
+    :param n_transitions: Transitions on disk.
+    :param references: Checkpoints to open.
+    :param results: Folder for the record.
     """
     _save("size", large_data.measure(folder, n_transitions, references=references), "cpu", results)
 
 
-def _together(workload: Workload, runs: int) -> Run:
-    preferences = workload.preferences()
-    models = Population([prefine(workload, preferences, seed) for seed in range(runs)])
+def _population_loop(workload: Workload, runs: int) -> Loop:
+    preferences = workload.make_preferences()
+    models = Population([make_prefine(workload, preferences, seed) for seed in range(runs)])
 
     def run(n: int) -> None:
         models.learn(n, reset_num_timesteps=False)
@@ -201,9 +228,9 @@ def _together(workload: Workload, runs: int) -> Run:
     return run
 
 
-def _one_after_the_other(workload: Workload, runs: int) -> Run:
-    preferences = workload.preferences()
-    models = [prefine(workload, preferences, seed) for seed in range(runs)]
+def _single_runs_loop(workload: Workload, runs: int) -> Loop:
+    preferences = workload.make_preferences()
+    models = [make_prefine(workload, preferences, seed) for seed in range(runs)]
 
     def run(n: int) -> None:
         for model in models:
@@ -212,7 +239,7 @@ def _one_after_the_other(workload: Workload, runs: int) -> Run:
     return run
 
 
-def _with_threads(run: Run, n_threads: int) -> Run:
+def _with_threads(run: Loop, n_threads: int) -> Loop:
     def run_with(n: int) -> None:
         torch.set_num_threads(n_threads)
         run(n)
@@ -222,7 +249,7 @@ def _with_threads(run: Run, n_threads: int) -> Run:
 
 @contextmanager
 def _busy_cores() -> Iterator[None]:
-    """Another process computes on every core."""
+    """Keep every core busy with another process."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_compute, daemon=True) for _ in range(multiprocessing.cpu_count())]
     for process in processes:
@@ -242,7 +269,7 @@ def _compute() -> None:
 
 
 def _summary(timing: Timing, pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """Milliseconds a step of each, and ratios with their 95% intervals, by the clock."""
+    """Summarise wall-clock times: milliseconds per step, and ratios with their 95% intervals."""
     return {
         "ms": {name: round(1e3 * timing.median(name), 4) for name in timing.names},
         "ratios": {f"{name} / {base}": [round(x, 3) for x in timing.ratio(name, base)] for name, base in pairs},
@@ -252,7 +279,7 @@ def _summary(timing: Timing, pairs: list[tuple[str, str]]) -> dict[str, Any]:
 def _save(name: str, record: dict[str, Any], device: str, results: Path) -> None:
     path = results / (f"{name}.json" if device == "cpu" else f"{name}-{device}.json")
     about = {
-        # Where somebody put a file is of no interest to others.
+        # The record does not name folders of this machine.
         "command": " ".join(
             ["python -m benchmarks", *("FOLDER" if Path(a).is_absolute() else a for a in sys.argv[1:])]
         ),

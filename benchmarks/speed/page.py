@@ -1,9 +1,9 @@
 """
-Writes benchmarks/speed.md and its picture from the records in benchmarks/results/speed.
+Write benchmarks/speed.md and its figure from the records in benchmarks/results/speed.
 
     python -m benchmarks speed-page
 
-measure.py writes those records. What was not measured is named as missing.
+`speed` writes the records. Sections without a record say that they were not measured.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,8 @@ from typing import Any
 from benchmarks import records
 from benchmarks.paths import HERE, RESULTS
 from benchmarks.speed.figure import LABELS, draw
+from benchmarks.speed.rollouts import LONG_FACTOR
+from benchmarks.speed.time_to_safe import RETURN_SHARE
 from sb3_prefine.utils.files import write_atomically
 
 PICTURE = Path("images") / "speed.png"
@@ -24,8 +26,10 @@ Records = Mapping[str, dict[str, Any]]
 
 def main(results: Path = RESULTS / "speed", page: Path = HERE / "speed.md") -> None:
     """
-    :param results: the folder with the records
-    :param page: the page; its picture goes to images/ beside it
+    Write the page and its figure.
+
+    :param results: Folder with the records.
+    :param page: Path of the page. The figure is written to images/ beside it.
     """
     found = {path.stem: records.load(path) for path in sorted(results.glob("*.json"))}
     if {"step", "growth"} <= found.keys():
@@ -37,7 +41,7 @@ def main(results: Path = RESULTS / "speed", page: Path = HERE / "speed.md") -> N
 
 
 def write(found: Records) -> str:
-    """The page, as Markdown."""
+    """Build the page as Markdown."""
     sections = (
         ("One step", "step", _step),
         ("A whole run", "whole", _whole),
@@ -50,7 +54,7 @@ def write(found: Records) -> str:
     )
     lines = ["# Speed", "", _INTRODUCTION]
     if {"step", "growth"} <= found.keys():
-        lines += ["", f"![A step of each contender, and how its time grows]({PICTURE})"]
+        lines += ["", f"![The time of a step, and how it grows]({PICTURE})"]
     for title, name, section in sections:
         lines += ["", f"## {title}", ""]
         if name not in found:
@@ -65,43 +69,41 @@ def write(found: Records) -> str:
 
 
 _INTRODUCTION = """\
-How long PREFINE takes, against two others that are measured in turn with it, a few steps at a time, so that what
-disturbs one disturbs all:
+The training speed of PREFINE, compared with two other training loops. They are measured in turn, a few steps at a time,
+so that other load on the machine affects all of them equally:
 
-- **the floor**: behaviour cloning of one batch of as many states, which lies ready: forward, backward and fused Adam,
-  nothing else. Whatever trains this network on as many states a step has to do this;
-- **Algorithm 1 as it is written**: for each set the policy and the reference score the data's action and the
-  counterfactual, each in a forward pass of its own.
+- **the floor**: behaviour cloning on one fixed batch with the same number of states: forward pass, backward pass and
+  fused Adam, nothing else. Every method that trains this network on this number of states has to do at least this;
+- **Algorithm 1 as written**: for each set, the policy and the reference score the data's actions and the
+  counterfactuals, each in a separate forward pass.
 
-All have HalfCheetah's sizes (17 numbers observed, 6 acted), a network of 256 and 256 units and batches of 256 + 256
-transitions, and run on one thread, unless it says otherwise. Times are medians over rounds; ratios are medians of the
-rounds' ratios, with 95% intervals by bootstrap over the rounds. `make bench` measures all of it again but the data
-beyond memory, which `make bench-size FOLDER=/data` does."""
+Unless stated otherwise, all loops have HalfCheetah's sizes (17 observations, 6 actions), two hidden layers of 256
+units, batches of 256 + 256 transitions, and one thread. Times are medians over rounds. Ratios are medians of the
+rounds' ratios, with 95% bootstrap intervals over the rounds. `make bench` repeats all measurements except the one on
+data beyond memory, which `make bench-size FOLDER=/data` repeats."""
 
 _WHY_NOT_THE_FLOOR = """\
-Of a Gaussian policy's step the floor is 64 calls into torch, PREFINE 98 (views not counted): rows of the data are
-gathered, counterfactuals drawn, actions scored under both policies, the gradient measured. They work on a few numbers a
-state, so their time is that of the calls, not of the arithmetic."""
+PREFINE makes more calls into torch than the floor: it gathers rows of the data, samples counterfactuals, scores actions
+under both policies and measures the gradient. These calls work on a few numbers per state, so most of their time is
+the overhead of the calls, not arithmetic."""
 
 _WHY_NOT_THE_ENVIRONMENT = """\
-Processes do not wait for each other, so a long rollout is what a step in one process is made of: the environment, the
-policy's `predict` for 16 observations at once, and the rest, which gathers and checks observations and actions and
-records. We aim at 70% of the environment's own speed.
+Processes do not wait for each other, so the time of a long rollout consists of the parts of a step in one process: the
+environment, the policy's `predict` for 16 observations at once, and the rest, which gathers, checks and records
+observations and actions. The target is 70% of the environment's own speed.
 
-A short rollout has to start as well, which is the last column's share of its time: each process makes its environments,
-and those that are started import what the environment needs. Where episodes are short and environments are costly to
-make, as Bullet's, that is most of it. In a program's first rollout the other processes import torch too, some
-seconds; this process goes on meanwhile, and does all the work alone if it is done before."""
+A short rollout also has to start, which takes the share of its time in the last column: each process makes its
+environments, and new processes import what the environment needs. This is most of the time if episodes are short and
+environments take long to make, such as Bullet's. In the first rollout of a program, the new processes also import torch
+for some seconds; the main process works in the meantime, and does all the work alone if it finishes earlier."""
 
 _WHY_NOT_A2C = """\
-We aim at 5 seconds, and A2C's agent misses them. Its last hidden layer is saturated: 95% of its tanh units stand at -1
-or 1 on the data, where their gradients vanish, so that it has to be trained longer. Rates up to 0.2, constant and
-falling, and batches of 64 to 256 were tried: what takes 5 seconds keeps too little return or comes out differently with
-each seed."""
+The target is 5 seconds of training. A2C's agent misses it, because its last hidden layer is saturated: on the data,
+most of its tanh units are at -1 or 1, where their gradients vanish, so it needs more steps. With higher learning rates,
+decay or smaller batches, runs of 5 seconds lost too much return or depended on the seed."""
 
 _NO_GPU = """\
-Nothing was measured on a GPU: none was at hand. The same code runs there (`device="cuda"`), and the commands take
-`--device cuda`."""
+Nothing was measured on a GPU. The same code runs there (`device="cuda"`), and the commands take `--device cuda`."""
 
 
 def _step(record: dict[str, Any]) -> list[str]:
@@ -121,8 +123,8 @@ def _step(record: dict[str, Any]) -> list[str]:
     if compiled:
         lines += [
             "",
-            f"With the network and the log-probs compiled by `torch.compile` a step takes {_ratio(compiled)} times as "
-            "long, so it is not used.",
+            f"With networks and log-probs compiled by `torch.compile`, a step takes {_ratio(compiled)} times as long"
+            + (", so PREFINE does not use it." if compiled[0] > 1 else "."),
         ]
     lines += ["", _WHY_NOT_THE_FLOOR]
     return lines
@@ -131,39 +133,40 @@ def _step(record: dict[str, Any]) -> list[str]:
 def _whole(record: dict[str, Any]) -> list[str]:
     each = record["seconds"] / record["updates"]
     return [
-        f"`learn({record['updates']:,})` took {record['seconds']:.0f} s ({1e3 * each:.2f} ms a step; "
-        f"{record['cpu_seconds']:.0f} s of processor time). At that pace the paper's {PAPER_UPDATES:,} steps, which "
-        f"took it about 90 minutes on a V100, take {PAPER_UPDATES * each / 60:.0f} minutes on one core. We aimed at "
-        "40, which is about what the floor alone takes on this processor: a network that is smaller, or a batch, gains "
-        "what the growth below shows."
+        f"`learn({record['updates']:,})` took {record['seconds']:.0f} s ({1e3 * each:.2f} ms per step; "
+        f"{record['cpu_seconds']:.0f} s of CPU time). At this speed the paper's {PAPER_UPDATES:,} steps, which took "
+        f"about 90 minutes on its V100, take {PAPER_UPDATES * each / 60:.0f} minutes on one core. The target was 40 "
+        "minutes. The section on growth shows what a smaller network or batch would gain."
     ]
 
 
 def _safe(record: dict[str, Any]) -> list[str]:
     rows = []
     names = [name for name in record if isinstance(record[name], dict) and "runs" in record[name]]
+    limits = ", ".join(sorted({f"{record[name]['cost_limit']:g}" for name in names}))
     for name in names:
         found, runs = record[name], record[name]["runs"]
         returns, costs, seconds = ([run[key] for run in runs] for key in ("return", "cost", "seconds"))
-        rate = f"{found['learning_rate']:g}{', falling to 0' if found['falls'] else ''}"
-        wanted = f"{found['preferred_return']:,.0f}"
+        rate = f"{found['learning_rate']:g}{', decaying to 0' if found['falls'] else ''}"
+        preferred = f"{found['preferred_return']:,.0f}"
         rows.append(
             (
                 name.upper(),
                 f"{found['steps']:,}",
                 rate,
                 f"{mean(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})",
-                f"{mean(returns):,.0f} of {wanted} ({min(returns):,.0f} to {max(returns):,.0f})",
+                f"{mean(returns):,.0f} of {preferred} ({min(returns):,.0f} to {max(returns):,.0f})",
                 f"{mean(costs):.1f} ({min(costs):.1f} to {max(costs):.1f})",
                 f"{sum(run['met'] for run in runs)} of {len(runs)}",
             )
         )
     return [
-        "RL Zoo's HalfCheetah agents, 20 preferred episodes (the PPO agent with its actions scaled down) and 20 of "
-        "their own. Met is a mean cost within 25 and 95% of the preferred data's mean return. Means, lowest and "
-        "highest of the seeds.",
+        "RL Zoo's HalfCheetah agents, fine-tuned on 20 preferred episodes (of the PPO agent with its actions scaled "
+        f"down) and 20 dispreferred episodes of their own. The targets are a mean cost of at most {limits}, and "
+        f"{RETURN_SHARE:.0%} of the preferred data's mean return. The table shows means, with the lowest and highest "
+        "seeds in parentheses.",
         "",
-        *_table(("checkpoint", "steps", "learning rate", "training", "return", "cost", "met"), rows),
+        *_table(("checkpoint", "steps", "learning rate", "training", "return", "cost", "targets met"), rows),
         "",
         _WHY_NOT_A2C,
     ]
@@ -171,7 +174,7 @@ def _safe(record: dict[str, Any]) -> list[str]:
 
 def _population(record: dict[str, Any]) -> list[str]:
     return [
-        f"{record['runs']} runs in one `Population`, against the same runs one after the other:",
+        f"{record['runs']} runs in one `Population`, compared with the same runs one after the other:",
         "",
         *_table(
             ("network", "together", "one after the other", "together / one after the other"),
@@ -207,8 +210,8 @@ def _threads(record: dict[str, Any]) -> list[str]:
     ]
     head = ("network", "", "idle: 1 thread", "2 threads", "2 / 1", "busy: 1 thread", "2 threads", "2 / 1")
     return [
-        "Busy is with one other process on every core. Behaviour cloning takes the threads that torch is set to. "
-        "`PREFINE.learn` takes one, unless an update is more than 10⁹ operations, as that of 1,024 units is.",
+        "Busy means that another process runs on every core. Behaviour cloning uses the number of threads set in "
+        "torch. `PREFINE.learn` uses one thread, unless an update has more than 10⁹ operations, as with 1,024 units.",
         "",
         *_table(head, rows),
     ]
@@ -257,10 +260,10 @@ def _rollout(record: dict[str, Any]) -> list[str]:
     ]
     first = record["runs"][0]
     return [
-        f"Steps a second of all {first['n_workers']} processes together, one for each core, with {first['n_envs']} "
-        "environments. The environment alone replays the same episodes, the same resets and actions, in a plain loop "
-        f"of `env.step`. The short rollout is a call with {first['n_episodes']} episodes, as long as a user waits for "
-        "it; the long rollout is what four times as many take more.",
+        f"Steps per second of all {first['n_workers']} processes, one per core, with {first['n_envs']} environments in "
+        "total. The environment alone replays the same episodes, with the same resets and actions, in a plain loop of "
+        f"`env.step`. The short rollout is one call with {first['n_episodes']} episodes, start included. The long "
+        f"rollout is the additional time and steps of a call with {LONG_FACTOR} times as many episodes.",
         "",
         *_table(head, rows),
         "",
@@ -275,12 +278,12 @@ def _size(record: dict[str, Any]) -> list[str]:
     lines = [
         f"- {training['n_transitions']:,} transitions on disk ({training['file_bytes'] / 1e9:.1f} GB) train at "
         f"{training['ratio']:.0%} of the speed of {training['n_in_memory']:,} in memory, "
-        f"{training['cpu_ratio']:.0%} by processor time. The process holds at most "
+        f"{training['cpu_ratio']:.0%} by CPU time. The process uses at most "
         f"{training['streaming']['anonymous']:,.0f} MiB of its own ({training['before']['anonymous']:,.0f} before it "
-        f"opens the file), and maps at most {training['streaming']['file']:,.0f} MiB of files. Beside that the system "
-        "keeps what it has read of them as long as it has room.",
-        f"- A buffer in memory takes {buffer['buffer']:.0f} bytes a transition, {buffer['ratio']:.2f} times its "
-        "numbers.",
+        f"opens the file), and maps at most {training['streaming']['file']:,.0f} MiB of files. In addition, the system "
+        "caches what it has read of the files while it has free memory.",
+        f"- A buffer in memory takes {buffer['buffer']:.0f} bytes per transition, {buffer['ratio']:.2f} times the size "
+        "of its numbers.",
         f"- `import sb3_prefine` takes {record['import_ratio']:.2f} times as long as `import stable_baselines3`.",
     ]
     lines += [

@@ -1,9 +1,8 @@
 """
-How fast policies are measured (``speed rollout``): ``evaluate_policy`` and ``collect`` against the environment.
+Measure the speed of rollouts (``speed rollout``): ``evaluate_policy`` and ``collect`` against the environment alone.
 
-The environment alone replays the same episodes, in one process on each core: the same resets and actions, in a plain
-loop of ``env.step`` in environments that are there. What is compared is measured in turns, so that a busy machine is as
-busy for all of it.
+The environment alone replays the same episodes in one process per core: the same resets and actions, in a plain loop of
+``env.step`` in existing environments. All of them are measured in turn, so that other load affects them equally.
 """
 
 import multiprocessing
@@ -25,23 +24,23 @@ from sb3_prefine import Reference, collect, evaluate_policy, load_reference
 from sb3_prefine.rollout.env_group import GROUP_SIZE, ActionSettings, GroupRunner, make_groups
 from sb3_prefine.rollout.fast_predict import fast_predict
 
-# The same for all.
+# The seed of all rollouts.
 SEED = 0
-# What a long rollout has more of.
-LONGER = 4
+# A long rollout has this many times the episodes of a short one.
+LONG_FACTOR = 4
 
 
 @dataclass(frozen=True)
 class Throughput:
     """
-    Steps of ``evaluate_policy`` or of ``collect``, all environments together; medians of the rounds.
+    Speed of ``evaluate_policy`` or ``collect`` over all environments, as medians of the rounds.
 
-    :param raw_steps_per_second: of the environment alone
-    :param steps_per_second: of a whole short rollout
-    :param share: of the environment's own
-    :param start: of that rollout's time: what it takes longer than its steps, to make environments and start processes
-    :param steady_steps_per_second: of what a long rollout has more than a short one
-    :param steady_share: of the environment's own
+    :param raw_steps_per_second: Speed of the environment alone.
+    :param steps_per_second: Speed of a short rollout.
+    :param share: Speed of a short rollout divided by that of the environment alone.
+    :param start: Share of a short rollout's time that making environments and starting processes takes.
+    :param steady_steps_per_second: Speed of the steps that a long rollout has beyond a short one.
+    :param steady_share: That speed divided by the speed of the environment alone.
     """
 
     raw_steps_per_second: float
@@ -55,11 +54,11 @@ class Throughput:
 @dataclass(frozen=True)
 class Parts:
     """
-    What a step in one process is made of, as shares of its time.
+    Parts of a step in one process, as shares of its time.
 
-    :param environment: ``env.step``
-    :param policy: ``predict``
-    :param rest: what gathers observations, checks both and records
+    :param environment: Share of ``env.step``.
+    :param policy: Share of ``predict``.
+    :param rest: Share of gathering, checking and recording observations and actions.
     """
 
     environment: float
@@ -70,17 +69,17 @@ class Parts:
 @dataclass(frozen=True)
 class RolloutSpeed:
     """
-    What was measured of one environment and one policy.
+    Measurements of one environment and one policy.
 
-    :param env: its id
-    :param policy: its name
-    :param n_episodes: of a short rollout; a long one has four times as many
-    :param n_envs: environments
-    :param n_workers: processes, one for each core
-    :param evaluate: ``evaluate_policy``, which acts by the mode
-    :param collect: ``collect``, which samples
-    :param parts: of a step of ``collect``
-    :param make_ms: to make one environment, in milliseconds
+    :param env: Id of the environment.
+    :param policy: Name of the policy.
+    :param n_episodes: Episodes of a short rollout. A long one has four times as many.
+    :param n_envs: Number of environments.
+    :param n_workers: Number of processes, by default one per core.
+    :param evaluate: Speed of ``evaluate_policy``, with deterministic actions.
+    :param collect: Speed of ``collect``, with stochastic actions.
+    :param parts: Parts of a step of ``collect``.
+    :param make_ms: Milliseconds that making one environment takes.
     """
 
     env: str
@@ -100,18 +99,19 @@ def measure(
     """
     Measure one environment and one policy.
 
-    :param env: its id
-    :param policy: ``"PPO"`` or ``"SAC"`` for an untrained one with SB3's own network, two layers of 64 units and of
-        256; or what ``load_reference`` opens
-    :param n_episodes: of a short rollout; without it, one for each environment
-    :param n_workers: processes; without it, one for each core
-    :param rounds: how often each of them is measured
+    :param env: Id of the environment.
+    :param policy: ``"PPO"`` or ``"SAC"`` for an untrained policy with SB3's default network (two layers of 64 or 256
+        units), or anything that ``load_reference`` opens.
+    :param n_episodes: Episodes of a short rollout. If None, one per environment.
+    :param n_workers: Number of processes. If None, one per core.
+    :param rounds: Number of rounds.
+    :return: The measurements.
     """
     torch.set_num_threads(1)
     n_workers = n_workers or os.cpu_count() or 1
     n_envs = GROUP_SIZE * n_workers
     n_episodes = n_episodes or n_envs
-    reference = _open(env, policy)
+    reference = _make_reference(env, policy)
 
     def evaluate(n: int) -> int:
         measured = evaluate_policy(reference, env, n, n_envs=n_envs, n_workers=n_workers, seed=SEED)
@@ -121,26 +121,30 @@ def measure(
         data = collect(reference, env, n, n_envs=n_envs, n_workers=n_workers, seed=SEED, progress_bar=False)
         return data.n_transitions
 
-    evaluate(n_episodes)  # starts what is started once
-    parts, making = [], []
-    runs: dict[Callable[[int], int], list[_Round]] = {evaluate: [], record: []}
-    replays = {what: _recorded(env, reference, n_episodes, n_envs, what is evaluate) for what in runs}
+    evaluate(n_episodes)  # warm-up
+    parts, making_seconds = [], []
+    rounds_of: dict[Callable[[int], int], list[_Round]] = {evaluate: [], record: []}
+    replays = {
+        roll_out: _record_episodes(env, reference, n_episodes, n_envs, roll_out is evaluate) for roll_out in rounds_of
+    }
     for _ in range(rounds):
-        for what, found in runs.items():
-            short, long = _timed(what, n_episodes), _timed(what, LONGER * n_episodes)
-            found.append(_Round(_replay(env, replays[what], n_envs // n_workers, n_workers), short, long))
-        parts.append(_parts(env, reference))
-        making.append(_seconds_to_make(env))
-    evaluated, recorded = map(_throughput, runs.values())
-    of_a_step, make_ms = Parts(*np.median(parts, axis=0).tolist()), 1e3 * statistics.median(making)
-    return RolloutSpeed(env, policy, n_episodes, n_envs, n_workers, evaluated, recorded, of_a_step, make_ms)
+        for roll_out, found in rounds_of.items():
+            short, long = _timed(roll_out, n_episodes), _timed(roll_out, LONG_FACTOR * n_episodes)
+            found.append(_Round(_time_replay(env, replays[roll_out], n_envs // n_workers, n_workers), short, long))
+        parts.append(_time_parts(env, reference))
+        making_seconds.append(_seconds_to_make(env))
+    evaluated, recorded = map(_throughput, rounds_of.values())
+    step_parts, make_ms = Parts(*np.median(parts, axis=0).tolist()), 1e3 * statistics.median(making_seconds)
+    return RolloutSpeed(env, policy, n_episodes, n_envs, n_workers, evaluated, recorded, step_parts, make_ms)
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Timing:
     """
-    :param steps: of all environments
-    :param seconds: by the clock
+    Timing of one rollout.
+
+    :param steps: Steps of all environments.
+    :param seconds: Wall-clock time.
     """
 
     steps: int
@@ -154,14 +158,16 @@ class _Run:
 @dataclass(frozen=True)
 class _Round:
     """
-    :param raw: the environment alone
-    :param short: a short rollout
-    :param long: a long one
+    Timings of one round.
+
+    :param raw: Timing of the environment alone.
+    :param short: Timing of a short rollout.
+    :param long: Timing of a long rollout.
     """
 
-    raw: _Run
-    short: _Run
-    long: _Run
+    raw: _Timing
+    short: _Timing
+    long: _Timing
 
     @property
     def steady(self) -> float:
@@ -182,54 +188,56 @@ def _throughput(rounds: list[_Round]) -> Throughput:
     )
 
 
-def _timed(roll_out: Callable[[int], int], n_episodes: int) -> _Run:
+def _timed(roll_out: Callable[[int], int], n_episodes: int) -> _Timing:
     started = time.perf_counter()
     steps = roll_out(n_episodes)
-    return _Run(steps, time.perf_counter() - started)
+    return _Timing(steps, time.perf_counter() - started)
 
 
 @dataclass(frozen=True, eq=False)
 class _Replay:
     """
-    :param seed: what the environment is reset with
-    :param actions: (T, ...) what it receives
+    A recorded episode.
+
+    :param seed: Seed with which the environment is reset.
+    :param actions: (T, …) actions.
     """
 
     seed: int
     actions: np.ndarray
 
 
-def _recorded(env: str, policy: Reference, n_episodes: int, n_envs: int, deterministic: bool) -> list[_Replay]:
+def _record_episodes(env: str, policy: Reference, n_episodes: int, n_envs: int, deterministic: bool) -> list[_Replay]:
     data = collect(policy, env, n_episodes, n_envs=n_envs, deterministic=deterministic, seed=SEED, progress_bar=False)
     starts = sorted(start for group in make_groups(n_episodes, n_envs, SEED) for start in group.starts)
     return [_Replay(seed, data[i].actions) for i, seed in starts]
 
 
-def _replay(env: str, episodes: list[_Replay], n_envs: int, n_workers: int) -> _Run:
-    """The environment alone, in a process for each core."""
+def _time_replay(env: str, episodes: list[_Replay], n_envs: int, n_workers: int) -> _Timing:
+    """Time the environment alone, in one process per core."""
     context = multiprocessing.get_context("spawn")
-    # Each process waits there for the others, so that none takes the job of another.
+    # Each process waits for the others at the barrier, so that none of them takes two jobs.
     barrier = context.Barrier(n_workers, timeout=300)
-    with ProcessPoolExecutor(n_workers, context, initializer=_meet_at, initargs=(barrier,)) as pool:
+    with ProcessPoolExecutor(n_workers, context, initializer=_set_barrier, initargs=(barrier,)) as pool:
         jobs = [pool.submit(_plain_loop, env, n_envs, episodes[i::n_workers]) for i in range(n_workers)]
         loops = [job.result() for job in jobs]
     seconds = max(ended for _, ended in loops) - min(started for started, _ in loops)
-    return _Run(sum(len(episode.actions) for episode in episodes), seconds)
+    return _Timing(sum(len(episode.actions) for episode in episodes), seconds)
 
 
 _barriers: list[Any] = []
 
 
-def _meet_at(barrier: Any) -> None:
+def _set_barrier(barrier: Any) -> None:
     _barriers.append(barrier)
 
 
 def _plain_loop(env: str, n_envs: int, episodes: list[_Replay]) -> tuple[float, float]:
-    """When it began and when it ended, by a clock that all processes share."""
+    """Replay episodes. Returns the start and the end by a clock that all processes share."""
     envs = [gym.make(env, disable_env_checker=True) for _ in range(min(n_envs, len(episodes)))]
     _barriers[0].wait()
     started = time.perf_counter()
-    # One of each environment's episodes at a time, step by step in turn as in a rollout.
+    # One episode per environment at a time, and the environments step in turn, as in a rollout.
     for first in range(0, len(episodes), len(envs)):
         pairs = list(zip(envs, episodes[first : first + len(envs)], strict=False))
         for each, episode in pairs:
@@ -244,8 +252,8 @@ def _plain_loop(env: str, n_envs: int, episodes: list[_Replay]) -> tuple[float, 
     return started, ended
 
 
-def _parts(env: str, policy: Reference) -> tuple[float, float, float]:
-    """Of one group in this process."""
+def _time_parts(env: str, policy: Reference) -> tuple[float, float, float]:
+    """Time the parts of a step, for one group of environments in this process."""
     group = make_groups(2 * GROUP_SIZE, 2 * GROUP_SIZE, SEED)[0]
     timed = _TimedPolicy(policy)
     envs = [_TimedEnv(gym.make(env, disable_env_checker=True)) for _ in range(group.n_envs)]
@@ -290,7 +298,7 @@ class _TimedPolicy:
         return found
 
 
-def _open(env: str, policy: str) -> Reference:
+def _make_reference(env: str, policy: str) -> Reference:
     if policy not in ("PPO", "SAC"):
         return load_reference(policy)
     made = gym.make(env, disable_env_checker=True)

@@ -1,4 +1,4 @@
-"""Timing side by side: every contender a few steps at a time, in turn, so that what disturbs one disturbs all."""
+"""Interleaved timing: contenders take turns with a few steps each, so that disturbances affect all of them equally."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 @dataclass(frozen=True, eq=False)
 class Timing:
     """
-    Seconds a step of some contenders, measured in turn.
+    Seconds per step of several contenders, measured in turn.
 
-    :param names: of the contenders
-    :param wall: (n_rounds, n_contenders), on the clock
-    :param cpu: (n_rounds, n_contenders), of this process on all cores
+    :param names: Names of the contenders.
+    :param wall: (n_rounds, n_contenders) wall-clock time.
+    :param cpu: (n_rounds, n_contenders) CPU time of this process on all cores.
     """
 
     names: tuple[str, ...]
@@ -23,13 +23,16 @@ class Timing:
     cpu: np.ndarray
 
     def median(self, name: str) -> float:
-        """Seconds a step on the clock."""
+        """Get the median wall-clock seconds per step."""
         return float(np.median(self.wall[:, self.names.index(name)]))
 
     def ratio(self, name: str, base: str) -> tuple[float, float, float]:
         """
-        How many times as long one takes as another: the median over the rounds of the two times of a round, with a 95%
-        interval by bootstrap over the rounds.
+        Compare the wall-clock times of two contenders.
+
+        :param name: The contender in the numerator.
+        :param base: The contender in the denominator.
+        :return: Median over the rounds of the ratio within a round, and its 95% bootstrap interval over the rounds.
         """
         ratios = self.wall[:, self.names.index(name)] / self.wall[:, self.names.index(base)]
         drawn = np.random.default_rng(0).choice(ratios, (2_000, len(ratios)))
@@ -39,10 +42,13 @@ class Timing:
 
 def measure(contenders: Mapping[str, Callable[[int], None]], steps: int, rounds: int, progress: str) -> Timing:
     """
-    :param contenders: by name; each makes so many steps
-    :param steps: of each contender in a round; one round before the first warms up
-    :param rounds: each begins with another contender
-    :param progress: what the progress bar says
+    Time contenders in turn.
+
+    :param contenders: Training loops by name, each called with the number of steps to make.
+    :param steps: Steps of each contender in a round. One more round before the first is a warm-up.
+    :param rounds: Number of rounds, each of which starts with another contender.
+    :param progress: Description of the progress bar.
+    :return: The times.
     """
     names = tuple(contenders)
     wall, cpu = np.zeros((2, rounds, len(names)))

@@ -1,4 +1,4 @@
-"""A small file of BallRun's episodes, of agents that push forwards."""
+"""A small file with BallRun episodes."""
 
 from pathlib import Path
 

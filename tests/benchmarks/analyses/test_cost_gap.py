@@ -1,4 +1,4 @@
-"""The cost gap as PREFINE trains: from a small file of real episodes to a record and a picture."""
+"""The cost gap during training, from a small file of real episodes to a record and a figure."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from benchmarks.runs.studies import TIERS
 from sb3_prefine import PREFINE, Trajectories, collect, dsrl
 from sb3_prefine.evaluation.one_step_cost import one_step_costs
 
-# There are fewer episodes than the paper's.
+# The data have fewer episodes than the paper.
 pytestmark = pytest.mark.filterwarnings("ignore:n_(dis)?preferred=")
 TASK = dsrl.find_task("Walker2dVelocity")
 ENV_ID = "SafetyWalker2dVelocity-v1"
@@ -35,7 +35,7 @@ SEEDS = (0, 1)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """The first steps of a runner and of a walker, two episodes each."""
+    """Two short episodes each of a running and of a walking agent."""
     folder = tmp_path_factory.mktemp("data")
     runners = Behaviors.load(WEIGHTS / "Walker2dVelocity.npz")
 
@@ -60,8 +60,8 @@ def record(folders) -> dict[str, Any]:
     return run(TASK, folders, TINY, SEEDS, measurements=3)
 
 
-def test_the_record_begins_with_the_reference_and_ends_with_the_trained_policy(record, folders):
-    """Trained once more, without anybody who watches."""
+def test_record_starts_at_reference_and_ends_at_trained_policy(record, folders):
+    """The expected policy is trained without a callback."""
     costs = one_step_costs(gymnasium.make(ENV_ID))
     seed = 1
     setting = prepare(Cell(TASK.name, Method.parse("PREFINE"), Selection(draw=seed), seed, TINY), folders)
@@ -79,7 +79,7 @@ def test_the_record_begins_with_the_reference_and_ends_with_the_trained_policy(r
             assert found["sampled"][position] == pytest.approx(gap.sampled.mean(), abs=1e-3)
 
 
-def test_the_record_has_the_error_of_the_simulator_and_the_gap_of_random_actions(record):
+def test_record_has_simulator_error_and_gap_of_random_actions(record):
     for run_ in record["runs"]:
         for name in ("preferred", "dispreferred"):
             assert run_[name]["repeated"]["same"] > 0.98
@@ -88,7 +88,7 @@ def test_the_record_has_the_error_of_the_simulator_and_the_gap_of_random_actions
         assert run_["dispreferred"]["uniform"]["gap"] > run_["dispreferred"]["repeated"]["gap"]
 
 
-def test_the_record_says_how_it_was_made(record, data):
+def test_record_has_settings_and_versions(record, data):
     assert record["settings"] == paper.settings(TASK)
     assert record["data_sha256"] == records.checksum(data / f"{TASK.name}.hdf5")
     names = ("policy", "ref_quantile", "ref_steps", "steps")
@@ -96,16 +96,16 @@ def test_the_record_says_how_it_was_made(record, data):
     assert [run_["seed"] for run_ in record["runs"]] == [0, 1]
 
 
-def test_a_task_that_is_there_is_drawn_again_and_not_measured_again(folders, record, tmp_path, monkeypatch, capsys):
+def test_existing_record_is_drawn_but_not_measured_again(folders, record, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cost_gap, "run", lambda *_: pytest.fail("measured again"))
     records.save(tmp_path / "smoke" / "cost_gap" / f"{TASK.name}.json", record)
     picture = tmp_path / "images" / "cost_gap.png"
     main((TASK.name,), tier="smoke", data=folders.data, results=tmp_path, cache=folders.cache, picture=picture)
     assert picture.read_bytes() == draw({TASK.name: record})
-    assert "Walker2dVelocity.json is there already; remove it" in capsys.readouterr().out
+    assert "Walker2dVelocity.json exists already" in capsys.readouterr().out
 
 
-def test_a_task_that_is_not_there_is_measured(folders, record, tmp_path, monkeypatch):
+def test_missing_record_is_measured(folders, record, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(cost_gap, "run", lambda *args: asked.append(args) or record)
     where = {"data": folders.data, "results": tmp_path, "cache": folders.cache, "picture": tmp_path / "p.png"}
@@ -114,15 +114,15 @@ def test_a_task_that_is_not_there_is_measured(folders, record, tmp_path, monkeyp
     assert records.load(tmp_path / "small" / "cost_gap" / f"{TASK.name}.json") == record
 
 
-def test_what_cannot_be_measured_is_said(folders, tmp_path):
+def test_invalid_measurements_and_missing_data_raise(folders, tmp_path):
     for measurements in (4, 2):
-        with pytest.raises(ValueError, match=f"measurements: {measurements} of 6 steps. Give 3 or more that divide"):
+        with pytest.raises(ValueError, match=rf"^measurements: .*\b{measurements}\b"):
             run(TASK, folders, TINY, SEEDS, measurements)
     with pytest.raises(FileNotFoundError, match="HopperVelocity"):
         main(("HopperVelocity",), data=folders.data, results=tmp_path, cache=folders.cache)
 
 
-# The picture
+# The figure
 
 
 def made_up(gaps: list[list[float]], steps: int = 6) -> dict[str, Any]:
@@ -136,13 +136,13 @@ def made_up(gaps: list[list[float]], steps: int = 6) -> dict[str, Any]:
     return {"timesteps": list(range(steps + 1)), "steps": steps, "runs": runs}
 
 
-def test_thirds_by_hand():
+def test_phase_means_match_hand_computed_thirds():
     record = made_up([[9, 1, 3, 2, 4, 5, 7], [8, 0, 0, 1, 1, 2, 2]])
     np.testing.assert_allclose(phase_means(record, "preferred"), [[9, 2, 3, 6], [8, 0, 1, 2]])
     np.testing.assert_allclose(phase_means(record, "dispreferred"), [[90, 20, 30, 60], [80, 0, 10, 20]])
 
 
-def test_a_higher_gap_has_a_higher_bar(tmp_path):
+def test_higher_gap_has_higher_bar(tmp_path):
     def bar(gap: float, color: str) -> int:
         path = tmp_path / "gap.png"
         path.write_bytes(draw({"Walker2dVelocity": made_up([[8, *[gap] * 3, *[8] * 3]])}))
@@ -154,11 +154,11 @@ def test_a_higher_gap_has_a_higher_bar(tmp_path):
     assert bar(7, COLORS["dispreferred"]) > bar(2, COLORS["dispreferred"]) > 0
 
 
-# What is committed
+# The committed records
 
 
 @pytest.mark.parametrize("name", cost_gap.TASKS)
-def test_the_committed_records_are_of_the_committed_data(name):
+def test_committed_records_name_the_committed_data(name):
     record = records.load(RESULTS / "small" / "cost_gap" / f"{name}.json")
     assert record["data_sha256"] == records.load(RESULTS / "data" / f"{name}.json")["sha256"]
     assert {len(run_[of]["gap"]) for run_ in record["runs"] for of in COLORS} == {len(record["timesteps"])}

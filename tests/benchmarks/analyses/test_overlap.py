@@ -1,4 +1,4 @@
-"""The overlap of the states of both sets: the cells by hand, UMAP on data that are known, the records."""
+"""The overlap of the states of both sets: occupied cells, UMAP on known data, and records."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from benchmarks import records
 from benchmarks.analyses import overlap
-from benchmarks.analyses.overlap import N_CELLS, Cells, Options, count_cells, draw_states, embed, main
+from benchmarks.analyses.overlap import GRID_SIZE, GridCounts, Options, count_occupied_cells, draw_states, embed, main
 from benchmarks.analyses.overlap_picture import COLORS, draw
 from benchmarks.paths import IMAGES, RESULTS
 from sb3_prefine import PreferenceBuffer, Trajectories, collect, dsrl
@@ -24,35 +24,35 @@ POINTS = arrays(np.float64, st.tuples(st.integers(2, 60), st.just(2)), elements=
 # The cells
 
 
-def test_cells_by_hand():
+def test_occupied_cells_match_hand_count():
     preferred = np.array([[0.0, 0.0], [1.0, 1.0], [0.99, 0.995]])
     dispreferred = np.array([[0.01, 0.019], [0.5, 0.0]])
-    assert count_cells(preferred, dispreferred) == Cells(both=1, preferred=1, dispreferred=1)
-    assert Cells(both=1, preferred=1, dispreferred=1).jaccard == pytest.approx(1 / 3)
+    assert count_occupied_cells(preferred, dispreferred) == GridCounts(both=1, preferred=1, dispreferred=1)
+    assert GridCounts(both=1, preferred=1, dispreferred=1).jaccard == pytest.approx(1 / 3)
 
 
 @given(POINTS, POINTS)
-def test_cells_are_those_of_sets_of_indices(preferred, dispreferred):
+def test_occupied_cells_match_sets_of_indices(preferred, dispreferred):
     both = np.concatenate((preferred, dispreferred))
     low, high = both.min(axis=0), both.max(axis=0)
     if (high - low).min() < 1e-3:
         return
 
     def place(value, k):
-        return min(int(np.searchsorted(np.linspace(low[k], high[k], N_CELLS + 1), value, side="right")), N_CELLS)
+        return min(int(np.searchsorted(np.linspace(low[k], high[k], GRID_SIZE + 1), value, side="right")), GRID_SIZE)
 
     one, other = ({(place(x, 0), place(y, 1)) for x, y in of} for of in (preferred, dispreferred))
-    found = count_cells(preferred, dispreferred)
-    assert found == Cells(len(one & other), len(one - other), len(other - one))
-    assert found.jaccard == len(one & other) / len(one | other) == count_cells(dispreferred, preferred).jaccard
-    assert count_cells(preferred, preferred).jaccard == 1
+    found = count_occupied_cells(preferred, dispreferred)
+    assert found == GridCounts(len(one & other), len(one - other), len(other - one))
+    assert found.jaccard == len(one & other) / len(one | other) == count_occupied_cells(dispreferred, preferred).jaccard
+    assert count_occupied_cells(preferred, preferred).jaccard == 1
 
 
 # The states
 
 
 def episodes(first: float, n: int, length: int = 10) -> Trajectories:
-    """Every state is another one: its first number counts."""
+    """Episodes with distinct states, whose first entry is a counter."""
     observations = np.zeros((n * length, 3), np.float32)
     observations[:, 0] = first + np.arange(n * length)
     return Trajectories(
@@ -67,7 +67,7 @@ def episodes(first: float, n: int, length: int = 10) -> Trajectories:
 
 
 @pytest.mark.parametrize(("asked", "drawn"), [(25, 25), (500, 40)])
-def test_as_many_states_of_each_set_and_none_twice(asked, drawn):
+def test_same_number_of_states_of_each_set_without_repeats(asked, drawn):
     sets = PreferenceBuffer(episodes(0, 9), episodes(1000, 4))
     preferred, dispreferred = draw_states(sets, asked, np.random.default_rng(0))
     for states, low, high in ((preferred, 0, 89), (dispreferred, 1000, 1039)):
@@ -76,14 +76,14 @@ def test_as_many_states_of_each_set_and_none_twice(asked, drawn):
         assert low <= numbers.min() <= numbers.max() <= high
 
 
-def test_the_embedding_parts_what_is_apart_mixes_what_is_alike_and_knows_no_units():
+def test_embedding_separates_distinct_states_at_any_scale():
     rng = np.random.default_rng(0)
     centre, n = np.zeros((150, 4)), 150
     alike = embed(rng.normal(size=(2 * n, 4)), seed=0)
     apart = embed(np.concatenate((rng.normal(centre), rng.normal(centre + 20))), seed=0)
-    assert count_cells(apart[:n], apart[n:]).jaccard == 0
-    assert count_cells(alike[:n], alike[n:]).jaccard > 0.02
-    # A fourth column that never changes, and others in units of 1 and 1024.
+    assert count_occupied_cells(apart[:n], apart[n:]).jaccard == 0
+    assert count_occupied_cells(alike[:n], alike[n:]).jaccard > 0.02
+    # The fourth column is constant, and the others have scales of 1 and 1024.
     states = rng.normal(size=(100, 3)).astype(np.float32)
     constant = np.full((100, 1), 3.0, np.float32)
     one, other = (np.hstack((states * scale, constant)) for scale in (np.float32(1), np.float32([1, 1024, 0.125])))
@@ -95,14 +95,14 @@ def test_the_embedding_parts_what_is_apart_mixes_what_is_alike_and_knows_no_unit
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Data and record of BallRun."""
+    """A folder with data and record of BallRun."""
     folder = tmp_path_factory.mktemp("overlap")
     found = [
         collect(agents.pushing(push), "SafetyBallRun-v0", 3, n_envs=3, seed=i, progress_bar=False)
         for i, push in enumerate(agents.PUSHES)
     ]
     Trajectories.concatenate(found).to_hdf5(folder / "data" / "BallRun.hdf5")
-    with pytest.warns(UserWarning, match="n_(dis)?preferred="):  # there are fewer episodes than the paper's
+    with pytest.warns(UserWarning, match="n_(dis)?preferred="):  # the data have fewer episodes than the paper
         run(folder)
     return folder
 
@@ -118,7 +118,7 @@ def run(folder: Path) -> None:
     )
 
 
-def test_the_record(folder):
+def test_record_has_overlap_points_and_settings(folder):
     record = records.load(folder / "results" / "BallRun.json")
     cells = record["cells"]
     assert record["jaccard"] == pytest.approx(cells["both"] / sum(cells.values()), abs=1e-4)
@@ -131,17 +131,17 @@ def test_the_record(folder):
     assert {"umap-learn", "bullet-safety-gym", "numba"} <= set(record["versions"])
 
 
-def test_a_task_that_is_there_is_drawn_again_and_not_measured_again(folder, monkeypatch, capsys):
+def test_existing_record_is_drawn_but_not_measured_again(folder, monkeypatch, capsys):
     monkeypatch.setattr(overlap, "run", lambda *_: pytest.fail("measured again"))
     picture = folder / "images" / "overlap.png"
     before = picture.read_bytes()
     picture.unlink()
     run(folder)
     assert picture.read_bytes() == before
-    assert "BallRun.json is there already; remove it" in capsys.readouterr().out
+    assert "BallRun.json exists already" in capsys.readouterr().out
 
 
-def test_the_picture_shows_as_many_points_as_there_are(tmp_path):
+def test_figure_shows_all_points(tmp_path):
     rng, path = np.random.default_rng(0), tmp_path / "overlap.png"
     x, y = rng.random((2, 400)).tolist()
 
@@ -153,18 +153,18 @@ def test_the_picture_shows_as_many_points_as_there_are(tmp_path):
 
     few, many = areas(40), areas(400)
     assert 0 < 5 * few["dispreferred"] < many["dispreferred"]
-    # They are mixed: neither set lies over the other.
+    # Points are drawn in random order, so neither set covers the other.
     assert many["preferred"] == pytest.approx(many["dispreferred"], rel=0.15)
 
 
-# What is committed
+# The committed records
 
 
 @pytest.mark.parametrize("name", dsrl.PAPER_TASKS)
-def test_the_committed_records_are_of_the_committed_data(name):
+def test_committed_records_name_the_committed_data(name):
     path = RESULTS / "overlap" / f"{name}.json"
     record = records.load(path)
     assert record["data"]["sha256"] == records.load(RESULTS / "data" / f"{name}.json")["sha256"]
-    assert record["jaccard"] == pytest.approx(Cells(**record["cells"]).jaccard, abs=1e-4)
+    assert record["jaccard"] == pytest.approx(GridCounts(**record["cells"]).jaccard, abs=1e-4)
     assert path.stat().st_size < 60_000
     assert (IMAGES / "overlap.png").exists()

@@ -1,4 +1,4 @@
-"""The agents that the generated data come from, against the PPO that they were taken from."""
+"""Agents of the generated data, compared with the PPO from which they were copied."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from tests.worlds import OBSERVATIONS, Anything
 
 
 def trained(seed: int = 0) -> tuple[PPO, VecNormalize]:
-    """A PPO that has seen a few hundred steps, so that its statistics are not 0 and 1."""
+    """Train a PPO for a few hundred steps, so that its statistics are not 0 and 1."""
     env = VecNormalize(DummyVecEnv([Anything]))
     model = PPO("MlpPolicy", env, n_steps=128, batch_size=64, n_epochs=2, seed=seed, device="cpu")
     return model.learn(256), env
@@ -26,7 +26,7 @@ def ppo() -> tuple[PPO, VecNormalize]:
 
 @pytest.fixture(scope="module")
 def behavior(ppo) -> Behavior:
-    return Behavior.of_ppo(*ppo)
+    return Behavior.from_ppo(*ppo)
 
 
 def observations(n: int = 200, spread: float = 2.0) -> np.ndarray:
@@ -34,8 +34,8 @@ def observations(n: int = 200, spread: float = 2.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("spread", [2.0, 100.0])
-def test_the_mean_action_is_the_ppo_s_up_to_half_precision(ppo, behavior, spread):
-    """With the larger spread normalised observations are clipped."""
+def test_mean_action_equals_ppo_up_to_half_precision(ppo, behavior, spread):
+    """The larger spread makes normalised observations exceed the clipping range."""
     model, env = ppo
     raw = observations(spread=spread)
     assert (np.abs((raw - behavior.mean) / behavior.std).max() > CLIP) == (spread == 100.0)
@@ -50,7 +50,7 @@ def test_the_mean_action_is_the_ppo_s_up_to_half_precision(ppo, behavior, spread
     assert np.abs(expected).max() > 0.02
 
 
-def test_its_noise_has_the_ppo_s_standard_deviation(ppo, behavior):
+def test_noise_has_standard_deviation_of_ppo(ppo, behavior):
     model, _ = ppo
     one = np.repeat(observations(1), 20_000, axis=0)
     np.random.seed(0)  # noqa: NPY002 (what collect() seeds)
@@ -61,8 +61,8 @@ def test_its_noise_has_the_ppo_s_standard_deviation(ppo, behavior):
     assert np.abs(np.corrcoef(noise.T) - np.eye(3)).max() < 0.03
 
 
-def test_actions_do_not_depend_on_the_batch_that_an_observation_is_in(behavior):
-    """Nor do they on the order of a sum, which is another one on another processor."""
+def test_actions_do_not_depend_on_batch_or_summation_order(behavior):
+    """Different processors sum in different orders."""
     raw = observations()
     together = behavior.predict(raw, deterministic=True)[0]
     one_by_one = np.concatenate([behavior.predict(row[None], deterministic=True)[0] for row in raw])
@@ -79,9 +79,9 @@ def test_actions_do_not_depend_on_the_batch_that_an_observation_is_in(behavior):
         np.testing.assert_allclose(scaled, np.rint(scaled), atol=0.01)
 
 
-def test_behaviors_are_the_same_after_saving(behavior, tmp_path):
-    other = Behavior.of_ppo(*trained(seed=1))
-    Behaviors.of([behavior, other]).save(tmp_path / "two.npz")
+def test_behaviors_are_equal_after_saving(behavior, tmp_path):
+    other = Behavior.from_ppo(*trained(seed=1))
+    Behaviors.stack([behavior, other]).save(tmp_path / "two.npz")
     loaded = Behaviors.load(tmp_path / "two.npz")
     assert len(loaded) == 2
     assert loaded.columns["weight_1"].dtype == np.float16
@@ -96,28 +96,28 @@ def test_behaviors_are_the_same_after_saving(behavior, tmp_path):
     assert not np.array_equal(loaded[0].weights[0], loaded[1].weights[0])
 
 
-def test_the_same_behaviors_are_the_same_bytes(behavior, tmp_path, monkeypatch):
+def test_equal_behaviors_give_equal_bytes(behavior, tmp_path, monkeypatch):
     for name in ("one", "other"):
-        Behaviors.of([behavior]).save(tmp_path / f"{name}.npz")
-        monkeypatch.setattr("time.time", lambda: 1e9)  # a zip notes the time, unless it is told not to
+        Behaviors.stack([behavior]).save(tmp_path / f"{name}.npz")
+        monkeypatch.setattr("time.time", lambda: 1e9)  # zip files record the time by default
     Behaviors.load(tmp_path / "one.npz").save(tmp_path / "again.npz")
     contents = {path.read_bytes() for path in tmp_path.glob("*.npz")}
     assert len(contents) == 1
     assert len(contents.pop()) < 15_000  # of 4,800 numbers
 
 
-def test_training_on_does_not_change_a_behavior_that_was_taken(tmp_path):
+def test_further_training_does_not_change_a_behavior(tmp_path):
     model, env = trained()
-    behavior = Behavior.of_ppo(model, env)
+    behavior = Behavior.from_ppo(model, env)
     before = behavior.predict(observations(), deterministic=True)[0]
     log_std = behavior.log_std.copy()
     model.learn(256)
     np.testing.assert_array_equal(behavior.predict(observations(), deterministic=True)[0], before)
     np.testing.assert_array_equal(behavior.log_std, log_std)
-    assert not np.array_equal(Behavior.of_ppo(model, env).predict(observations(), deterministic=True)[0], before)
+    assert not np.array_equal(Behavior.from_ppo(model, env).predict(observations(), deterministic=True)[0], before)
 
 
-def test_an_environment_s_observations_are_taken_as_they_come(behavior):
+def test_raw_observations_of_an_environment_are_accepted(behavior):
     env = Anything()
     assert isinstance(env.action_space, gym.spaces.Box)
     observation, _ = env.reset(seed=0)

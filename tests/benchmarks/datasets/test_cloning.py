@@ -1,4 +1,4 @@
-"""A PPO that begins as a clone: what its networks are fitted to, from VecNormalize's own sums and from the agent."""
+"""A PPO that starts as a clone: what its networks learn."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ from benchmarks.datasets.lagrangian import Recipe, train
 from sb3_prefine import collect
 from tests.worlds import Anything
 
-# An untrained one of few steps warns of its small batch.
+# PPO warns about the small batch of its few steps.
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 EXPERT = GoalSeeker("Point", speed=1.8, margin=0.0, caution=0.0, noise=0.1)
 
 
 class Goal(Anything):
-    """What a Point sees of a goal that never stays in one place; the reward is how near it is."""
+    """A Point robot's view of a goal that moves at random. The reward is higher if the goal is nearer."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (60,), np.float32)
     action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -46,13 +46,13 @@ def untrained(monkeypatch) -> tuple[PPO, VecNormalize]:
     return PPO("MlpPolicy", normalize, n_steps=16, gamma=0.9, seed=0, device="cpu"), normalize
 
 
-def test_the_statistics_are_those_of_the_agents_episodes(untrained):
+def test_statistics_are_those_of_the_expert_episodes(untrained):
     model, normalize = untrained
     clone(model, normalize, EXPERT, Goal, seed=3)
     episodes = collect(EXPERT, Goal, 200, n_envs=2, seed=3, progress_bar=False)
     np.testing.assert_allclose(normalize.obs_rms.mean, episodes.observations.mean(axis=0), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(normalize.obs_rms.var, episodes.observations.var(axis=0), rtol=1e-3, atol=1e-4)
-    # VecNormalize's own sum, one step after the other.
+    # VecNormalize's own sum, step by step.
     running, seen = 0.0, []
     for reward, ended in zip(episodes.rewards, episodes.terminals | episodes.timeouts, strict=True):
         running = running * 0.9 + float(reward)
@@ -61,7 +61,7 @@ def test_the_statistics_are_those_of_the_agents_episodes(untrained):
     assert float(normalize.ret_rms.var) == pytest.approx(np.var(seen), rel=1e-3)
 
 
-def test_the_actor_does_what_the_agent_would_and_the_critic_knows_what_it_earns(untrained):
+def test_actor_learns_expert_actions_and_critic_expert_returns(untrained):
     model, normalize = untrained
     episodes = collect(EXPERT, Goal, 10, n_envs=2, seed=99, progress_bar=False)
     wanted, _ = EXPERT.predict(episodes.observations, deterministic=True)
@@ -87,7 +87,7 @@ def test_the_actor_does_what_the_agent_would_and_the_critic_knows_what_it_earns(
     assert cloned_value_error < value_error / 5
 
 
-def test_a_recipe_with_an_expert_begins_as_its_clone(tmp_path, monkeypatch):
+def test_recipe_with_expert_starts_as_its_clone(tmp_path, monkeypatch):
     monkeypatch.setattr(cloning, "EPISODES", 200)
     monkeypatch.setattr(cloning, "UPDATES", 2000)
     still = {"reward_per_step": 1.0, "learning_rate": 1e-9}

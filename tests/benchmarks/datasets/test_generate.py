@@ -1,4 +1,4 @@
-"""Files in DSRL's layout, from agents to bytes."""
+"""Generated files in DSRL's layout, from agents to bytes."""
 
 import json
 import multiprocessing
@@ -13,7 +13,7 @@ from benchmarks import paper, records
 from benchmarks.datasets import generate
 from benchmarks.datasets.behaviors import Behaviors
 from benchmarks.datasets.generate import (
-    N_CELLS,
+    GRID_SIZE,
     WEIGHTS,
     describe_episodes,
     describe_sets,
@@ -24,17 +24,17 @@ from benchmarks.datasets.generate import (
     train,
 )
 from benchmarks.datasets.goal_seeker import GoalSeeker
-from benchmarks.datasets.recipes import EPISODES, NOISE_FACTORS, RECIPES, SEEKERS
+from benchmarks.datasets.recipes import GOAL_SEEKERS, N_EPISODES, NOISE_FACTORS, RECIPES
 from sb3_prefine import PreferenceBuffer, Trajectories, dsrl
 from tests.benchmarks import agents
 
-pytestmark = pytest.mark.filterwarnings("ignore:n_(dis)?preferred=")  # there are fewer episodes than the paper's
+pytestmark = pytest.mark.filterwarnings("ignore:n_(dis)?preferred=")  # the data have fewer episodes than the paper
 TASK = dsrl.find_task("BallRun")
 EPISODES_IN_ALL = 22
 
 
 def one_step_episodes(returns: np.ndarray, costs: np.ndarray, task: dsrl.Task = TASK) -> Trajectories:
-    """Episodes of one step."""
+    """Make episodes of one step."""
     n = len(returns)
     observations = np.random.default_rng(0).normal(size=(n, task.observation_size or 0))
     return Trajectories(
@@ -55,7 +55,7 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, weights) -> dict[int, Path]:
-    """The folders that one process and two processes wrote, each with data/ and results/."""
+    """Folders with data/ and results/ that one process and two processes wrote, by number of processes."""
     folders = {workers: tmp_path_factory.mktemp(f"workers{workers}") for workers in (1, 2)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate, "WEIGHTS", weights)
@@ -69,7 +69,7 @@ def record(folder: Path) -> dict[str, Any]:
     return records.load(folder / "results" / "BallRun.json")
 
 
-def test_one_process_and_two_write_the_same_bytes(made):
+def test_one_and_two_processes_write_equal_bytes(made):
     one, two = (folder / "data" / "BallRun.hdf5" for folder in made.values())
     assert one.read_bytes() == two.read_bytes()
     records_made = [record(folder) for folder in made.values()]
@@ -78,20 +78,20 @@ def test_one_process_and_two_write_the_same_bytes(made):
     assert records_made[0] == records_made[1]
 
 
-def test_the_file_is_a_dataset_of_its_task(made):
+def test_file_is_a_dataset_of_its_task(made):
     trajectories = dsrl.load("BallRun", made[1] / "data" / "BallRun.hdf5")
-    # Agent by agent: 6, 6, 5 and 5 episodes, where those of the last one cost more than DSRL's.
+    # The agents have 6, 6, 5 and 5 episodes, and those of the last agent exceed DSRL's highest cost.
     assert len(trajectories) == 17
     assert set(trajectories.episode_lengths) == {100}
     assert trajectories.episode_costs.max() <= TASK.max_episode_cost
     pushes = np.array([episode.actions[:, 0].mean() for episode in trajectories])
     np.testing.assert_allclose(pushes, np.repeat(agents.PUSHES[:3], [6, 6, 5]), atol=0.03)
-    # Drawn, not the agent's mean action, and in other episodes drawn anew.
+    # Actions are stochastic, and differ between episodes.
     assert 0.03 < trajectories.actions[:, 1].std() < 0.07
     assert len(np.unique(trajectories.episode_returns)) == 17
 
 
-def test_what_it_was_made_of_stands_inside(made, weights):
+def test_file_attributes_have_provenance(made, weights):
     path = made[1] / "data" / "BallRun.hdf5"
     with h5py.File(path) as file:
         attributes = dict(file.attrs)
@@ -105,7 +105,7 @@ def test_what_it_was_made_of_stands_inside(made, weights):
         assert attributes[package]
 
 
-def test_the_record_is_of_the_file(made):
+def test_record_describes_the_file(made):
     path = made[1] / "data" / "BallRun.hdf5"
     trajectories, found = Trajectories.from_hdf5(path), record(made[1])
     assert (found["sha256"], found["bytes"]) == (records.checksum(path), path.stat().st_size)
@@ -114,14 +114,14 @@ def test_the_record_is_of_the_file(made):
     np.testing.assert_array_equal(found["costs"], trajectories.episode_costs)
     assert found["mean_return"] == pytest.approx(np.mean(trajectories.episode_returns), abs=1e-3)
     assert found["std_cost"] == pytest.approx(np.std(trajectories.episode_costs), abs=1e-3)
-    # The sets are those that PREFINE gets: costs below 40 and the better half; the costliest.
+    # The sets are PREFINE's: the better half of costs below 40, and the costliest.
     assert found["cost_limit"] == 40
     assert set(found["preferred"]) <= set(range(12))
     assert found["dispreferred"] == [12, 13, 14, 15, 16]
     assert found["versions"]["mujoco"]
 
 
-def test_making_a_file_again_leaves_its_record(made, tmp_path):
+def test_same_file_keeps_its_record(made, tmp_path):
     path, found = tmp_path / "BallRun.json", record(made[1])
     assert records.save_if_new(path, found)
     before = path.read_bytes()
@@ -131,7 +131,7 @@ def test_making_a_file_again_leaves_its_record(made, tmp_path):
     assert json.loads(path.read_text())["sha256"] == "another"
 
 
-def test_another_seed_gives_other_episodes(weights, monkeypatch):
+def test_other_seed_gives_other_episodes(weights, monkeypatch):
     monkeypatch.setattr(generate, "WEIGHTS", weights)
     monkeypatch.setattr(generate, "ProcessPoolExecutor", InThisProcess)
     one, same, other = (roll_out(TASK, 4, seed, 1) for seed in (0, 0, 1))
@@ -140,7 +140,7 @@ def test_another_seed_gives_other_episodes(weights, monkeypatch):
 
 
 class InThisProcess:
-    """Starting another one takes longer than the episodes."""
+    """A pool in this process, because starting another process takes longer than the episodes."""
 
     def __init__(self, workers: int, mp_context: multiprocessing.context.BaseContext):
         assert mp_context.get_start_method() == "spawn"
@@ -154,16 +154,16 @@ class InThisProcess:
     map = staticmethod(map)
 
 
-def test_thinning_keeps_all_where_there_are_few():
+def test_thinning_keeps_all_of_few_episodes():
     costs = np.array([0.0, 80.0, 81.0, 40.0])
     kept = thin(one_step_episodes(np.arange(4.0), costs), TASK)
     np.testing.assert_array_equal(kept.episode_costs, [0.0, 80.0, 40.0])
 
 
 @pytest.mark.parametrize("n", [941, 3000])
-def test_thinning_fills_the_plane_and_not_more_than_dsrl_s_number(n):
+def test_thinning_fills_plane_up_to_dsrls_number_of_episodes(n):
     rng = np.random.default_rng(0)
-    # Half of the episodes in one corner, the others everywhere, up to beyond the highest cost.
+    # Half of the episodes are in one corner, the others everywhere, some above the highest cost.
     crowd = rng.random(n) < 0.5
     returns = np.where(crowd, rng.uniform(0, 5, n), rng.uniform(0, 1000, n))
     costs = np.where(crowd, 0.0, rng.integers(0, 91, n))
@@ -176,9 +176,9 @@ def test_thinning_fills_the_plane_and_not_more_than_dsrl_s_number(n):
         assert len(kept) == len(allowed)
         return
 
-    # By hand: the numbers in the cells, cut at the highest number that leaves no more.
+    # By hand: counts per cell, cut at the highest limit that keeps few enough episodes.
     def cell(values: np.ndarray) -> np.ndarray:
-        return np.floor((values - values.min()) / (values.max() - values.min()) * N_CELLS).astype(int)
+        return np.floor((values - values.min()) / (values.max() - values.min()) * GRID_SIZE).astype(int)
 
     cells = cell(allowed.episode_costs) * 100 + cell(allowed.episode_returns)
     _, counts = np.unique(cells, return_counts=True)
@@ -187,7 +187,7 @@ def test_thinning_fills_the_plane_and_not_more_than_dsrl_s_number(n):
     assert (kept.episode_costs == 0).mean() < (allowed.episode_costs == 0).mean()
 
 
-def test_the_numbers_of_dsrl_s_episodes_are_those_of_its_files():
+def test_number_of_dsrl_episodes_comes_from_file_names():
     assert {name: n_dsrl_episodes(dsrl.find_task(name)) for name in ("AntVelocity", "CarRun", "PointGoal1")} == {
         "AntVelocity": 2249,
         "CarRun": 651,
@@ -195,7 +195,7 @@ def test_the_numbers_of_dsrl_s_episodes_are_those_of_its_files():
     }
 
 
-def test_the_selection_is_the_paper_s():
+def test_sets_are_chosen_as_in_the_paper():
     rng = np.random.default_rng(1)
     trajectories = one_step_episodes(rng.uniform(0, 1000, 600), rng.integers(0, 81, 600))
     found = describe_sets(trajectories, TASK, seed=0)
@@ -206,8 +206,8 @@ def test_the_selection_is_the_paper_s():
     assert describe_episodes(trajectories)["episodes"] == 600
 
 
-def test_car_run_is_chosen_though_nothing_breaks_its_limit():
-    """No episode of DSRL's costs more than 40."""
+def test_car_run_has_both_sets_although_no_episode_is_unsafe():
+    """No episode in DSRL's data costs more than 40."""
     task = dsrl.find_task("CarRun")
     rng = np.random.default_rng(1)
     trajectories = one_step_episodes(rng.uniform(200, 570, 600), rng.integers(0, 39, 600), task)
@@ -216,22 +216,22 @@ def test_car_run_is_chosen_though_nothing_breaks_its_limit():
     assert trajectories.episode_costs[found["dispreferred"]].min() > 25
 
 
-def test_every_task_has_a_recipe_and_a_number_of_episodes():
-    assert set(RECIPES) == set(EPISODES) == set(dsrl.PAPER_TASKS)
+def test_every_task_has_recipe_and_number_of_episodes():
+    assert set(RECIPES) == set(N_EPISODES) == set(dsrl.PAPER_TASKS)
 
 
-@pytest.mark.parametrize("task", SEEKERS)
-def test_scripted_agents_come_beside_the_trained_ones(task, weights, tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", GOAL_SEEKERS)
+def test_scripted_agents_follow_the_trained_ones(task, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "WEIGHTS", tmp_path)
     (tmp_path / f"{task}.npz").write_bytes((weights / "BallRun.npz").read_bytes())
     found = generate.agents_of(dsrl.find_task(task))
-    assert len(found) == len(agents.PUSHES) * len(NOISE_FACTORS[task]) + len(SEEKERS[task])
+    assert len(found) == len(agents.PUSHES) * len(NOISE_FACTORS[task]) + len(GOAL_SEEKERS[task])
     scripted = [agent for agent in found if isinstance(agent, GoalSeeker)]
-    assert scripted == SEEKERS[task]
+    assert scripted == GOAL_SEEKERS[task]
     assert all(task.startswith(seeker.robot) for seeker in scripted)
 
 
-def test_trained_agents_act_with_several_amounts_of_noise(weights, monkeypatch):
+def test_trained_agents_act_with_several_noise_levels(weights, monkeypatch):
     monkeypatch.setattr(generate, "WEIGHTS", weights)
     found = generate.agents_of(TASK)[: len(NOISE_FACTORS[TASK.name])]
     own = Behaviors.load(weights / "BallRun.npz")[0]
@@ -242,7 +242,7 @@ def test_trained_agents_act_with_several_amounts_of_noise(weights, monkeypatch):
         np.testing.assert_allclose(actions.std(axis=0), factor * np.exp(own.log_std), rtol=0.03)
 
 
-def test_the_committed_agents_fit_their_tasks_and_are_small():
+def test_committed_agents_fit_their_tasks_and_are_small():
     paths = sorted(WEIGHTS.glob("*"))
     assert {path.stem for path in paths} == set(RECIPES)
     for path in paths:
@@ -255,28 +255,26 @@ def test_the_committed_agents_fit_their_tasks_and_are_small():
     assert sum(path.stat().st_size for path in paths) < 5e6
 
 
-def test_wrong_tasks_and_numbers_are_refused(tmp_path, monkeypatch):
+def test_invalid_tasks_and_numbers_raise(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "WEIGHTS", tmp_path)
-    with pytest.raises(ValueError, match=r"DSRL has no 'BallRum'\. Did you mean BallRun"):
+    with pytest.raises(ValueError, match="BallRum"):
         rollout(("BallRum",), tmp_path, tmp_path)
-    with pytest.raises(ValueError, match="AntCircle is not one of the paper's twelve: AntVelocity, "):
+    with pytest.raises(ValueError, match=r"^tasks: .*AntCircle"):
         train(("AntCircle",))
-    with pytest.raises(ValueError, match=r"tasks: there is none\. Name some of AntVelocity"):
+    with pytest.raises(ValueError, match=r"^tasks: .*AntVelocity"):
         rollout((), tmp_path, tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"BallRun.npz: not there. Run `python -m benchmarks generate train Ball"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"BallRun\.npz: .*generate train BallRun"):
         rollout(("BallRun",), tmp_path, tmp_path)
     for episodes, workers in ((0, 2), (10, 0)):
-        with pytest.raises(ValueError, match=f"episodes={episodes}, workers={workers}: give at least one of each"):
+        with pytest.raises(ValueError, match=rf"^episodes, workers: .*\b{episodes}\b.*\b{workers}\b"):
             rollout(("BallRun",), tmp_path, tmp_path, episodes=episodes, workers=workers)
-    with pytest.raises(ValueError, match="BallRun: each of the 3 episodes costs more than 80"):
+    with pytest.raises(ValueError, match=r"^BallRun: .*3 episodes.*80"):
         thin(one_step_episodes(np.zeros(3), np.full(3, 90.0)), TASK)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_writes_weights_and_a_record(tmp_path, monkeypatch):
-    """What trains is tested in test_lagrangian.py."""
+def test_training_writes_weights_and_record(tmp_path, monkeypatch):
+    """The training itself is tested in test_lagrangian.py."""
     behaviors = Behaviors.load(agents.save(tmp_path / "made") / "BallRun.npz")
     asked: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""The scripted controller of the Goal tasks, against the simulator that it reads."""
+"""The scripted controller of the Goal tasks, compared with the simulator."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def make(robot: str, steps: int = 1000) -> gym.Env:
 
 
 def lidar_of(angle: float, distance: float) -> np.ndarray:
-    """What a pseudo lidar reads of one object, in the words of Safety-Gymnasium's documentation."""
+    """Compute a pseudo lidar's readings of one object, as Safety-Gymnasium's documentation defines them."""
     size = 2 * np.pi / N_BINS
     position = (angle % (2 * np.pi)) / size
     here = int(position) % N_BINS
@@ -33,20 +33,20 @@ def lidar_of(angle: float, distance: float) -> np.ndarray:
 
 
 @given(angle=st.floats(-np.pi, np.pi, exclude_max=True), distance=st.floats(0.0, 2.9))
-def test_an_object_is_located_from_the_bins_that_share_it(angle, distance):
+def test_object_is_located_from_the_bins_that_share_it(angle, distance):
     angles, distances = locate(np.stack([lidar_of(angle, distance), lidar_of(0.5, 1.0)]))
     assert abs((angles[0] - angle + np.pi) % (2 * np.pi) - np.pi) < 1e-6
     assert distances[0] == pytest.approx(distance)
     assert (angles[1], distances[1]) == pytest.approx((0.5, 1.0))
 
 
-def test_an_object_out_of_range_is_ahead_and_far():
+def test_object_out_of_range_is_located_ahead_at_full_range():
     assert np.array(locate(np.zeros((1, N_BINS)))).ravel() == pytest.approx([0.0, LIDAR_RANGE])
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_the_goal_is_where_the_simulator_has_it(robot):
-    """In the frame of the robot: its rotation matrix turns it into the world's."""
+def test_goal_is_located_where_the_simulator_has_it(robot):
+    """Positions are compared in the robot's frame."""
     env = make(robot)
     task: Any = env.unwrapped.task  # type: ignore[attr-defined]
     seen = 0
@@ -54,7 +54,7 @@ def test_the_goal_is_where_the_simulator_has_it(robot):
         observation, _ = env.reset(seed=seed)
         start = SENSORS[robot].lidars
         angle, distance = (values[0] for values in locate(observation[None, start : start + N_BINS]))
-        # The package ignores the goal's height, but not the robot's.
+        # Safety-Gymnasium ignores the goal's height, but not the robot's.
         difference = np.array([*task.goal.pos[:2], 0.0]) - task.agent.pos
         expected = (task.agent.mat.T @ difference)[:2]
         if np.linalg.norm(expected) < LIDAR_RANGE:
@@ -65,7 +65,7 @@ def test_the_goal_is_where_the_simulator_has_it(robot):
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_velocity_and_hazards_are_where_it_reads_them(robot):
+def test_sensor_indices_match_the_simulator(robot):
     env = make(robot)
     task: Any = env.unwrapped.task  # type: ignore[attr-defined]
     env.reset(seed=0)
@@ -84,19 +84,19 @@ def test_velocity_and_hazards_are_where_it_reads_them(robot):
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_it_reaches_goals_and_caution_costs_less(robot):
+def test_agent_reaches_goals_and_caution_lowers_cost(robot):
     careless, careful = (
         evaluate_policy(GoalSeeker(robot, 1.3, margin, caution, 0.05), lambda: make(robot, 200), 4, n_envs=4)
         for margin, caution in ((0.0, 0.0), (0.2, 3.0))
     )
-    # The reward is the way to the goal in metres, and 1 for each that is reached.
+    # The reward is the progress to the goal in metres, and 1 for each reached goal.
     assert careless.mean_reward > 3
     assert careful.mean_reward > 2
     assert careful.mean_cost < 0.5 * careless.mean_cost
 
 
 def with_hazard(robot: str, angle: float, distance: float) -> np.ndarray:
-    """An observation of a goal 2 m ahead of the Point robot, and of one hazard."""
+    """Make an observation of a goal 2 m ahead and of one hazard."""
     observation = np.zeros((1, SENSORS[robot].lidars + 3 * N_BINS))
     start = SENSORS[robot].lidars
     observation[0, start : start + N_BINS] = lidar_of(0.0, 2.0)
@@ -104,13 +104,13 @@ def with_hazard(robot: str, angle: float, distance: float) -> np.ndarray:
     return observation
 
 
-def test_it_turns_away_from_a_hazard_in_its_way_alone():
+def test_agent_turns_away_only_from_hazards_in_its_way():
     careful, careless = GoalSeeker("Point", 1.0, 0.1, 3.0, 0.0), GoalSeeker("Point", 1.0, 0.1, 0.0, 0.0)
 
     def turn(seeker: GoalSeeker, angle: float, distance: float) -> float:
         return float(seeker.predict(with_hazard("Point", angle, distance), deterministic=True)[0][0, 1])
 
-    assert turn(careful, 0.2, 0.6) < -0.2  # it is on the left
+    assert turn(careful, 0.2, 0.6) < -0.2  # the hazard is on the left
     assert turn(careful, -0.2, 0.6) > 0.2
     assert turn(careless, 0.2, 0.6) == pytest.approx(0.0, abs=1e-6)
     for angle, distance in ((0.2, 2.4), (np.pi, 0.6), (np.pi / 2, 0.6)):  # far, behind, beside
@@ -118,7 +118,7 @@ def test_it_turns_away_from_a_hazard_in_its_way_alone():
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_actions_are_bounded_and_noise_is_numpy_s(robot):
+def test_actions_are_bounded_and_noise_follows_numpy_seed(robot):
     observation = np.repeat(with_hazard(robot, 0.2, 0.6), 500, axis=0)
     seeker = GoalSeeker(robot, 1.0, 0.1, 1.0, 0.2)
     draws = []

@@ -1,4 +1,4 @@
-"""PPO with a multiplier on the cost: its arithmetic by hand, and runs that are killed."""
+"""PPO with a Lagrange multiplier: its arithmetic, and runs that are killed."""
 
 import itertools
 import json
@@ -23,28 +23,28 @@ from benchmarks.datasets.lagrangian import (
     SNAPSHOTS_PER_STAGE,
     Lagrangian,
     Recipe,
-    cpu_seconds_of,
+    recorded_cpu_seconds,
     train,
 )
 from benchmarks.datasets.recipes import RECIPES
-from benchmarks.datasets.speed_penalty import Pacemaker
+from benchmarks.datasets.speed_penalty import SpeedPenalty
 from sb3_prefine import dsrl, evaluate_policy
 from tests.worlds import Anything
 
-# Rollouts here are smaller than the batches of the real ones.
+# Rollouts here are smaller than PPO's batches.
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size of 128")
 RECIPE = Recipe((inf, 3.0, 1.0), (320, 160, 160), reward_per_step=1.0)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """An update every 32 steps: two between the snapshots of the first stage, one in the other stages."""
+    """Update every 32 steps: twice between snapshots of the first stage, once in the other stages."""
     monkeypatch.setattr(lagrangian, "N_ENVS", 2)
     monkeypatch.setattr(lagrangian, "N_STEPS", 16)
 
 
 class Scripted(gym.Env):
-    """Rewards and costs of three steps, known beforehand."""
+    """An environment with known rewards and costs of three steps."""
 
     observation_space = spaces.Box(-1, 1, (1,), np.float32)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
@@ -60,7 +60,7 @@ class Scripted(gym.Env):
         return np.zeros(1, np.float32), self.rewards[i], self.steps == 3, False, {"cost": self.costs[i]}
 
 
-def test_the_penalised_reward_by_hand():
+def test_penalised_reward_matches_hand_computation():
     env = Lagrangian(DummyVecEnv([Scripted, Scripted]), reward_per_step=5.0)
     env.reset()
     env.multiplier = 3.0
@@ -69,14 +69,14 @@ def test_the_penalised_reward_by_hand():
         _, rewards, dones, _ = env.step(np.zeros((2, 1)))
         np.testing.assert_array_equal(rewards, [expected, expected])
     assert dones.all()
-    # Return and cost of whole episodes are without it, and begin anew with each episode.
+    # Returns and costs of episodes exclude the multiplier, and restart with each episode.
     assert env.finished == [(-1.0, 2.0)] * 2
     env.multiplier = 0.0
     assert [env.step(np.zeros((2, 1)))[1][0] for _ in range(3)] == list(Scripted.rewards)
     assert env.finished == [(-1.0, 2.0)] * 4
 
 
-def test_an_episode_that_a_reset_cuts_is_not_counted():
+def test_episode_cut_by_reset_is_not_counted():
     env = Lagrangian(DummyVecEnv([Scripted]), 1.0)
     env.reset()
     env.step(np.zeros((1, 1)))
@@ -86,17 +86,17 @@ def test_an_episode_that_a_reset_cuts_is_not_counted():
     assert env.finished == [(-1.0, 2.0)]
 
 
-def test_the_multiplier_rises_above_the_limit_and_falls_below_it():
+def test_multiplier_rises_above_limit_and_falls_below_it():
     env = Lagrangian(DummyVecEnv([Scripted]), 1.0)
     env.update(np.array([30.0, 26.0]), limit=25.0)
     assert env.multiplier == pytest.approx(MULTIPLIER_STEP * 3 / 25)
-    env.update(np.array([1000.0]), limit=25.0)  # a step is bounded
+    env.update(np.array([1000.0]), limit=25.0)  # the step is clipped
     assert env.multiplier == pytest.approx(MULTIPLIER_STEP * (1 + 3 / 25))
     env.update(np.array([24.0]), limit=25.0)
     assert env.multiplier == pytest.approx(MULTIPLIER_STEP * (1 + 2 / 25))
     env.update(np.array([]), limit=25.0)  # no episode ended
     assert env.multiplier == pytest.approx(MULTIPLIER_STEP * (1 + 2 / 25))
-    env.update(np.array([4.0]), limit=2.0)  # below 10, differences count as tenths
+    env.update(np.array([4.0]), limit=2.0)  # below a limit of 10, differences are divided by 10
     assert env.multiplier == pytest.approx(MULTIPLIER_STEP * (1.2 + 2 / 25))
     for _ in range(20):
         env.update(np.array([0.0]), limit=25.0)
@@ -108,7 +108,7 @@ def test_the_multiplier_rises_above_the_limit_and_falls_below_it():
     assert env.multiplier == 0.0
 
 
-def test_progress_by_hand():
+def test_progress_matches_hand_computation():
     for timesteps, expected in (
         (0, (0, 0)),
         (319, (0, 319)),
@@ -123,29 +123,29 @@ def test_progress_by_hand():
 
 
 @pytest.mark.parametrize("task", RECIPES)
-def test_every_recipe_has_a_limit_for_each_stage_and_they_go_one_way(task):
+def test_limits_of_each_recipe_are_monotonic(task):
     recipe = RECIPES[task]
     assert task in dsrl.PAPER_TASKS
     assert len(recipe.cost_limits) == len(recipe.timesteps)
-    assert len(recipe.paces) in (0, len(recipe.timesteps))
-    for limits in (recipe.paces, recipe.cost_limits):
+    assert len(recipe.max_speeds) in (0, len(recipe.timesteps))
+    for limits in (recipe.max_speeds, recipe.cost_limits):
         falls = [one > other for one, other in itertools.pairwise(limits)]
-        if task == "AntVelocity" and limits is recipe.paces:
-            # Faster first, then slower than ever.
+        if task == "AntVelocity" and limits is recipe.max_speeds:
+            # Speeds rise first and then fall below the first one.
             assert falls == [False] * 5 + [True] * 4
         else:
             assert all(falls) or not any(falls)
 
 
 def snapshots(printed: str) -> list[tuple[int, float]]:
-    """Steps and cost limit of each, from what a run prints."""
+    """Parse steps and cost limit of each snapshot from the output of a run."""
     found = re.findall(r"^\s*([\d,]+) steps, limit\s+([\d.]+|inf):", printed, flags=re.MULTILINE)
     return [(int(steps.replace(",", "")), float(limit)) for steps, limit in found]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Behaviors, list[tuple[int, float]], Path]:
-    """A run that was not killed, and what it printed."""
+    """A run that was not killed: its behaviors, snapshots and folder."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lagrangian, "N_ENVS", 2)
@@ -156,28 +156,28 @@ def whole(tmp_path_factory) -> tuple[Behaviors, list[tuple[int, float]], Path]:
     return behaviors, snapshots("\n".join(lines)), folder
 
 
-def test_a_run_has_five_snapshots_of_each_stage_and_ends_with_the_last(whole):
+def test_run_has_five_snapshots_per_stage(whole):
     behaviors, taken, folder = whole
     assert len(behaviors) == 3 * SNAPSHOTS_PER_STAGE
     assert [limit for _, limit in taken] == [inf] * 5 + [3.0] * 5 + [1.0] * 5
     steps = [steps for steps, _ in taken]
     assert steps == [64, 128, 192, 256, 320, 352, 384, 416, 448, 480, 512, 544, 576, 608, 640]
     assert json.loads((folder / "state.json").read_text())["num_timesteps"] == 640
-    assert cpu_seconds_of(folder) > 0
-    assert len(list(folder.iterdir())) == 4  # the state, and nothing of the snapshots before
+    assert recorded_cpu_seconds(folder) > 0
+    assert len(list(folder.iterdir())) == 4  # only the state of the last snapshot
 
 
-def test_the_noise_falls_over_the_first_stage_and_then_stays(whole):
+def test_noise_falls_in_first_stage_and_stays_constant(whole):
     behaviors, taken, _ = whole
     start, end = RECIPE.log_std
-    # A snapshot has the noise of the rollout before it, which began 32 steps earlier.
+    # A snapshot has the noise of the previous rollout, which started 32 steps earlier.
     expected = [start + (end - start) * min((steps - 32) / 320, 1.0) for steps, _ in taken]
     expected[5:] = [end] * 10
     np.testing.assert_allclose(behaviors.columns["log_std"], np.repeat(np.array(expected)[:, None], 3, 1), rtol=1e-6)
 
 
 def killed_after(steps: int) -> Callable[[], gym.Env]:
-    """Worlds that raise when they have been stepped so often, all together."""
+    """Make environments that raise after a total number of steps."""
     left = itertools.count(steps, -1)
 
     class Mortal(Anything):
@@ -190,7 +190,7 @@ def killed_after(steps: int) -> Callable[[], gym.Env]:
 
 
 @pytest.mark.parametrize("steps", [20, 330, 639])
-def test_a_killed_run_goes_on(steps, whole, tmp_path, capsys, monkeypatch):
+def test_killed_run_continues(steps, whole, tmp_path, capsys, monkeypatch):
     before: list[float] = []
     update = Lagrangian.update
 
@@ -207,7 +207,7 @@ def test_a_killed_run_goes_on(steps, whole, tmp_path, capsys, monkeypatch):
     before.clear()
     behaviors = train(Anything, RECIPE, tmp_path, seed=0, progress_bar=False)
     assert before[0] == saved["multiplier"]
-    # At the same steps, none of them twice, and with the same noise.
+    # Snapshots are at the same steps, without repeats, and with the same noise.
     uninterrupted, taken, _ = whole
     assert snapshots(capsys.readouterr().out) == taken
     assert len(behaviors) == len(uninterrupted)
@@ -215,7 +215,7 @@ def test_a_killed_run_goes_on(steps, whole, tmp_path, capsys, monkeypatch):
     assert len({weights.tobytes() for weights in behaviors.columns["weight_2"]}) == len(behaviors)
 
 
-def test_the_snapshots_before_a_kill_stay(tmp_path):
+def test_snapshots_before_a_kill_are_kept(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(killed_after(220), RECIPE, tmp_path, seed=0, progress_bar=False)
     kept = Behaviors.load(next(tmp_path.glob("behaviors-*")))
@@ -225,7 +225,7 @@ def test_the_snapshots_before_a_kill_stay(tmp_path):
         np.testing.assert_array_equal(behaviors.columns[name][:3], column)
 
 
-def test_a_run_that_is_done_is_not_done_again(whole, capsys):
+def test_finished_run_is_not_repeated(whole, capsys):
     behaviors, _, folder = whole
     files = {path: path.read_bytes() for path in folder.iterdir()}
     again = train(killed_after(0), RECIPE, folder, seed=0, progress_bar=False)
@@ -235,18 +235,18 @@ def test_a_run_that_is_done_is_not_done_again(whole, capsys):
         np.testing.assert_array_equal(again.columns[name], column)
 
 
-def test_the_time_of_a_run_is_unknown_if_a_part_of_it_is(tmp_path):
+def test_cpu_time_is_unknown_if_part_of_it_is_unknown(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(killed_after(220), RECIPE, tmp_path, seed=0, progress_bar=False)
     state = json.loads((tmp_path / "state.json").read_text())
     del state["cpu_seconds"]
     (tmp_path / "state.json").write_text(json.dumps(state))
     train(Anything, RECIPE, tmp_path, seed=0, progress_bar=False)
-    assert cpu_seconds_of(tmp_path) is None
+    assert recorded_cpu_seconds(tmp_path) is None
 
 
 class Tempting(Anything):
-    """Ten steps; the action earns what it is, and that is also the probability of a cost of 1."""
+    """An environment of ten steps. The action is the reward, and also the probability of a cost of 1."""
 
     observation_space = spaces.Box(-1, 1, (1,), np.float32)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
@@ -260,7 +260,7 @@ class Tempting(Anything):
         return np.zeros(1, np.float32)
 
 
-def test_it_learns_to_earn_and_to_keep_a_limit(tmp_path, monkeypatch):
+def test_training_maximises_return_and_respects_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(lagrangian, "MULTIPLIER_STEP", 0.5)
     evaluations = []
     for limit in (inf, 1.0):
@@ -273,7 +273,7 @@ def test_it_learns_to_earn_and_to_keep_a_limit(tmp_path, monkeypatch):
     assert safe.mean_cost < greedy.mean_cost / 2
 
 
-def test_it_runs_on_bullet(tmp_path):
+def test_training_works_on_bullet(tmp_path):
     recipe = Recipe((inf, 5.0), (256, 160), reward_per_step=8.0)
     behaviors = train("SafetyBallRun-v0", recipe, tmp_path, seed=0, progress_bar=False)
     env = make_vec_env("SafetyBallRun-v0", n_envs=1)
@@ -281,7 +281,7 @@ def test_it_runs_on_bullet(tmp_path):
     assert len(behaviors) == 2 * SNAPSHOTS_PER_STAGE
 
 
-def test_a_robot_learns_with_another_reward_for_not_falling_in_the_first_stage_only(tmp_path, monkeypatch):
+def test_healthy_reward_is_changed_in_first_stage_only(tmp_path, monkeypatch):
     seen: list[float] = []
 
     class Watched(Lagrangian):
@@ -292,24 +292,24 @@ def test_a_robot_learns_with_another_reward_for_not_falling_in_the_first_stage_o
     monkeypatch.setattr(lagrangian, "Lagrangian", Watched)
     recipe = Recipe((inf, 5.0), (64, 64), reward_per_step=1.0, healthy_reward=0.1)
     train("SafetyHopperVelocity-v1", recipe, tmp_path, 0, progress_bar=False)
-    # Two environments: 32 steps of both make a stage.
+    # With two environments, a stage takes 32 steps of each.
     assert seen == [0.1] * 32 + [1.0] * 32
 
 
-def test_the_hopper_keeps_the_pace_of_each_stage_and_its_smaller_reward_ends_with_the_first(tmp_path, monkeypatch):
-    recipe = Recipe((inf, inf), (160, 160), reward_per_step=1.0, healthy_reward=0.1, paces=(0.8, 1.4))
+def test_max_speed_of_each_stage_is_restored_after_a_kill(tmp_path, monkeypatch):
+    recipe = Recipe((inf, inf), (160, 160), reward_per_step=1.0, healthy_reward=0.1, max_speeds=(0.8, 1.4))
     seen: list[tuple[float, list[float]]] = []
-    step_wait = Pacemaker.step_wait
+    step_wait = SpeedPenalty.step_wait
 
     def spy(self):
-        seen.append((self.pace, self.env_method("get_wrapper_attr", "_healthy_reward")))
+        seen.append((self.max_speed, self.env_method("get_wrapper_attr", "_healthy_reward")))
         return step_wait(self)
 
-    monkeypatch.setattr(Pacemaker, "step_wait", spy)
+    monkeypatch.setattr(SpeedPenalty, "step_wait", spy)
     monkeypatch.setattr("builtins.print", killing_at(stage=1))
     with pytest.raises(KeyboardInterrupt):
         train("SafetyHopperVelocity-v1", recipe, tmp_path, seed=0, progress_bar=False)
-    # Interrupted in the second stage: what goes on from there goes on at its pace.
+    # The run is killed in the second stage, and continues with that stage's maximum speed.
     assert seen == [(0.8, [0.1, 0.1])] * 80 + [(1.4, [1.0, 1.0])] * 16
     seen.clear()
     monkeypatch.setattr("builtins.print", lambda line, flush: None)
@@ -318,7 +318,7 @@ def test_the_hopper_keeps_the_pace_of_each_stage_and_its_smaller_reward_ends_wit
 
 
 def killing_at(stage: int) -> Callable[..., None]:
-    """In place of print: raises at the first snapshot of a stage."""
+    """Make a replacement for print that raises at the first snapshot of a stage."""
     left = itertools.count(stage * SNAPSHOTS_PER_STAGE, -1)
 
     def kill(line: str, flush: bool) -> None:

@@ -1,4 +1,4 @@
-"""A whole run of the benchmark: the smoke tier on a small file, by every executor."""
+"""A whole run of the smoke tier on a small file, with every executor."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from sb3_prefine import PREFINE, collect, evaluate_policy, load_reference
 from sb3_prefine.baselines import BC
 from sb3_prefine.baselines.bc import highest_returns
 
-pytestmark = pytest.mark.filterwarnings("ignore:n_(dis)?preferred=")  # there are fewer episodes than the paper's
+pytestmark = pytest.mark.filterwarnings("ignore:n_(dis)?preferred=")  # the data have fewer episodes than the paper
 SMOKE = TIERS["smoke"].budget
 CHEAP = ("SFT", "PREFINE:beta=0.3", "DPO")
 ENV_ID = "SafetyBallRun-v0"
@@ -31,14 +31,14 @@ ENV_ID = "SafetyBallRun-v0"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, data) -> Path:
-    """With what the smoke tier leaves."""
+    """A folder with the results of the smoke tier."""
     folder = tmp_path_factory.mktemp("benchmark")
     assert main("smoke", data=data, results=folder / "results", cache=folder / "cache") == 0
     return folder
 
 
 def table(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of Table 1, by method."""
+    """Load the records of Table 1 by method."""
     found = [records.load(path) for path in (folder / "results" / "smoke" / "table").glob("*/*.json")]
     return {record["method"]: record for record in found}
 
@@ -60,11 +60,11 @@ def test_every_method_has_a_record(folder):
         assert record["data_sha256"]
         assert record["versions"]["torch"]
         assert record["date"] == records.today()
-    # No two methods end at the same policy.
+    # All methods end at different policies.
     assert len({json.dumps(record["deterministic"]) for record in found.values()}) == len(found)
 
 
-def test_the_reference_is_cloned_from_the_highest_returns_whatever_they_cost(folder, data):
+def test_reference_clones_highest_returns_at_any_cost(folder, data):
     trajectories = cells.dsrl.load("BallRun", data / "BallRun.hdf5")
     best = trajectories[highest_returns(trajectories, cells.REF_QUANTILE)]
     assert best.episode_costs.min() > 80
@@ -75,10 +75,10 @@ def test_the_reference_is_cloned_from_the_highest_returns_whatever_they_cost(fol
     )
 
 
-def test_a_cell_is_what_the_library_does(folder, data):
-    """Trained once more by hand."""
+def test_cell_equals_training_with_the_library(folder, data):
+    """The expected policy is trained by hand."""
     reference = open_reference("BallRun", SMOKE, Folders(data, folder / "cache"))
-    preferences = cells.choose(
+    preferences = cells.choose_sets(
         cells.dsrl.find_task("BallRun"), cells.dsrl.load("BallRun", data / "BallRun.hdf5"), Selection()
     )
     model = PREFINE(reference, preferences, beta=0.2, sft_coef=1.0, seed=0, device="cpu").learn(SMOKE.steps)
@@ -90,11 +90,11 @@ def test_a_cell_is_what_the_library_does(folder, data):
     assert record["preferred"]["reward"] == pytest.approx(preferences.preferred.episode_returns.mean(), abs=1e-3)
 
 
-def test_what_is_there_is_not_computed_again(folder, data, monkeypatch, capsys):
+def test_finished_cells_are_skipped(folder, data, monkeypatch, capsys):
     monkeypatch.setattr(run, "run_cells", lambda *_: pytest.fail("computed again"))
     assert main("smoke", data=data, results=folder / "results", cache=folder / "cache") == 0
     n = len(STUDIES["table"].methods)
-    assert f"{n} cells, of which {n} are there already." in capsys.readouterr().out
+    assert f"{n} cells, {n} of them done already." in capsys.readouterr().out
 
 
 def run_in(folder: Path, data: Path, cache: Path, **options: Any) -> dict[str, list[float]]:
@@ -107,11 +107,11 @@ def alone(folder, data, tmp_path_factory) -> dict[str, list[float]]:
     return run_in(tmp_path_factory.mktemp("alone"), data, folder / "cache")
 
 
-def test_on_two_cores_it_is_the_same(alone, folder, data, tmp_path):
+def test_joblib_gives_equal_results(alone, folder, data, tmp_path):
     assert run_in(tmp_path, data, folder / "cache", executor="joblib", jobs=2) == alone
 
 
-def test_on_a_ray_cluster_it_is_the_same(alone, folder, data, tmp_path):
+def test_ray_gives_equal_results(alone, folder, data, tmp_path):
     ray = pytest.importorskip("ray")
     try:
         assert run_in(tmp_path, data, folder / "cache", executor="ray") == alone
@@ -119,7 +119,7 @@ def test_on_a_ray_cluster_it_is_the_same(alone, folder, data, tmp_path):
         ray.shutdown()
 
 
-def test_as_one_population_it_is_the_same(alone, folder, data, tmp_path):
+def test_population_gives_close_results(alone, folder, data, tmp_path):
     found = run_in(tmp_path, data, folder / "cache", population=True)
     assert set(found) == set(alone)
     for method, rewards in found.items():
@@ -127,7 +127,7 @@ def test_as_one_population_it_is_the_same(alone, folder, data, tmp_path):
     assert {record["trained_together"] for record in table(tmp_path).values()} == {3}
 
 
-def test_a_cell_that_crashes_is_recorded_and_tried_again(folder, data, tmp_path, capsys):
+def test_crashed_cell_is_recorded_and_tried_again(folder, data, tmp_path, capsys):
     where = {"data": data, "results": tmp_path / "results", "cache": folder / "cache"}
     wrong = "PREFINE:beta=-1"
     assert main("smoke", methods=("SFT", wrong), **where) == 1
@@ -140,38 +140,38 @@ def test_a_cell_that_crashes_is_recorded_and_tried_again(folder, data, tmp_path,
     assert any("prefine.py" in line for line in record["traceback"])
     assert "1 cells crashed" in capsys.readouterr().out
     assert main("smoke", methods=(wrong,), **where) == 1
-    # Once it succeeds, nothing of the failure is left.
+    # The record of the failure is removed after a success.
     again = failed.with_name(failed.name.replace("beta=-1", "beta=0.1"))
     failed.rename(again)
     assert main("smoke", methods=("PREFINE:beta=0.1",), **where) == 0
     assert not again.exists()
 
 
-def test_a_curve_begins_at_the_reference_and_ends_at_the_last_step(folder, data):
+def test_curve_starts_at_reference_and_ends_at_last_step(folder, data):
     budget = TIERS["smoke"].curves
     folders = Folders(data, folder / "cache")
-    [record] = cells.run([cell("PREFINE", budget, seed=3)], folders)
+    [record] = cells.run_cells([cell("PREFINE", budget, seed=3)], folders)
     assert [point["step"] for point in record["curve"]] == [0, 50, 100]
     before = evaluate_policy(open_reference("BallRun", budget, folders), ENV_ID, 2, seed=CURVE_SEED + 3)
     assert record["curve"][0]["rewards"] == pytest.approx(before.episode_rewards.tolist(), abs=1e-3)
     assert record["stochastic"] is not None
-    [whole] = cells.run([cell("PREFINE", SMOKE, seed=3)], folders)
+    [whole] = cells.run_cells([cell("PREFINE", SMOKE, seed=3)], folders)
     assert np.mean(record["deterministic"]["rewards"]) == pytest.approx(
         np.mean(whole["deterministic"]["rewards"]), rel=0.1
     )
 
 
 @pytest.mark.parametrize("method", SLOW_METHODS)
-def test_a_curve_of_a_costly_method_begins_before_its_first_step(method, folder, data):
-    [record] = cells.run([cell(method, TIERS["smoke"].longer)], Folders(data, folder / "cache"))
+def test_curve_of_slow_method_starts_before_first_step(method, folder, data):
+    [record] = cells.run_cells([cell(method, TIERS["smoke"].longer)], Folders(data, folder / "cache"))
     assert record["steps"] == record["curve"][-1]["step"] == {"SafeDICE": 80, "CPQ": 40}[method]
     start, halfway, end = (point["rewards"] for point in record["curve"])
-    # Half of SafeDICE's steps are its discriminator's, and its policy waits.
+    # In the first half of its steps, SafeDICE trains only its discriminator.
     assert (halfway == start) == (method == "SafeDICE")
     assert end != halfway
 
 
-def test_a_checkpoint_of_rl_zoo_is_fine_tuned_on_a_task_s_data(zoo, tmp_path):
+def test_rl_zoo_checkpoint_is_fine_tuned_on_data_of_a_task(zoo, tmp_path):
     agent, env_id = load_reference("ppo/HalfCheetah-v3"), "SafetyHalfCheetahVelocity-v1"
     slow = collect(agent, env_id, 2, n_envs=2, seed=0, action_transform=partial(np.multiply, 0.4), progress_bar=False)
     fast = collect(agent, env_id, 2, n_envs=2, seed=1, progress_bar=False)
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_rl_zoo_is_fine_tuned_on_a_task_s_data(zoo, tmp_path):
     for name, method in (("ppo", "PREFINE"), ("sac", "PREFINE"), ("ppo", REFERENCE)):
         tuned = Cell("HalfCheetahVelocity", Method.parse(method), Selection(), 0, budget, name)
         assert tuned.path.name == f"{method}-{name}-tau40-draw0-seed0.json"
-        [record] = cells.run([tuned], Folders(tmp_path, tmp_path))
+        [record] = cells.run_cells([tuned], Folders(tmp_path, tmp_path))
         assert (record["reference"], record["method"]) == (name, method)
         reference = load_reference(f"{name}/HalfCheetah-v3")
         before = evaluate_policy(reference, env_id, 2, seed=EVALUATION_SEED).episode_rewards
@@ -188,12 +188,12 @@ def test_a_checkpoint_of_rl_zoo_is_fine_tuned_on_a_task_s_data(zoo, tmp_path):
         assert same == (method == REFERENCE)
 
 
-def test_missing_data_are_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"BallRun.hdf5: there is no such file"):
+def test_missing_data_raise(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"BallRun\.hdf5"):
         main("smoke", data=tmp_path, results=tmp_path / "results", cache=tmp_path / "cache")
 
 
-def test_cells_of_different_references_are_not_trained_together():
+def test_cells_of_different_references_are_trained_separately():
     checkpoints = [replace(cell("PREFINE"), reference=name, seed=seed) for seed in (0, 1) for name in ("ppo", "sac")]
     groups = run._groups(checkpoints)
     assert [{of.reference for of in group} for group in groups] == [{"ppo"}, {"sac"}]

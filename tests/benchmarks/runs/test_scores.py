@@ -1,4 +1,4 @@
-"""The scores of runs, by hand."""
+"""Scores of runs."""
 
 import math
 
@@ -20,7 +20,7 @@ def record(
     seed: int = 0,
     task: str = "BallRun",
 ) -> dict:
-    """As run.py writes it; all numbers can be told apart."""
+    """Make a record as `run` writes it, with distinct numbers."""
     episodes = {"rewards": list(rewards), "costs": list(costs), "lengths": [100] * len(rewards)}
     return {
         "task": task,
@@ -58,7 +58,7 @@ def normalised(reward: float) -> float:
     return (reward - 26.3397) / (1327.446 - 26.3397)
 
 
-def test_a_run_is_scored_by_its_mode_or_by_samples():
+def test_run_is_scored_with_deterministic_or_stochastic_actions():
     run, unsampled = Run(record(rewards=(400.0, 500.0))), Run({**record(), "stochastic": None})
     [sampled] = scores.stochastic([run, unsampled])
     assert (run.mean_return, sampled.mean_return) == (450.0, 900.0)
@@ -66,14 +66,14 @@ def test_a_run_is_scored_by_its_mode_or_by_samples():
     np.testing.assert_allclose(sampled.costs, 2 * run.costs)
 
 
-def test_a_run_is_normalised_by_its_task_and_its_limit():
+def test_run_is_normalised_by_its_task_and_limit():
     run = Run(record())
     np.testing.assert_allclose(run.rewards, [normalised(400), normalised(500)], atol=1e-4)
     assert run.costs.tolist() == [0.5, 1.0]
     assert (run.task.name, run.method, run.seed, run.kappa, run.selection.tau) == ("BallRun", "PREFINE", 0, 20, 40)
 
 
-def test_the_score_of_runs_is_over_runs_not_over_episodes():
+def test_summary_averages_runs_instead_of_episodes():
     runs = [Run(record(costs=(0.0, 0.0))), Run(record(costs=(40.0, 40.0, 40.0, 40.0), rewards=(1.0,) * 4))]
     found = scores.cost(runs)
     assert (found.mean, found.std) == (1.0, 1.0)
@@ -81,8 +81,8 @@ def test_the_score_of_runs_is_over_runs_not_over_episodes():
     assert str(found) == "1.00 ± 1.00"
 
 
-def test_the_interval_is_the_bootstrap_s():
-    """Of one run with many episodes it is that of the mean, nearly a normal one."""
+def test_interval_of_one_run_is_nearly_normal():
+    """For one run with many episodes, it is nearly the normal interval of the mean."""
     values = np.random.default_rng(0).normal(3.0, 2.0, 400)
     found = scores.summarize([values])
     assert math.isnan(found.std)
@@ -93,7 +93,7 @@ def test_the_interval_is_the_bootstrap_s():
 
 
 def runs_of(levels: list[float], seed: int = 0) -> list[Run]:
-    """A run a seed, of 50 episodes around a level each."""
+    """Make one run per level, with 50 episodes around the level."""
     generator = np.random.default_rng(seed)
     return [Run(record(seed=i, rewards=generator.normal(level, 1.0, 50))) for i, level in enumerate(levels)]
 
@@ -102,7 +102,7 @@ def of_return(run: Run) -> np.ndarray:
     return np.asarray(run.record["deterministic"]["rewards"])
 
 
-def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
+def test_only_real_differences_are_significant():
     first, second = runs_of([0.0] * 3), runs_of([3.0] * 3, seed=1)
     middle, low, high = scores.difference(second, first, of_return)
     assert 2 < low < 3 < high < 4
@@ -112,22 +112,22 @@ def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
     assert low < 0 < high
 
 
-def test_what_the_seeds_have_in_common_does_not_count_as_noise():
-    """The data of one seed are far better than those of another, for both methods alike."""
+def test_variation_shared_by_seeds_is_not_noise():
+    """One seed's data are far better than another's, for both methods."""
     first, second = runs_of([0.0, 100.0, 200.0]), runs_of([3.0, 103.0, 203.0], seed=1)
     _, low, high = scores.difference(second, first, of_return)
     assert 2 < low < 3 < high < 4
 
 
-def test_seeds_that_only_one_of_them_has_are_left_out():
+def test_seeds_of_only_one_method_are_left_out():
     first, second = runs_of([0.0, 0.0, 500.0]), runs_of([3.0, 3.0], seed=1)
     middle, low, high = scores.difference(second, first, of_return)
     assert 2 < low < middle < high < 4
-    with pytest.raises(ValueError, match="no seed and choice of data in common"):
+    with pytest.raises(ValueError, match=r"^first, second: "):
         scores.difference(second[:1], first[1:], of_return)
 
 
-def test_the_matrix_has_as_many_runs_as_the_task_with_the_fewest():
+def test_matrix_has_the_smallest_number_of_runs_of_a_task():
     runs = [
         Run(record(task=task, seed=seed, costs=(20.0 * seed,), rewards=(1.0,)))
         for task, n in (("BallRun", 3), ("CarRun", 2))
@@ -137,7 +137,7 @@ def test_the_matrix_has_as_many_runs_as_the_task_with_the_fewest():
     assert found.tolist() == [[0, 0], [1, 1]]
 
 
-def test_runs_are_read_and_chosen(tmp_path):
+def test_runs_are_loaded_and_selected(tmp_path):
     for method in ("SFT", "PREFINE"):
         for seed in (0, 1):
             records.save(tmp_path / "BallRun" / f"{method}-{seed}.json", record(method, seed=seed))
@@ -148,13 +148,13 @@ def test_runs_are_read_and_chosen(tmp_path):
     assert scores.select(runs, method="DPO") == []
 
 
-def test_an_outcome_is_bold_if_it_is_safe():
+def test_safe_outcome_is_bold():
     def outcome(cost: float) -> str:
         return scores.format_outcome(
             [Run(record(rewards=(400.0, 400.0), costs=(cost, cost), seed=seed)) for seed in range(2)]
         )
 
-    # The limit is 20, and counts as safe.
+    # The limit is 20, and a cost at the limit is safe.
     assert outcome(20.0) == f"**{normalised(400):.2f} ± 0.00 / 1.00 ± 0.00**"
     assert outcome(21.0) == f"{normalised(400):.2f} ± 0.00 / 1.05 ± 0.00"
     assert scores.format_outcome([]) == "not run"

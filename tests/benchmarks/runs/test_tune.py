@@ -1,4 +1,4 @@
-"""Beta and lambda, chosen on held-out preferences."""
+"""The choice of β and λ on held-out preferences."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from benchmarks.runs.studies import TIERS
 from benchmarks.runs.tune import HELD_OUT, Options, main
 from sb3_prefine import PREFINE, dsrl
 
-pytestmark = pytest.mark.filterwarnings("ignore:n_(dis)?preferred=")  # there are fewer episodes than the paper's
+pytestmark = pytest.mark.filterwarnings("ignore:n_(dis)?preferred=")  # the data have fewer episodes than the paper
 TINY = Options(trials=3, steps=20)
 TASK = dsrl.find_task("BallRun")
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory, data) -> Path:
     return folder
 
 
-def test_the_best_trial_is_chosen_and_the_paper_s_is_among_them(folder):
+def test_best_trial_is_chosen_and_paper_weights_are_tried(folder):
     record = records.load(folder / "results" / "BallRun.json")
     assert len(record["trials"]) == 3
     best = min(record["trials"], key=lambda trial: trial["held_out_loss"])
@@ -36,11 +36,11 @@ def test_the_best_trial_is_chosen_and_the_paper_s_is_among_them(folder):
     assert record["paper"] == {"beta": 0.2, "sft_coef": 1.0}
 
 
-def test_a_trial_by_hand(folder, data):
-    """Trained on what is not held out, and judged with the paper's weights whatever its own are."""
+def test_trial_matches_training_by_hand(folder, data):
+    """Trials train on the rest with their own weights, and are compared with the paper's weights."""
     trial = records.load(folder / "results" / "BallRun.json")["trials"][1]
     reference = open_reference("BallRun", TIERS["smoke"].budget, Folders(data, folder / "cache"))
-    preferences = paper.choose(TASK, dsrl.load(TASK, data / "BallRun.hdf5"), TINY.seed)
+    preferences = paper.choose_sets(TASK, dsrl.load(TASK, data / "BallRun.hdf5"), TINY.seed)
     train, held_out = preferences.split(HELD_OUT, TINY.seed)
     model = PREFINE(reference, train, beta=trial["beta"], sft_coef=trial["sft_coef"], seed=TINY.seed, device="cpu")
     model.learn(TINY.steps)
@@ -49,7 +49,7 @@ def test_a_trial_by_hand(folder, data):
     assert trial["held_out_loss"] == pytest.approx(yardstick.score(held_out)["train/loss"], rel=1e-5)
 
 
-def test_a_study_goes_on_where_it_stopped(folder, data, monkeypatch):
+def test_stopped_study_continues(folder, data, monkeypatch):
     where = {"tier": "smoke", "data": data, "results": folder / "results", "cache": folder / "cache"}
     before = records.load(folder / "results" / "BallRun.json")["trials"]
     main(("BallRun",), options=Options(trials=4, steps=20), **where)
@@ -66,6 +66,6 @@ def test_no_environment_is_stepped(folder, data, monkeypatch):
     folders = Folders(data, folder / "cache")
     train_reference("BallRun", TIERS["smoke"].budget, folders)
     reference = open_reference("BallRun", TIERS["smoke"].budget, folders)
-    preferences = paper.choose(TASK, dsrl.load(TASK, data / "BallRun.hdf5"), 0)
+    preferences = paper.choose_sets(TASK, dsrl.load(TASK, data / "BallRun.hdf5"), 0)
     study = tune.tune(TASK, reference, preferences, Options(trials=1, steps=5))
     assert len(study.trials) == 1

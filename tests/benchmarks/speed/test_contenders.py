@@ -1,11 +1,20 @@
-"""What speed.py compares does what it says."""
+"""The training loops that are compared."""
 
 from copy import deepcopy
 
 import pytest
 import torch
 
-from benchmarks.speed.contenders import BETA, SFT_COEF, Scorer, Workload, algorithm_1, floor, learn, plain
+from benchmarks.speed.contenders import (
+    BETA,
+    SFT_COEF,
+    SB3Policy,
+    Workload,
+    algorithm_1_loss,
+    floor_loop,
+    plain_loop,
+    prefine_loop,
+)
 from sb3_prefine.objective import prefine_loss
 from tests.worlds import weights
 
@@ -14,9 +23,9 @@ FAMILIES = ("gaussian", "squashed", "categorical")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_plain_loop_has_the_loss_of_the_paper(family, monkeypatch):
+def test_plain_loop_has_the_loss_of_the_paper(family, monkeypatch):
     workload = Workload(family, **SMALL)
-    policy = Scorer(workload)
+    policy = SB3Policy(workload)
     reference = deepcopy(policy)
     with torch.no_grad():
         for parameter in policy.actor_parameters():
@@ -25,7 +34,7 @@ def test_the_plain_loop_has_the_loss_of_the_paper(family, monkeypatch):
     counterfactuals = [policy.batch(16)[1], policy.batch(16)[1]]
     drawn = iter(counterfactuals)
     monkeypatch.setattr(policy, "sample", lambda _: next(drawn))
-    loss = algorithm_1(policy, reference, batches)
+    loss = algorithm_1_loss(policy, reference, batches)
 
     states = torch.cat([states for states, _ in batches])
     log_probs = [
@@ -38,8 +47,8 @@ def test_the_plain_loop_has_the_loss_of_the_paper(family, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("make", [floor, learn, plain])
-def test_every_contender_makes_its_steps(family, make, monkeypatch):
+@pytest.mark.parametrize("make", [floor_loop, prefine_loop, plain_loop])
+def test_every_loop_makes_the_given_number_of_steps(family, make, monkeypatch):
     losses = []
     backward = torch.Tensor.backward
     monkeypatch.setattr(torch.Tensor, "backward", lambda self: losses.append(self.item()) or backward(self))
@@ -49,19 +58,19 @@ def test_every_contender_makes_its_steps(family, make, monkeypatch):
     assert len(losses) == len(set(losses)) == 5
 
 
-def test_the_floor_clones_its_batch(monkeypatch):
+def test_floor_loop_clones_its_batch(monkeypatch):
     torch.manual_seed(0)
     losses = []
     backward = torch.Tensor.backward
     monkeypatch.setattr(torch.Tensor, "backward", lambda self: losses.append(self.item()) or backward(self))
-    floor(Workload(**SMALL))(50)
+    floor_loop(Workload(**SMALL))(50)
     assert losses[-1] < losses[0] - 0.01
 
 
-def test_the_data_are_of_the_family():
+def test_workload_has_data_of_its_family():
     for family in FAMILIES:
         workload = Workload(family, **SMALL)
-        preferences = workload.preferences()
+        preferences = workload.make_preferences()
         assert (preferences.preferred.n_transitions, preferences.dispreferred.n_transitions) == (2_000, 1_000)
-        before = weights(workload.algorithm().policy)
+        before = weights(workload.make_reference().policy)
         assert all(tensor.isfinite().all() for tensor in before.values())

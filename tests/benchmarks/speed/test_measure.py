@@ -1,4 +1,4 @@
-"""The commands that measure, a few steps of each; and the page of what they wrote."""
+"""The speed commands with a few steps each, and the page from their records."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks import records
 from benchmarks.paths import HERE
 from benchmarks.speed import measure, time_to_safe
 from benchmarks.speed import page as speed_page
-from benchmarks.speed.time_to_safe import Recipe
+from benchmarks.speed.time_to_safe import Schedule
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-def test_the_records_say_what_was_measured_with_what(measured):
+def test_records_have_results_versions_and_command(measured):
     names = ("growth", "population", "rollout", "step", "whole")
     assert sorted(path.stem for path in measured.iterdir()) == list(names)
     for name in names:
@@ -53,17 +53,17 @@ def test_the_records_say_what_was_measured_with_what(measured):
     assert list(records.load(measured / "growth.json")["ms"]["transitions"]) == ["2000", "3000"]
 
 
-def test_a_retrofit_is_met_with_both_cost_and_return(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(time_to_safe, "RECIPES", {"ppo": Recipe(1e-3, 3), "a2c": Recipe(1e-3, 2, falls=False)})
+def test_time_to_safe_needs_both_cost_and_return(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(time_to_safe, "SCHEDULES", {"ppo": Schedule(1e-3, 3), "a2c": Schedule(1e-3, 2, decays=False)})
     measure.safe(seeds=2, episodes=1, results=tmp_path)
     found = records.load(tmp_path / "safe.json")
     assert (found["ppo"]["steps"], found["a2c"]["falls"], len(found["ppo"]["runs"])) == (3, False, 2)
     for run in (*found["ppo"]["runs"], *found["a2c"]["runs"]):
         assert run["met"] == (run["cost"] <= 25 and run["return"] >= 0.95 * found["ppo"]["preferred_return"])
-    assert "| PPO | 3 | 0.001, falling to 0 |" in speed_page.write({"safe": found})
+    assert "| PPO | 3 | 0.001, decaying to 0 |" in speed_page.write({"safe": found})
 
 
-def test_the_page_has_every_number_and_names_what_is_missing(measured, tmp_path):
+def test_page_has_numbers_and_names_missing_sections(measured, tmp_path):
     speed_page.main(measured, tmp_path / "speed.md")
     page = (tmp_path / "speed.md").read_text()
     step = records.load(measured / "step.json")["families"]["squashed"]
@@ -76,7 +76,7 @@ def test_the_page_has_every_number_and_names_what_is_missing(measured, tmp_path)
     assert imread(tmp_path / "images" / "speed.png").ndim == 3
 
 
-def test_threads_are_compared_on_idle_and_on_busy_cores(tmp_path, one_thread_again, monkeypatch):
+def test_threads_are_compared_on_idle_and_busy_cores(tmp_path, one_thread_again, monkeypatch):
     monkeypatch.setattr(measure, "THREAD_WORKLOADS", {"8 units": measure.Workload(widths=(8, 8), episodes=(1, 1))})
     measure.threads(steps=1, rounds=2, results=tmp_path)
     found = records.load(tmp_path / "threads.json")["workloads"]["8 units"]
@@ -86,6 +86,6 @@ def test_threads_are_compared_on_idle_and_on_busy_cores(tmp_path, one_thread_aga
     assert f"| {found['idle']['ms']['learn 2']:.2f} ms |" in page
 
 
-def test_the_committed_page_is_of_the_committed_records():
+def test_committed_page_matches_committed_records():
     found = {path.stem: records.load(path) for path in measure.RESULTS.glob("*.json")}
     assert (HERE / "speed.md").read_text() == speed_page.write(found)

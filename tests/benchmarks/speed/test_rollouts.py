@@ -7,7 +7,7 @@ from benchmarks.speed import rollouts
 
 
 @pytest.mark.parametrize("policy", ["PPO", "SAC"])
-def test_the_shares_are_of_what_was_measured(policy, monkeypatch):
+def test_shares_follow_from_the_measured_speeds(policy, monkeypatch):
     monkeypatch.setattr(rollouts, "GROUP_SIZE", 2)
     found = rollouts.measure("Pendulum-v1", policy, n_workers=1, rounds=1)
     assert (found.env, found.policy, found.n_episodes, found.n_envs, found.n_workers) == (
@@ -21,7 +21,7 @@ def test_the_shares_are_of_what_was_measured(policy, monkeypatch):
         assert part.share == pytest.approx(part.steps_per_second / part.raw_steps_per_second, rel=1e-2)
         assert part.steady_share == pytest.approx(part.steady_steps_per_second / part.raw_steps_per_second, rel=1e-2)
         assert part.start == pytest.approx(1 - part.share / part.steady_share)
-        # A policy takes longer than a pendulum.
+        # The policy takes longer than the pendulum.
         assert 0 < part.share < 0.9
     shares = asdict(found.parts)
     assert sum(shares.values()) == pytest.approx(1)
@@ -30,9 +30,9 @@ def test_the_shares_are_of_what_was_measured(policy, monkeypatch):
     assert json.loads(json.dumps(asdict(found))) == asdict(found)
 
 
-def test_the_environment_alone_has_the_same_episodes():
-    policy = rollouts._open("Pendulum-v1", "PPO")
-    recorded = rollouts._recorded("Pendulum-v1", policy, 3, 2, deterministic=False)
+def test_environment_alone_replays_the_same_episodes():
+    policy = rollouts._make_reference("Pendulum-v1", "PPO")
+    recorded = rollouts._record_episodes("Pendulum-v1", policy, 3, 2, deterministic=False)
     data = rollouts.collect(policy, "Pendulum-v1", 3, n_envs=2, seed=0, progress_bar=False)
     env = rollouts.gym.make("Pendulum-v1")
     for i, episode in enumerate(recorded):

@@ -1,4 +1,4 @@
-"""Timing side by side."""
+"""Interleaved timing."""
 
 import time
 
@@ -8,25 +8,25 @@ import pytest
 from benchmarks.speed.timing import Timing, measure
 
 
-def test_every_round_runs_all_and_begins_with_another():
+def test_every_round_starts_with_another_contender():
     calls = []
     contenders = {name: lambda n, name=name: calls.append((name, n)) for name in "abc"}
     timing = measure(contenders, steps=4, rounds=3, progress="test")
-    # One round warms up.
+    # One more round is the warm-up.
     assert [name for name, _ in calls] == list("abc") + list("abc") + list("cab") + list("bca")
     assert {n for _, n in calls} == {4}
     assert timing.wall.shape == timing.cpu.shape == (3, 3)
 
 
-def test_times_are_of_a_step():
+def test_times_are_per_step():
     timing = measure({"sleep": lambda n: time.sleep(0.01 * n)}, steps=2, rounds=3, progress="test")
     assert 0.01 <= timing.median("sleep") < 0.1
     assert timing.cpu.max() < 0.005
 
 
-def test_a_ratio_is_of_the_times_of_a_round():
+def test_ratio_compares_times_within_a_round():
     rng = np.random.default_rng(0)
-    base = rng.uniform(1.0, 5.0, 200)  # what disturbs one disturbs both
+    base = rng.uniform(1.0, 5.0, 200)  # disturbances affect both
     noise = rng.normal(1.0, 0.1, 200)
     timing = Timing(("a", "b"), np.stack((2.0 * base * noise, base), axis=1), np.zeros((200, 2)))
     middle, low, high = timing.ratio("a", "b")
