@@ -1,4 +1,4 @@
-"""Checks of action masks."""
+"""Check the action masks that the caller of ``predict`` passes."""
 
 from typing import Any
 
@@ -7,10 +7,12 @@ import numpy as np
 
 def check_masks(action_masks: np.ndarray, policy: Any, takes_action_masks: bool) -> None:
     """
-    :param action_masks: a flag for each option, (n_options,) or (B, n_options)
-    :param policy: to act by
-    :param takes_action_masks: whether it does
-    :raises ValueError: the policy takes none, or has another number of options
+    Check that action masks fit a policy.
+
+    :param action_masks: One flag for each option of each choice, (n_options,) or (B, n_options).
+    :param policy: The policy that is to act.
+    :param takes_action_masks: Whether this policy accepts masks.
+    :raises ValueError: If the policy accepts no masks, or has another number of options.
     """
     if not takes_action_masks:
         raise ValueError(
@@ -19,6 +21,6 @@ def check_masks(action_masks: np.ndarray, policy: Any, takes_action_masks: bool)
     n_options, shape = policy.action_net.out_features, np.shape(action_masks)
     if shape[-1:] != (n_options,):
         raise ValueError(
-            f"action_masks: the shape is {shape}, the policy has {n_options} options. Give a flag for each option "
+            f"action_masks: the shape is {shape}, the policy has {n_options} options. Give one flag for each option "
             f"of each choice, ({n_options},) or (B, {n_options})."
         )
