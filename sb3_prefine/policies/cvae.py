@@ -195,7 +195,7 @@ class CVAEPolicy(BasePolicy):
         """
         Compute the two terms of the evidence lower bound, E_q[log p(a|s, z)] from one sample and KL(q(z|s, a) || p(z)).
 
-        The first is the reconstruction. Reconstruction minus KL is a bound on log π(a|s). Both terms train all networks.
+        The first is the reconstruction. Reconstruction minus KL is a bound on log π(a|s). Both train all networks.
 
         :param observations: (B, …), or a dict of such tensors.
         :param actions: Actions (B, A).
