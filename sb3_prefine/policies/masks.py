@@ -21,6 +21,6 @@ def check_masks(action_masks: np.ndarray, policy: Any, takes_action_masks: bool)
     n_options, shape = policy.action_net.out_features, np.shape(action_masks)
     if shape[-1:] != (n_options,):
         raise ValueError(
-            f"action_masks: the shape is {shape}, the policy has {n_options} options. Give one flag for each option "
+            f"action_masks: the shape is {shape}, the policy has {n_options} options. Give a flag for each option "
             f"of each choice, ({n_options},) or (B, {n_options})."
         )

@@ -221,7 +221,7 @@ def _resolve_normalizer(
         return read_normalizer(source)
     if needed is not None:
         raise ValueError(
-            f"normalizer: {needed}, but there is no vecnormalize.pkl next to it. Without it the policy would see "
+            f"normalizer: {needed}, but there is no vecnormalize.pkl beside it. Without it the policy would see "
             "observations on another scale. Pass normalizer=<path of the vecnormalize.pkl>, or normalizer=False if "
             "only rewards were normalised."
         )
