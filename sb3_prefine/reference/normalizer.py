@@ -17,8 +17,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 @dataclass(frozen=True, eq=False)
 class Normalizer:
     """
-    Normalises raw observations with frozen statistics, as ``VecNormalize.normalize_obs`` does:
-    (observation - mean) / √(variance + epsilon), clipped.
+    Normalises raw observations with frozen statistics, as ``VecNormalize.normalize_obs`` does.
+
+    The result is (observation - mean) / √(variance + epsilon), clipped.
 
     :param observations: Statistics of the observations; for a Dict observation space, those of each normalised key.
     :param epsilon: Number added to the variance.
