@@ -9,35 +9,35 @@ Fifteen ways to read a policy of SB3 wrongly, and the tests that fail where one 
     -> test_prefine::test_gsde_policies_learn_and_are_saved_and_exported
     -> test_pitfalls::test_separate_extractors_are_rebuilt
 4.  The squashed log-prob is NaN past the bound.
-    -> policies/test_likelihood::test_actions_on_and_past_the_bound_have_a_finite_score
+    -> policies/test_gaussian::test_actions_on_and_beyond_the_bound_have_a_finite_log_prob
 5.  atanh(tanh(x)) loses a saturated sample.
-    -> policies/test_likelihood::test_a_saturated_sample_keeps_its_log_prob
+    -> policies/test_gaussian::test_saturated_sample_keeps_its_log_prob
     -> test_pitfalls::test_a_saturated_sample_is_not_pulled_back
 6.  Actions are scaled to [-1, 1] where the policy squashes, and only there.
-    -> policies/test_likelihood::test_diagonal_gaussian_scores_as_sb3_does
-    -> policies/test_likelihood::test_squashed_gaussian_scores_as_sb3_does
+    -> policies/test_gaussian::test_diagonal_gaussian_scores_as_sb3_does
+    -> policies/test_gaussian::test_squashed_gaussian_scores_as_sb3_does
 7.  The environment clips PPO's actions, but a clipped sample is none of the density that scores it.
-    -> policies/test_likelihood::test_samples_have_the_moments_of_the_policy
-    -> policies/test_likelihood::test_the_mean_gradient_of_the_log_prob_of_samples_vanishes
+    -> policies/test_gaussian::test_samples_have_the_mean_and_std_of_the_policy
+    -> policies/test_gaussian::test_mean_gradient_of_the_log_prob_of_samples_is_zero
 8.  gSDE's noise matrix gives equal states equal samples.
-    -> policies/test_likelihood::test_equal_states_get_different_samples_with_gsde
+    -> policies/test_gaussian::test_equal_states_get_different_samples_with_gsde
 9.  A column of discrete actions broadcasts to (N, N) log-probs.
-    -> policies/test_likelihood::test_a_column_of_discrete_actions_does_not_broadcast
+    -> policies/test_discrete::test_column_of_discrete_actions_does_not_broadcast
 10. PPO's log-std is free to fall to minus infinity.
-    -> policies/test_likelihood::test_log_std_has_a_floor
+    -> policies/test_gaussian::test_log_std_has_a_floor
 11. CrossQ scores otherwise in training mode, and ``predict`` changes the mode.
     -> sb3_contract/test_train_eval_mode::test_a_model_left_in_training_mode_is_opened_in_evaluation_mode
     -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_while_it_learns
 12. The loss is the actor's alone.
-    -> policies/test_likelihood::test_only_the_actor_is_trained
+    -> policies/test_likelihood::test_only_the_parameters_of_the_actor_are_trainable
 13. The reference gets no gradient, is no part of the policy, and is in evaluation mode.
     -> test_prefine::test_the_reference_does_not_change_by_a_bit
     -> sb3_contract/test_base_class::test_the_parameters_of_the_reference_are_no_parameters_of_the_model
     -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_while_it_learns
 14. Logits of -1e8, of what a mask forbids, blow ratios up.
     -> data/test_space_checks::test_an_action_has_to_be_allowed_by_its_own_mask
-    -> policies/test_discrete::test_a_counterfactual_is_never_a_forbidden_action
-    -> policies/test_discrete::test_the_log_ratio_does_not_feel_forbidden_options
+    -> policies/test_discrete::test_counterfactual_is_never_a_forbidden_action
+    -> policies/test_discrete::test_log_prob_does_not_depend_on_forbidden_logits
 15. Images are bytes, channel-first, and divided by 255 once.
     -> data/test_preferences::test_images_have_to_be_unscaled_and_channel_first
     -> test_pitfalls::test_bytes_are_divided_once

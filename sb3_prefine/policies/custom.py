@@ -1,6 +1,6 @@
 """Policies of your own: any ``nn.Module`` that can score and sample its actions."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,13 +16,13 @@ from sb3_prefine.policies.base import Likelihood
 @runtime_checkable
 class HasLikelihood(Protocol):
     """
-    What PREFINE asks of a policy of your own, an ``nn.Module`` or a subclass of SB3's ``BasePolicy``.
+    The methods of a policy of your own: an ``nn.Module``, or a subclass of SB3's ``BasePolicy``.
 
-    The distribution at a state is a row of P numbers, its parameters. ``log_prob`` and ``sample`` depend on the state
-    by these numbers alone: the reference's rows are computed once. They may have weights of their own (a mixture with
-    a decoder, :class:`~sb3_prefine.policies.CVAEPolicy`): the reference's rows are scored by a frozen copy. What the
-    gradient of ``log_prob`` reaches is trained. Continuous actions are those of the environment; discrete ones are
-    int64, (B, 1) for a ``Discrete`` space.
+    P numbers, its parameters, describe the distribution at a state. ``log_prob`` and ``sample`` must depend on the
+    state only through them, because the reference's parameters are computed once. Both methods may use weights of the
+    module (as a mixture with a decoder does, :class:`~sb3_prefine.policies.CVAEPolicy`); a frozen copy then scores the
+    reference's parameters. PREFINE trains the weights that the gradient of ``log_prob`` reaches. Continuous actions are
+    in the environment's units; discrete ones are int64, (B, 1) for a ``Discrete`` space.
 
     A plain ``nn.Module`` also needs ``observation_space`` and ``action_space``, as attributes or from
     ``PREFINE(policy, env=…)``, and, to act deterministically, ``mode(params (B, P)) -> actions (B, A)``.
@@ -30,36 +30,42 @@ class HasLikelihood(Protocol):
 
     def params(self, observations: Any) -> Tensor:
         """
-        :param observations: (B, …), or a dict of such tensors; normalised if there is a normaliser
-        :return: parameters (B, P), with gradient
+        Compute the parameters of the distribution at each state.
+
+        :param observations: (B, …), or a dict of such tensors; normalised if there is a normaliser.
+        :return: Parameters (B, P), with gradient.
         """
         ...
 
     def log_prob(self, params: Tensor, actions: Tensor) -> Tensor:
         """
-        :param params: (B, P)
-        :param actions: (…, B, A), with any leading dimensions
-        :return: log π(a|s), (…, B), nats
+        Score actions.
+
+        :param params: Parameters (B, P).
+        :param actions: Actions (…, B, A), with any leading dimensions.
+        :return: The log-prob log π(a|s), (…, B), in nats.
         """
         ...
 
     def sample(self, params: Tensor, generator: torch.Generator | None) -> Tensor:
         """
-        :param params: (B, P)
-        :param generator: the source of randomness, to hand to torch's functions; None is torch's own
-        :return: one action a row, (B, A)
+        Draw one action for each row of parameters.
+
+        :param params: Parameters (B, P).
+        :param generator: Random generator to pass to torch's functions; None for torch's global one.
+        :return: Actions (B, A).
         """
         ...
 
 
 class ModulePolicy(BasePolicy):
     """
-    A plain module as an SB3 policy, so that it can act.
+    Make a plain module an SB3 policy, so that it can act.
 
-    :param observation_space: of normalised observations
-    :param action_space: of its actions
-    :param lr_schedule: unused; what SB3 gives every policy
-    :param module: a module with a likelihood
+    :param observation_space: Space of the normalised observations.
+    :param action_space: Space of the actions.
+    :param lr_schedule: Unused, but SB3 passes it to every policy.
+    :param module: A module with a likelihood.
     """
 
     def __init__(
@@ -98,47 +104,48 @@ class ModulePolicy(BasePolicy):
 
 def likelihood_of_custom(policy: Any) -> Likelihood:
     """
-    The likelihood of a policy that has one itself.
+    Wrap the methods of a policy that is its own likelihood.
 
-    :param policy: has :class:`HasLikelihood`'s methods
+    :param policy: A policy with the methods of :class:`HasLikelihood`.
     """
     return Likelihood(
-        family=f"of {type(getattr(policy, 'module', policy)).__name__}",
+        family=f"{type(getattr(policy, 'module', policy)).__name__}'s own",
         params=lambda policy, inputs: policy.params(inputs),
         log_prob=policy.log_prob,
         sample=policy.sample,
-        encode=_encode(policy.action_space),
+        encode=partial(_encode, policy.action_space),
     )
 
 
 def check_shapes(likelihood: Likelihood, policy: Any, inputs: Any, n_states: int) -> None:
     """
-    Try a likelihood on a few states: a mistake shows here, not as a broadcast in the loss.
+    Try a likelihood on a few states, so that a wrong shape is an error here instead of a broadcast in the loss.
 
-    :param inputs: of ``n_states`` states
-    :raises ValueError: names the method whose shape is wrong
+    :param likelihood: The likelihood to check.
+    :param policy: Its policy.
+    :param inputs: Inputs of ``n_states`` states.
+    :param n_states: Number of states.
+    :raises ValueError: If a method returns a wrong shape. The message names the method.
     """
     with torch.no_grad():
         params = likelihood.params(policy, inputs)
-        _expect(params.dim() == 2 and len(params) == n_states, "params", params, f"({n_states}, P)")
+        _check_shape(params.dim() == 2 and len(params) == n_states, "params", params, f"({n_states}, P)")
         actions = likelihood.sample(params, None)
         size = int(np.prod(policy.action_space.shape or (1,)))
-        _expect(actions.shape == (n_states, size), "sample", actions, f"({n_states}, {size})")
+        _check_shape(actions.shape == (n_states, size), "sample", actions, f"({n_states}, {size})")
         scores = likelihood.log_prob(params, torch.stack((actions, actions, actions)))
-        _expect(scores.shape == (3, n_states), "log_prob", scores, f"(3, {n_states}) for actions (3, {n_states}, A)")
+        expected = f"(3, {n_states}) for actions (3, {n_states}, A)"
+        _check_shape(scores.shape == (3, n_states), "log_prob", scores, expected)
 
 
-def _expect(as_wanted: bool, method: str, found: Tensor, expected: str) -> None:
-    if not as_wanted:
+def _check_shape(is_right: bool, method: str, returned: Tensor, expected: str) -> None:
+    if not is_right:
         raise ValueError(
-            f"policy: its {method} returned the shape {tuple(found.shape)}, expected {expected}. See "
-            "sb3_prefine.policies.HasLikelihood for what each method is given and gives."
+            f"policy: its {method} returned the shape {tuple(returned.shape)}, expected {expected}. See "
+            "sb3_prefine.policies.HasLikelihood for what each method receives and returns."
         )
 
 
-def _encode(space: spaces.Space) -> Callable[[Tensor], Tensor]:
-    def encode(actions: Tensor) -> Tensor:
-        actions = actions.reshape(len(actions), -1)
-        return actions.float() if isinstance(space, spaces.Box) else actions.long()
-
-    return encode
+def _encode(space: spaces.Space, actions: Tensor) -> Tensor:
+    actions = actions.reshape(len(actions), -1)
+    return actions.float() if isinstance(space, spaces.Box) else actions.long()

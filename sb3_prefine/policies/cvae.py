@@ -1,4 +1,4 @@
-"""Policies that are trained here: the conditional variational autoencoder (CVAE), and short names of SB3's own."""
+"""The conditional variational autoencoder (CVAE) as a policy."""
 
 import math
 from collections.abc import Sequence
@@ -8,58 +8,64 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-)
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from sb3_prefine.policies.action_noise import uniform_from_actions
 from sb3_prefine.policies.networks import Conditional, default_extractor
 
-# Ceiling of every log-std, as SAC's: an action far from all data must not overflow the encoder's exponential.
+# Ceiling of every log-std, as in SAC: for an action far from all data, the encoder's exponential must not overflow.
 _LOG_STD_MAX = 2.0
+_ENCODER_LOG_STD_MIN = -5.0
 
 
 class CVAEPolicy(BasePolicy):
     """
     A conditional variational autoencoder with a Gaussian decoder (Kingma & Welling 2014, Sohn et al. 2015).
 
-    The policy is a continuous mixture: z ~ N(0, I), a ~ N(μ(s, z), σ(s, z)). So it can hold several ways to act at one
-    state, such as those of the many policies that recorded DSRL's data. It is the paper's reference policy.
+    The policy is a continuous mixture: z ~ N(0, I), a ~ N(μ(s, z), σ(s, z)). So it can represent several ways to act
+    at one state, such as those of the many policies that recorded DSRL's data. It is the paper's reference policy.
 
-    ``log_prob`` is the importance-weighted bound on log π(a|s) with K latents (Burda et al. 2016), half of them of the
-    encoder and half of the prior (a defensive mixture, Hesterberg 1995). The encoder alone looks only where the action
-    is known to come from. As soon as the decoder changes, that is not all there is, and it could gain where it is not
-    looked at: its log-probs would rise while its actions get worse.
+    ``log_prob`` is the importance-weighted bound on log π(a|s) with K latents (Burda et al. 2016), half of them from
+    the encoder and half from the prior (a defensive mixture, Hesterberg 1995). The encoder alone proposes only latents
+    that explained the action when it was trained. Once the decoder changes, other latents explain the action too.
+    Without the prior's half, the log-prob would miss them, and could rise while the policy's actions get worse.
 
-    The noise behind the latents is pseudo-random in the actions of the whole call. So policy and reference, asked about
-    the same actions, are scored on the same latents, while every batch has other ones: if they never changed, the
-    decoder would fit just those.
+    The noise behind the latents is a hash of the actions in the call. So policy and reference score the same actions
+    with the same latents, while each batch has different ones. With latents that never change, the decoder would
+    overfit them.
 
-    The encoder is for behaviour cloning to train (:meth:`elbo`). No gradient of ``log_prob`` reaches it, or the
-    features extractor that it reads: the latents stay those of the reference while the decoder is fine-tuned.
+    Only behaviour cloning trains the encoder (:meth:`elbo`). The gradient of ``log_prob`` does not reach the encoder or
+    the features extractor that it reads: during fine-tuning the latents stay those of the reference.
 
-    The networks see actions scaled to [-1, 1]. As SB3 does for Gaussians, samples are clipped to the bounds when the
+    The networks see actions scaled to [-1, 1]. As with SB3's Gaussians, samples are clipped to the bounds when the
     policy acts, and scored unclipped.
 
-    It follows :class:`~sb3_prefine.policies.HasLikelihood`: the parameters of a state are its features.
+    The class follows :class:`~sb3_prefine.policies.HasLikelihood`: the parameters of a state are its features.
 
-    :param observation_space: of normalised observations
-    :param action_space: a bounded Box
-    :param lr_schedule: unused; what SB3 gives every policy
-    :param net_arch: units of the hidden layers, of the encoder and of the decoder
-    :param activation_fn: between them
-    :param latent_dim: dimensions of z; None is twice those of the action
-    :param n_importance_samples: K, even: the latents behind a log-prob, and behind a deterministic action
-    :param kl_coef: weight of the KL divergence in the loss of behaviour cloning; 1 makes it the bound of log π(a|s)
-    :param log_std_min: floor of the decoder's log-std, in units of actions scaled to [-1, 1]
-    :param features_extractor_class: of the observation; None is SB3's for the space: a CNN for images, a combined one
-        for a Dict, else flatten
-    :param features_extractor_kwargs: its arguments
-    :param normalize_images: divide images by 255
-    :raises TypeError: an action space other than a Box
-    :raises ValueError: a Box without bounds, or a number out of its range
+    :param observation_space: Space of the normalised observations.
+    :param action_space: A bounded Box.
+    :param lr_schedule: Unused, but SB3 passes it to every policy.
+    :param net_arch: Units of each hidden layer, in the encoder and in the decoder.
+    :param activation_fn: Activation between the layers.
+    :param latent_dim: Dimensions of z; None for twice those of the action.
+    :param n_importance_samples: K, the number of latents for a log-prob and for a deterministic action; even.
+    :param kl_coef: Weight of the KL divergence in the loss of behaviour cloning. With 1 the loss is minus the evidence
+        lower bound of log π(a|s).
+    :param log_std_min: Floor of the decoder's log-std, in units of actions scaled to [-1, 1].
+    :param features_extractor_class: Features extractor of the observations; None for SB3's default: a CNN for images, a
+        combined one for a Dict, and flattening for other spaces.
+    :param features_extractor_kwargs: Arguments of the features extractor.
+    :param normalize_images: Whether to divide images by 255.
+    :raises TypeError: If the action space is not a Box.
+    :raises ValueError: If the Box has no bounds, or a number is out of its range.
     """
+
+    # Buffers. Saved files contain the name of ``points``.
+    points: Tensor
+    middle: Tensor
+    half_range: Tensor
 
     def __init__(
         self,
@@ -104,53 +110,51 @@ class CVAEPolicy(BasePolicy):
         n_features = self.features_extractor.features_dim
         self.encoder = Conditional(n_features, n_actions, self.net_arch, 2 * latent_dim, activation_fn)
         self.decoder = Conditional(n_features, latent_dim, self.net_arch, 2 * n_actions, activation_fn)
-        # They fill the cube evenly, so that the bound is tighter than with independent ones.
+        # Sobol points fill the unit cube evenly, so the bound is tighter than with independent points.
         points = torch.quasirandom.SobolEngine(latent_dim, scramble=True, seed=0).draw(n_importance_samples)
         self.register_buffer("points", points)
         self.register_buffer("middle", (low + high) / 2, persistent=False)
         self.register_buffer("half_range", (high - low) / 2, persistent=False)
 
-    points: Tensor
-    middle: Tensor
-    half_range: Tensor
-
     def params(self, observations: Any) -> Tensor:
         """
-        :param observations: (B, …), or a dict of such tensors
-        :return: features (B, F), without gradient
+        Compute the features of each state.
+
+        :param observations: (B, …), or a dict of such tensors.
+        :return: Features (B, F), without gradient.
         """
         with torch.no_grad():
             return self._features(observations)
 
     def log_prob(self, params: Tensor, actions: Tensor) -> Tensor:
         """
-        The importance-weighted bound on log π(a|s), on K latents.
+        Compute the importance-weighted bound on log π(a|s) with K latents.
 
-        :param params: features (B, F)
-        :param actions: (…, B, A)
-        :return: (…, B), nats
+        :param params: Features (B, F).
+        :param actions: Actions (…, B, A).
+        :return: The bound, (…, B), in nats.
         """
         points = self.points.view(len(self.points), *(1,) * (actions.dim() - 1), self.latent_dim)
-        # The same points, shifted round the cube by another vector for every action (Cranley & Patterson 1976).
-        return self.bound(params, actions, _normal(points + _pseudo_random(actions, self.latent_dim)))
+        # Each action rotates the same points around the cube by another vector (Cranley & Patterson 1976).
+        return self.bound(params, actions, _to_normal(points + uniform_from_actions(actions, self.latent_dim)))
 
     def bound(self, params: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
         """
-        log 1/K Σ p(a|s, z_k) p(z_k) / r(z_k|s, a). Half of the z_k are the encoder's, μ_q(s, a) + σ_q(s, a) noise_k,
-        half the prior's, noise_k; r is the even mixture of both.
+        Compute the bound log 1/K Σ p(a|s, z_k) p(z_k) / r(z_k|s, a) from given noise.
 
-        Its mean over standard normal noise is at most log π(a|s), and nears it from below as K grows (Burda et al.
-        2016, Theorem 1).
+        The first half of the z_k are from the encoder, μ_q(s, a) + σ_q(s, a) noise_k, the second half from the prior,
+        noise_k. The density r is the even mixture of both. The mean over standard normal noise is at most log π(a|s)
+        and approaches it as K grows (Burda et al. 2016, Theorem 1).
 
-        :param params: features (B, F)
-        :param actions: (…, B, A)
-        :param noise: (K, …, B, latent_dim), or what broadcasts to it
-        :return: (…, B), nats
+        :param params: Features (B, F).
+        :param actions: Actions (…, B, A).
+        :param noise: Noise that broadcasts to (K, …, B, latent_dim).
+        :return: The bound, (…, B), in nats.
         """
         with torch.no_grad():
             mean, log_std = self._posterior(params, actions)
-            of_encoder, of_prior = noise.chunk(2)
-            latents = torch.cat((mean + log_std.exp() * of_encoder, of_prior.expand(-1, *mean.shape)))
+            encoder_noise, prior_noise = noise.chunk(2)
+            latents = torch.cat((mean + log_std.exp() * encoder_noise, prior_noise.expand(-1, *mean.shape)))
             log_prior = _log_normal(latents, torch.zeros_like(mean), torch.zeros_like(mean))
             log_proposal = torch.logaddexp(_log_normal(latents, mean, log_std), log_prior) - math.log(2.0)
         log_weights = self._log_likelihood(params, latents, actions) + (log_prior - log_proposal)
@@ -158,8 +162,11 @@ class CVAEPolicy(BasePolicy):
 
     def sample(self, params: Tensor, generator: torch.Generator | None) -> Tensor:
         """
-        :param params: features (B, F)
-        :return: one action a row, unclipped, (B, A)
+        Draw one action for each state.
+
+        :param params: Features (B, F).
+        :param generator: Random generator; None for torch's global one.
+        :return: Unclipped actions (B, A).
         """
         latents, noise = _randn(params, (self.latent_dim, len(self.middle)), generator)
         mean, log_std = self._decode(params, latents)
@@ -167,16 +174,16 @@ class CVAEPolicy(BasePolicy):
 
     def mode(self, params: Tensor) -> Tensor:
         """
-        The deterministic action: of the decoder's means at K latents of the prior, the one in the densest place.
+        Choose the deterministic action: of the decoder's means at K latents of the prior, the one of highest density.
 
-        Neither the mean action nor the decoder at z = 0 will do: where there are two ways to act, both lie between
-        them. The density is that of the means, smoothed by one standard deviation, the root mean square of all K.
-        Each with its own, a single narrow one would win whatever the others say.
+        The mean action, or the decoder at z = 0, would not do: with two ways to act, both can lie between them. The
+        density is that of the K means, smoothed with one common standard deviation, the root mean square of all K. With
+        a standard deviation for each, a single narrow mean would win whatever the others are.
 
-        :param params: features (B, F)
-        :return: (B, A)
+        :param params: Features (B, F).
+        :return: Actions (B, A).
         """
-        mean, log_std = self._decode(params, _normal(self.points).unsqueeze(1))
+        mean, log_std = self._decode(params, _to_normal(self.points).unsqueeze(1))
         smoothing = 0.5 * torch.log(torch.exp(2.0 * log_std).mean(dim=0))
         density = _log_normal(mean.unsqueeze(1), mean, smoothing).logsumexp(dim=1)
         best = density.argmax(dim=0)
@@ -186,14 +193,14 @@ class CVAEPolicy(BasePolicy):
         self, observations: Any, actions: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """
-        The two terms of the evidence lower bound, E_q[log p(a|s, z)] by one sample and KL(q(z|s, a) || p(z)).
+        Compute the two terms of the evidence lower bound, E_q[log p(a|s, z)] from one sample and KL(q(z|s, a) || p(z)).
 
-        The gradient of both reaches all of the networks. Reconstruction minus KL is a bound on log π(a|s).
+        The first is the reconstruction. Reconstruction minus KL is a bound on log π(a|s). Both train all networks.
 
-        :param observations: (B, …), or a dict of such tensors
-        :param actions: (B, A)
-        :param generator: of the sample's noise; None is torch's own
-        :return: reconstruction and KL divergence, (B,) each, nats
+        :param observations: (B, …), or a dict of such tensors.
+        :param actions: Actions (B, A).
+        :param generator: Random generator of the sample; None for torch's global one.
+        :return: Reconstruction and KL divergence, (B,) each, in nats.
         """
         features = self._features(observations)
         mean, log_std = self._posterior(features, actions)
@@ -212,15 +219,15 @@ class CVAEPolicy(BasePolicy):
     def _posterior(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-std of q(z|s, a), (…, B, latent_dim) each."""
         mean, log_std = self.encoder(features, (actions - self.middle) / self.half_range).chunk(2, dim=-1)
-        return mean, _bounded(log_std, -5.0)
+        return mean, _soft_floor(log_std, _ENCODER_LOG_STD_MIN)
 
     def _decode(self, features: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-std of p(a|s, z), (…, B, A) each, of actions scaled to [-1, 1]."""
+        """Mean and log-std of p(a|s, z), (…, B, A) each, for actions scaled to [-1, 1]."""
         mean, log_std = self.decoder(features, latents).chunk(2, dim=-1)
-        return mean, _bounded(log_std, self.log_std_min)
+        return mean, _soft_floor(log_std, self.log_std_min)
 
     def _log_likelihood(self, features: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
-        """log p(a|s, z), (…, B), a density of actions in the environment's units."""
+        """log p(a|s, z), (…, B), for actions in the environment's units."""
         scaled = (actions - self.middle) / self.half_range
         return _log_normal(scaled, *self._decode(features, latents)) - self.half_range.log().sum()
 
@@ -238,62 +245,35 @@ class CVAEPolicy(BasePolicy):
         }
 
 
-def _normal(uniform: Tensor) -> Tensor:
-    """Standard normal, of numbers that are uniform in [0, 1) but for whole ones."""
-    # A point may lie on the edge, whose quantile is infinite.
+def _to_normal(uniform: Tensor) -> Tensor:
+    """Map numbers to standard normal ones: the quantiles of their fractional parts."""
+    # At 0 and 1 the quantile is infinite.
     return torch.special.ndtri((uniform % 1.0).clamp(1e-6, 1.0 - 1e-6))
 
 
-def _pseudo_random(actions: Tensor, dim: int) -> Tensor:
-    """
-    Numbers in [0, 1) that depend on every bit of the actions: of a row's own, and of all of the batch.
-
-    A hash instead of a generator, whose state policy and reference would have to share, and whose seed the host would
-    have to fetch.
-
-    :param actions: (…, B, A)
-    :return: (…, B, dim)
-    """
-    n_actions = actions.shape[-1]
-    # Odd multipliers, which lose no bit modulo 2^64; that of Knuth's generator MMIX, times an odd number each.
-    factors = torch.arange(1, 2 * dim * n_actions, 2, device=actions.device).view(dim, n_actions) * 6364136223846793005
-    bits = actions.detach().float().contiguous().view(torch.int32).long()
-    hashed = _mixed((bits.unsqueeze(-2) * factors).sum(dim=-1))
-    hashed = _mixed(hashed + hashed.flatten(0, -2).sum(dim=0))
-    # The low bits: torch's shift to the right copies the sign into the high ones.
-    return (hashed & 0xFFFFFF).float() / 2**24
-
-
-def _mixed(bits: Tensor) -> Tensor:
-    """Every bit spread over all 64 (a step of SplitMix64, Steele et al. 2014)."""
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        bits = (bits ^ (bits >> shift)) * factor
-    return bits ^ (bits >> 31)
-
-
-def _bounded(log_std: Tensor, low: float) -> Tensor:
-    """Softly at the floor, where a clamp would hold what has reached it for good."""
+def _soft_floor(log_std: Tensor, low: float) -> Tensor:
+    """Limit the log-std from below with a gradient everywhere: below a clamp's floor the gradient is 0."""
     return (low + nn.functional.softplus(log_std - low)).clamp(max=_LOG_STD_MAX)
 
 
 def _log_normal(values: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log-density of a diagonal Gaussian, summed over the last dimension, nats."""
+    """Log-density of a diagonal Gaussian, summed over the last dimension, in nats."""
     standard = (values - mean) * torch.exp(-log_std)
     return -(0.5 * standard**2 + log_std + 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
 
 
 def _randn(like: Tensor, sizes: Sequence[int], generator: torch.Generator | None) -> list[Tensor]:
-    """Standard normal (B, size) for each size."""
+    """Standard normal noise (B, size) for each size."""
     return [torch.randn((len(like), size), generator=generator, device=like.device, dtype=like.dtype) for size in sizes]
 
 
 def _bounds(space: spaces.Space) -> tuple[Tensor, Tensor]:
-    """Lowest and highest action, (A,) each."""
+    """The lowest and the highest action, (A,) each."""
     if not isinstance(space, spaces.Box):
         raise TypeError(
             f"action_space: CVAEPolicy needs a Box, found {space}. Use GaussianPolicy for discrete actions."
         )
     if not np.isfinite([space.low, space.high]).all():
-        raise ValueError(f"action_space: {space} has to have finite bounds. Give it a bounded one.")
+        raise ValueError(f"action_space: {space} has infinite bounds. Give it a bounded Box.")
     low, high = (torch.as_tensor(bound, dtype=torch.float32).flatten() for bound in (space.low, space.high))
     return low, high

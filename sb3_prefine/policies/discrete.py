@@ -1,5 +1,6 @@
-"""Likelihoods of discrete actions: categorical, multi-categorical, Bernoulli; with masks, and over Q-values."""
+"""Likelihoods of discrete actions: categorical, multi-categorical and Bernoulli, also masked, and softmax of Q."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,27 +10,43 @@ from torch import Tensor, nn
 
 from sb3_prefine.policies.base import Inputs, Likelihood, MaskedInputs, Needs, actor_latent
 
-# What sb3-contrib gives a forbidden action; finite, so that a probability of 0 has a gradient of 0 and not NaN.
+# The logit that sb3-contrib gives a forbidden action. It is finite, so that a probability of 0 has the gradient 0
+# instead of NaN.
 _FORBIDDEN = -1e8
 
 
 def categorical(space: spaces.Space, needs: Needs = "observations") -> Likelihood:
-    """One choice of PPO's, A2C's, TRPO's, MaskablePPO's or RecurrentPPO's."""
-    return multi_categorical_of("categorical", [_n_actions(space)], needs)
+    """
+    One choice.
+
+    :param space: A ``Discrete`` action space.
+    :param needs: Inputs that the policy needs.
+    """
+    return independent_choices("categorical", [_n_actions(space)], needs)
 
 
 def multi_categorical(space: spaces.Space, needs: Needs = "observations") -> Likelihood:
-    """Several independent choices."""
+    """
+    Several independent choices.
+
+    :param space: A ``MultiDiscrete`` action space.
+    :param needs: Inputs that the policy needs.
+    """
     assert isinstance(space, spaces.MultiDiscrete)
-    return multi_categorical_of("multi-categorical", space.nvec.tolist(), needs)
+    return independent_choices("multi-categorical", space.nvec.tolist(), needs)
 
 
 def bernoulli(space: spaces.Space, needs: Needs = "observations") -> Likelihood:
-    """Several independent yes or no."""
+    """
+    Several independent bits.
+
+    :param space: A ``MultiBinary`` action space.
+    :param needs: Inputs that the policy needs.
+    """
     if needs == "masks":
-        # sb3-contrib gives a maskable Bernoulli two logits a bit, so that "no" can be forbidden too.
+        # sb3-contrib gives a maskable Bernoulli two logits for each bit, so that 0 can be forbidden too.
         assert isinstance(space, spaces.MultiBinary)
-        return multi_categorical_of("Bernoulli", [2] * int(np.prod(space.shape)), needs)
+        return independent_choices("Bernoulli", [2] * int(np.prod(space.shape)), needs)
 
     def params(policy: Any, inputs: Inputs) -> Tensor:
         return policy.action_net(actor_latent(policy, inputs))
@@ -49,22 +66,29 @@ def bernoulli(space: spaces.Space, needs: Needs = "observations") -> Likelihood:
 
 def softmax_of_q(space: spaces.Space, temperature: float) -> Likelihood:
     """
-    DQN and QR-DQN, taken as the policy softmax(Q / temperature) (Boltzmann exploration).
+    The policy softmax(Q / temperature) of DQN or QR-DQN (Boltzmann exploration). QR-DQN's Q is the mean quantile.
 
-    QR-DQN's Q is the mean of its quantiles.
+    :param space: A ``Discrete`` action space.
+    :param temperature: Temperature of the softmax, in units of the Q-values.
     """
-    n_actions = _n_actions(space)
 
     def params(policy: Any, inputs: Inputs) -> Tensor:
         q_values = policy.quantile_net(inputs).mean(dim=1) if hasattr(policy, "quantile_net") else policy.q_net(inputs)
         return torch.log_softmax(q_values / temperature, dim=-1)
 
-    base = multi_categorical_of("softmax of Q", [n_actions], "observations")
-    return Likelihood(base.family, params, base.log_prob, base.sample, base.encode, base.needs)
+    return replace(independent_choices("softmax of Q", [_n_actions(space)], "observations"), params=params)
 
 
-def multi_categorical_of(family: str, sizes: list[int], needs: Needs) -> Likelihood:
-    """Independent choices; the parameters are the log-probs of every option of every choice, side by side."""
+def independent_choices(family: str, sizes: list[int], needs: Needs) -> Likelihood:
+    """
+    Independent choices of an actor-critic policy.
+
+    The parameters are the log-probs of all options of all choices, side by side.
+
+    :param family: Name of the likelihood.
+    :param sizes: Number of options of each choice.
+    :param needs: Inputs that the policy needs.
+    """
     offsets = torch.as_tensor(np.cumsum([0, *sizes[:-1]]))
 
     def params(policy: Any, inputs: Inputs) -> Tensor:
@@ -82,7 +106,7 @@ def multi_categorical_of(family: str, sizes: list[int], needs: Needs) -> Likelih
         return torch.cat(drawn, dim=-1)
 
     def encode(actions: Tensor) -> Tensor:
-        # (N, 1) against (N,) would broadcast to (N, N) log-probs without a word.
+        # Without this, (N, 1) against (N,) would silently broadcast to (N, N) log-probs.
         return actions.long().reshape(len(actions), len(sizes))
 
     return Likelihood(family, params, log_prob, sample, encode, needs)
@@ -92,7 +116,7 @@ def _n_actions(space: spaces.Space) -> int:
     assert isinstance(space, spaces.Discrete)
     if space.start != 0:
         raise TypeError(
-            f"policy: its actions start at {space.start}, and SB3 numbers them from 0. Give it an environment whose "
-            "actions do so too."
+            f"policy: its actions start at {space.start}, but SB3 numbers actions from 0. Give it an environment whose "
+            "actions start at 0."
         )
     return int(space.n)

@@ -1,4 +1,4 @@
-"""Generalised state-dependent exploration (gSDE, Raffin et al. 2021), whose noise is drawn apart from the actions."""
+"""Draw new noise for generalised state-dependent exploration (gSDE, Raffin et al. 2021)."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from stable_baselines3.common.policies import BasePolicy
 
 def renew_noise(policy: BasePolicy, n: int = 1) -> None:
     """
-    Draw the noise of a policy with gSDE, from the standard deviation that it has now. Without gSDE nothing is drawn.
+    Draw new gSDE noise from the policy's current standard deviation. A policy without gSDE draws nothing.
 
-    gSDE's noise is a random linear map of the features, which SB3 keeps until it is told to draw another one: equal
-    states have equal samples until then. The first is drawn where a policy is made, of an untrained standard deviation.
+    The noise is a random linear map of the features. SB3 keeps it until ``reset_noise``, so equal states give equal
+    samples, and draws the first one when it builds a policy, from the standard deviation of the untrained weights.
 
-    :param policy: any of SB3's
-    :param n: so many observations in a batch have a map of their own each
+    :param policy: A policy of SB3 or sb3-contrib.
+    :param n: Number of independent maps, one for each observation of a batch.
     """
     actor: Any = getattr(policy, "actor", policy)
     if isinstance(getattr(actor, "action_dist", None), StateDependentNoiseDistribution):

@@ -1,4 +1,4 @@
-"""Checks of action masks."""
+"""Check the action masks that the caller of ``predict`` passes."""
 
 from typing import Any
 
@@ -7,10 +7,12 @@ import numpy as np
 
 def check_masks(action_masks: np.ndarray, policy: Any, takes_action_masks: bool) -> None:
     """
-    :param action_masks: a flag for each option, (n_options,) or (B, n_options)
-    :param policy: to act by
-    :param takes_action_masks: whether it does
-    :raises ValueError: the policy takes none, or has another number of options
+    Check that action masks fit a policy.
+
+    :param action_masks: One flag for each option of each choice, (n_options,) or (B, n_options).
+    :param policy: The policy that is to act.
+    :param takes_action_masks: Whether this policy accepts masks.
+    :raises ValueError: If the policy accepts no masks, or has another number of options.
     """
     if not takes_action_masks:
         raise ValueError(

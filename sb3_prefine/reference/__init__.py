@@ -1,4 +1,4 @@
-"""Opening a pretrained policy from anywhere, running none of its code."""
+"""Open a pretrained policy from anywhere, without running its code."""
 
 from sb3_prefine.reference.load import Source, load_reference
 from sb3_prefine.reference.reference import Reference

@@ -1,73 +1,75 @@
-"""Checkpoints by their name on the Hugging Face Hub, such as ``hf://sb3/ppo-HalfCheetah-v3``."""
+"""Download checkpoints by their name on the Hugging Face Hub, such as ``hf://sb3/ppo-HalfCheetah-v3``."""
 
 import glob
 import re
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
-# Beside a local path this is all that can stand before the colon: two plain names. "C:/x.zip", "./runs/a:b.zip" and
-# "~/a/b:c.zip" are no such thing.
+# Only two plain names may precede the colon, so that "C:/x.zip", "./runs/a:b.zip" and "~/a/b:c.zip" are local paths.
 _REPO_AND_FILE = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*(?:@[^:@\s]+)?):(?P<file>[^:\\]+\.zip)", re.ASCII)
-# RL Zoo's push_to_hub puts the logs of the training beside the model.
-_NO_CHECKPOINTS = ("train_eval_metrics.zip",)
+# RL Zoo's push_to_hub uploads the training logs next to the model.
+_NOT_CHECKPOINTS = ("train_eval_metrics.zip",)
 _SIDECARS = ("config.yml", "vec_normalize.pkl", "vecnormalize.pkl")
 
 
 def is_hub_id(source: str | Path) -> bool:
     """
-    Whether a source names a checkpoint on the Hub and not a file here.
+    Whether a source names a checkpoint on the Hub instead of a local file.
 
-    These do: ``hf://OWNER/REPO``, ``hf://OWNER/REPO/FILE.zip`` and ``OWNER/REPO:FILE.zip``, with ``@REVISION`` after
-    ``REPO`` if it is not the main branch. What exists as a local path is that path, whatever it is called. A bare
-    ``OWNER/REPO`` is a local path too: it could not be told from RL Zoo's ``ppo/HalfCheetah-v3``.
+    The forms are ``hf://OWNER/REPO``, ``hf://OWNER/REPO/FILE.zip`` and ``OWNER/REPO:FILE.zip``, with ``@REVISION``
+    after ``REPO`` if it is not the main branch. An existing local path with such a name has precedence. A bare
+    ``OWNER/REPO`` is always a local path, because it looks like RL Zoo's ``ppo/HalfCheetah-v3``.
+
+    :param source: The source.
     """
     return _as_uri(source) is not None and not Path(source).exists()
 
 
 def download_checkpoint(source: str | Path) -> Path:
     """
-    Fetch a checkpoint from the Hub into huggingface_hub's cache, or find it there.
+    Download a checkpoint from the Hub into huggingface_hub's cache, unless it is already there.
 
-    With the zip come its normaliser and ``config.yml``, if the repository has them where ``find_checkpoint`` looks for
-    them; nothing else is downloaded but ``.gitattributes``. All are of one commit. Without network the last one that
-    was fetched whole is used. The address, the cache and the token of a private repository are huggingface_hub's own:
-    ``HF_ENDPOINT``, ``HF_HUB_CACHE``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``.
+    The download contains the zip, its normaliser and its ``config.yml``, if the repository has them where
+    ``find_checkpoint`` looks for them, and ``.gitattributes``. All files are from one commit. Without network, the last
+    complete download is used. huggingface_hub's environment variables set the address, the cache and the token of a
+    private repository: ``HF_ENDPOINT``, ``HF_HUB_CACHE``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``.
 
-    :param source: ``hf://OWNER/REPO[@REVISION][/FILE.zip]`` or ``OWNER/REPO[@REVISION]:FILE.zip``; a revision is a
-        branch, a tag or a commit (a slash in it is written ``%2F``). Without a file it is the zip named like the
-        repository, or the only one
-    :return: the zip in the cache, a link there; its sidecars stand around it as in the repository
-    :raises ImportError: huggingface_hub is missing, or too old
-    :raises FileNotFoundError: no such repository, revision or file, or several zips; says which there are
-    :raises ConnectionError: the Hub cannot be reached, and the cache does not hold the whole checkpoint
-    :raises ValueError: not a name of that form
+    :param source: ``hf://OWNER/REPO[@REVISION][/FILE.zip]`` or ``OWNER/REPO[@REVISION]:FILE.zip``. A revision is a
+        branch, a tag or a commit; write a slash in it as ``%2F``. The default file is the zip named like the
+        repository, or the only zip.
+    :return: The path of the zip in the cache, a link. The sidecar files lie around it as in the repository.
+    :raises ImportError: If huggingface_hub is missing, or too old.
+    :raises FileNotFoundError: If there is no such repository, revision or file, or if there are several zips. The
+        message lists the zips.
+    :raises ConnectionError: If the Hub cannot be reached and the cache does not contain the whole checkpoint.
+    :raises ValueError: If the source has another form.
     """
     hub = _client()
     repo, revision, file = _parse(source, hub)
     try:
-        # Zip and normaliser belong together: the revision becomes one commit before anything is fetched.
+        # Zip and normaliser must match, so the revision is resolved to one commit before the downloads.
         commit = hub.resolve_revision(repo, revision=revision)
-        # The listing comes into the cache with a download, and is read from there with or without network. This file
-        # is in every repository.
+        # This download puts the list of files into the cache, where it can be read without network. Every repository
+        # has this file.
         hub.snapshot_download(repo, revision=commit, allow_patterns=[".gitattributes"])
         files = {entry.path for entry in hub.get_cached_repo_tree(repo, revision=commit)}
         zip_name = _choose_zip(file, repo, files)
-        wanted = [glob.escape(name) for name in (zip_name, *_sidecars(zip_name))]
-        folder = hub.snapshot_download(repo, revision=commit, allow_patterns=wanted)
+        patterns = [glob.escape(name) for name in (zip_name, *_sidecars(zip_name))]
+        folder = hub.snapshot_download(repo, revision=commit, allow_patterns=patterns)
     except hub.errors.GatedRepoError as error:
         raise FileNotFoundError(
-            f"policy: the repository {repo} asks for its owner's consent. Open its page on the Hub, accept, and "
-            "log in: hf auth login, or HF_TOKEN."
+            f"policy: the repository {repo} requires its owner's consent. Accept the conditions on its page on the Hub "
+            "and log in: hf auth login, or HF_TOKEN."
         ) from error
     except hub.errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"policy: there is no repository {repo} on the Hub, nor a local path {source}. Correct the name, or, "
-            "if it is private, log in: hf auth login, or HF_TOKEN."
+            f"policy: there is no repository {repo} on the Hub, and no local path {source}. Correct the name or, if "
+            "the repository is private, log in: hf auth login, or HF_TOKEN."
         ) from error
     except hub.errors.RevisionNotFoundError as error:
         raise FileNotFoundError(
             f"policy: the repository {repo} has no revision {revision}. Name a branch, a tag or a commit, "
-            "or none for the main branch."
+            "or no revision for the main branch."
         ) from error
     except (
         hub.errors.RevisionResolutionError,
@@ -77,9 +79,9 @@ def download_checkpoint(source: str | Path) -> Path:
     ) as error:
         raise ConnectionError(
             f"policy: the Hub cannot be reached, and the whole checkpoint {source} is not in the cache: {error} "
-            "Connect once to fetch it, or give the path of a local zip."
+            "Connect once to download it, or give the path of a local zip."
         ) from error
-    # Not resolved: the link's target has another name, and no sidecars beside it.
+    # The link is not resolved, because its target has another name and no sidecar files next to it.
     return Path(folder, zip_name)
 
 
@@ -98,46 +100,52 @@ def _client() -> ModuleType:
 
 
 def _as_uri(source: str | Path) -> str | None:
-    """The source as ``hf://…``; None if it has no form of the Hub's."""
+    """The source as ``hf://…``; None if it has none of the Hub's forms."""
     text = source.as_posix() if isinstance(source, Path) else source
     if text.startswith("hf:/"):
-        # A Path keeps one slash of the two.
+        # A Path keeps only one of the two slashes.
         return "hf://" + text.removeprefix("hf:").lstrip("/")
     found = _REPO_AND_FILE.fullmatch(text)
     return f"hf://{found['repo']}/{found['file']}" if found else None
 
 
 def _parse(source: str | Path, hub: ModuleType) -> tuple[str, str | None, str]:
-    """Repository, revision and file; the file is empty if none is named."""
+    """Repository, revision and file; the file is empty if the source has none."""
     uri = _as_uri(source)
     if uri is None:
-        raise ValueError(f"policy: {source} is not of the form hf://OWNER/REPO, with or without /FILE.zip.")
-    place = hub.utils.parse_hf_uri(uri)
-    if place.type != "model":
-        raise ValueError(f"policy: {source} is a {place.type} on the Hub. Checkpoints are in model repositories.")
-    return place.id, place.revision, place.path_in_repo
+        raise ValueError(f"policy: {source} has another form. Write hf://OWNER/REPO or hf://OWNER/REPO/FILE.zip.")
+    parsed = hub.utils.parse_hf_uri(uri)
+    if parsed.type != "model":
+        raise ValueError(f"policy: {source} is a {parsed.type} on the Hub. Name a model repository.")
+    return parsed.id, parsed.revision, parsed.path_in_repo
 
 
 def _choose_zip(given: str, repo: str, files: set[str]) -> str:
-    zips = sorted(name for name in files if name.endswith(".zip") and PurePosixPath(name).name not in _NO_CHECKPOINTS)
+    zips = sorted(name for name in files if name.endswith(".zip") and PurePosixPath(name).name not in _NOT_CHECKPOINTS)
     found = ", ".join(zips) or "none"
     if given:
         if given not in zips:
-            raise FileNotFoundError(f"policy: the repository {repo} has no zip {given} (zips in it: {found}).")
+            raise FileNotFoundError(
+                f"policy: the repository {repo} has no zip {given} (zips in it: {found}). Correct the name."
+            )
         return given
     named_like_it = repo.partition("/")[2] + ".zip"
     if named_like_it in zips:
         return named_like_it
     if len(zips) != 1:
         raise FileNotFoundError(
-            f"policy: one zip is expected in the repository {repo} (zips in it: {found}). Name the one you mean: "
+            f"policy: expected one zip in the repository {repo} (zips in it: {found}). Name the one you mean: "
             f"hf://{repo}/FILE.zip."
         )
     return zips[0]
 
 
 def _sidecars(zip_name: str) -> list[str]:
-    """Where ``find_checkpoint`` looks: the zip's own folder, beside it, and RL Zoo's folder for ``best_model.zip``."""
+    """
+    List the paths where ``find_checkpoint`` looks for sidecar files.
+
+    It looks in the folder named like the zip, next to the zip, and in RL Zoo's folder for ``best_model.zip``.
+    """
     path = PurePosixPath(zip_name)
     folders = (path.with_suffix(""), path.parent, path.parent / path.parent.name.rpartition("_")[0])
     return [str(folder / name) for folder in folders for name in _SIDECARS]

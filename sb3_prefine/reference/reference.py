@@ -1,4 +1,4 @@
-"""A frozen policy and everything that belongs to it."""
+"""The reference: a frozen policy with its normaliser and env wrappers."""
 
 import inspect
 import io
@@ -20,7 +20,7 @@ from sb3_prefine.policies.custom import ModulePolicy
 from sb3_prefine.policies.gsde import renew_noise
 from sb3_prefine.policies.recipe import PolicyRecipe
 from sb3_prefine.reference.normalizer import Normalizer
-from sb3_prefine.reference.sb3_zip import Checkpoint
+from sb3_prefine.reference.sb3_zip import SB3Zip
 from sb3_prefine.reference.zoo_folder import EnvWrapper, wrap_env
 from sb3_prefine.utils.files import with_zip_suffix, write_atomically
 
@@ -28,35 +28,37 @@ from sb3_prefine.utils.files import with_zip_suffix, write_atomically
 @dataclass(frozen=True, eq=False)
 class Reference:
     """
-    A frozen policy π_ref and everything that belongs to it.
+    A frozen policy π_ref, and everything needed to run it, to copy it and to export it.
 
-    :param policy: in evaluation mode, its parameters without gradients; nothing here ever changes it
-    :param recipe: how to build a policy of the same kind
-    :param normalizer: the frozen statistics of the ``VecNormalize`` it was trained behind
-    :param env_wrappers: the env wrappers it was trained behind, the innermost first
-    :param checkpoint: the zip it came from, or one made of it
-    :param config: RL Zoo's hyperparameters of its training, empty if unknown
+    :param policy: The policy, in evaluation mode and without gradients. This package never changes it.
+    :param recipe: How to build a policy of the same kind.
+    :param normalizer: Frozen statistics of the ``VecNormalize`` that the policy was trained behind; None for raw
+        observations.
+    :param env_wrappers: Env wrappers that the policy was trained behind, the innermost first.
+    :param checkpoint: The SB3 zip that the policy came from, or one written from it.
+    :param config: RL Zoo's hyperparameters of the training; empty if unknown.
     """
 
     policy: BasePolicy
     recipe: PolicyRecipe
     normalizer: Normalizer | None
     env_wrappers: tuple[EnvWrapper, ...]
-    checkpoint: Checkpoint
+    checkpoint: SB3Zip
     config: Mapping[str, Any]
 
     @property
     def observation_space(self) -> spaces.Space:
-        """Of raw observations, behind the env wrappers."""
+        """Space of the raw observations, behind the env wrappers."""
         return self.recipe.observation_space
 
     @property
     def action_space(self) -> spaces.Space:
+        """Space of the actions."""
         return self.recipe.action_space
 
     @property
     def algo(self) -> str | None:
-        """RL Zoo's name of the algorithm that trained it (``"ppo"``); None if it is a policy alone."""
+        """RL Zoo's name of the algorithm that trained the policy, e.g. ``"ppo"``; None if it came without one."""
         return self.checkpoint.algo
 
     def predict(
@@ -68,29 +70,38 @@ class Reference:
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        SB3's ``predict`` on raw observations: they are normalised inside.
+        Choose an action, as SB3's ``predict`` does.
 
-        :param action_masks: which actions are allowed, for MaskablePPO's policies
+        :param observation: One raw observation or a batch of them; the frozen normaliser is applied here.
+        :param state: Last hidden states of a recurrent policy.
+        :param episode_start: Last episode starts of a recurrent policy.
+        :param deterministic: Whether to take the deterministic action instead of a sample.
+        :param action_masks: Allowed actions, for a policy of MaskablePPO: one flag for each option.
+        :return: The action, and the next hidden state of a recurrent policy.
         """
         masks = {} if action_masks is None else {"action_masks": action_masks}
         return self.policy.predict(self.normalize(observation), state, episode_start, deterministic, **masks)
 
     @property
     def takes_action_masks(self) -> bool:
-        """Whether the policy chooses among allowed actions only: MaskablePPO's."""
+        """Whether the policy accepts action masks, as MaskablePPO's does."""
         return "action_masks" in inspect.signature(self.policy.predict).parameters
 
     def normalize(self, observation: Any) -> Any:
-        """What the policy's network sees of a raw observation, or a batch of them."""
+        """
+        Normalise observations as the policy's network expects them.
+
+        :param observation: One raw observation or a batch of them.
+        """
         return observation if self.normalizer is None else self.normalizer(observation)
 
     @property
     def wrap_env(self) -> Callable[[gym.Env], gym.Env]:
-        """Applies the env wrappers the policy was trained behind. It holds no policy: other processes are sent it."""
+        """Function that applies the env wrappers. It contains no policy, so it is cheap to send to other processes."""
         return partial(wrap_env, wrappers=self.env_wrappers)
 
     def trainable_copy(self) -> BasePolicy:
-        """A policy of the same class and weights, to be trained; shares nothing with the reference."""
+        """Build a policy of the same class and weights to train. It shares nothing with the reference."""
         policy = self.recipe.build()
         policy.load_state_dict(self.policy.state_dict())
         renew_noise(policy)
@@ -99,14 +110,15 @@ class Reference:
 
     def export(self, policy: BasePolicy, path: str | Path) -> Path:
         """
-        Write another policy's weights as a plain zip of the class the reference came from.
+        Write the weights of another policy as a plain zip of the class that the reference came from.
 
-        Beside ``NAME.zip`` the normaliser and the env wrappers are written as RL Zoo does: ``NAME/vecnormalize.pkl``
-        and ``NAME/config.yml``. A reference that was a policy alone gives the file that ``BasePolicy.load`` reads, one
-        that was an ``nn.Module`` its state dict.
+        If the reference came from a policy without an algorithm, the file is the one that ``BasePolicy.load`` reads; if
+        it came from an ``nn.Module``, it is the module's state dict. The normaliser and the env wrappers of
+        ``NAME.zip`` are written where RL Zoo writes them, to ``NAME/vecnormalize.pkl`` and ``NAME/config.yml``.
 
-        :param path: with or without ``.zip``
-        :return: the path of the zip
+        :param policy: A policy of the reference's class.
+        :param path: The path of the zip, with or without ``.zip``.
+        :return: The path of the zip.
         """
         path = with_zip_suffix(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +137,11 @@ class Reference:
         return path
 
     def with_weights(self, policy: BasePolicy) -> "Reference":
-        """This reference with another policy's weights, as a new one."""
+        """
+        Make a new reference that differs only in its weights.
+
+        :param policy: A policy of the same class, with the new weights.
+        """
         checkpoint = self.checkpoint.with_policy(policy, self.recipe, self.config)
         frozen = self.recipe.build()
         frozen.load_state_dict(policy.state_dict())
@@ -143,26 +159,28 @@ class Reference:
         write_atomically(folder / "config.yml", yaml.safe_dump(config).encode())
 
 
-def open_checkpoint(
-    checkpoint: Checkpoint,
+def build_reference(
+    checkpoint: SB3Zip,
     recipe: PolicyRecipe,
     normalizer: Normalizer | None,
     wrappers: tuple[EnvWrapper, ...],
     config: Mapping[str, Any],
 ) -> Reference:
     """
-    Build a checkpoint's policy and freeze it.
+    Build the policy of an SB3 zip and freeze it.
 
-    :param checkpoint: The zip with the weights.
+    :param checkpoint: The SB3 zip with the weights.
     :param recipe: How to build the policy.
-    :param normalizer: The statistics of the ``VecNormalize`` that the policy was trained behind, if any.
+    :param normalizer: The statistics of the ``VecNormalize`` that the policy was trained behind; None for raw
+        observations.
     :param wrappers: The env wrappers that the policy was trained behind, the innermost first.
     :param config: RL Zoo's hyperparameters of the training, empty if unknown.
+    :return: The reference.
     :raises ValueError: If the normaliser is for other observations than the policy's.
     """
-    if normalizer is not None and not normalizer.fits(recipe.observation_space):
+    if normalizer is not None and not normalizer.matches(recipe.observation_space):
         raise ValueError(
-            "normalizer: its statistics are of other observations than the policy's, which are of "
+            "normalizer: its statistics do not have the shape of the policy's observations, "
             f"{recipe.observation_space}. Give the vecnormalize.pkl of the same run."
         )
     policy = recipe.build()

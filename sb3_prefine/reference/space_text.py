@@ -1,4 +1,4 @@
-"""Spaces from their text, where they cannot be unpickled without running what the pickle carries."""
+"""Rebuild spaces from the text next to their pickle, because unpickling would run the file's code."""
 
 import re
 from collections.abc import Mapping
@@ -10,34 +10,34 @@ from gymnasium import spaces
 
 def read_space(field: Any) -> spaces.Space | None:
     """
-    A space from the readable twin of its pickle.
+    Rebuild a space from the readable copy of its pickle.
 
-    :param field: the JSON value of ``observation_space`` or ``action_space`` in a zip's ``data``
-    :return: the space; None where the text does not tell it
+    :param field: JSON value of ``observation_space`` or ``action_space`` in the ``data`` of an SB3 zip.
+    :return: The space; None if the text is incomplete or unknown.
     """
-    twin: Mapping[str, Any] = field if isinstance(field, dict) else {}
-    kind = str(twin.get(":type:", "")).rpartition(".")[2].rstrip("'>")
+    copy: Mapping[str, Any] = field if isinstance(field, dict) else {}
+    kind = str(copy.get(":type:", "")).rpartition(".")[2].rstrip("'>")
     if kind == "Discrete":
-        return spaces.Discrete(int(twin["n"]), start=int(twin.get("start", 0)))
+        return spaces.Discrete(int(copy["n"]), start=int(copy.get("start", 0)))
     if kind == "MultiBinary":
-        return spaces.MultiBinary(twin["n"])
+        return spaces.MultiBinary(copy["n"])
     if kind == "MultiDiscrete":
-        nvec = re.fullmatch(r"\[([\d\s]+)\]", str(twin["nvec"]))
-        starts_at_zero = not set(re.findall(r"\d+", str(twin.get("start", 0)))) - {"0"}
+        nvec = re.fullmatch(r"\[([\d\s]+)\]", str(copy["nvec"]))
+        starts_at_zero = not set(re.findall(r"\d+", str(copy.get("start", 0)))) - {"0"}
         return spaces.MultiDiscrete([int(n) for n in nvec.group(1).split()]) if nvec and starts_at_zero else None
     if kind == "Dict":
-        return _read_dict(str(twin.get("spaces", "")))
+        return _read_dict(str(copy.get("spaces", "")))
     if kind == "Box":
-        shape = tuple(twin.get("_shape", twin.get("shape", ())))
-        dtype = np.dtype(str(twin["dtype"]))
-        low, high = (_read_bound(twin, side, shape, dtype) for side in ("low", "high"))
+        shape = tuple(copy.get("_shape", copy.get("shape", ())))
+        dtype = np.dtype(str(copy["dtype"]))
+        low, high = (_read_bound(copy, side, shape, dtype) for side in ("low", "high"))
         if low is not None and high is not None:
             return spaces.Box(low, high, dtype=dtype.type)
     return None
 
 
 def _read_dict(text: str) -> spaces.Dict | None:
-    """A Dict of Box and Discrete spaces from ``{'a': Box(0, 255, (3, 64, 64), uint8), 'b': Discrete(4)}``."""
+    """Rebuild a Dict of Box and Discrete spaces from ``{'a': Box(0, 255, (3, 64, 64), uint8), 'b': Discrete(4)}``."""
     parts: dict[str, spaces.Space] = {}
     rest = text.strip().removeprefix("OrderedDict(").removesuffix(")") if text.startswith("Ordered") else text.strip()
     number, numbers = r"[-+.\w]+", r"(?:[-+.\w]+|\[[-+.\w\s\[\]]*\])"
@@ -63,14 +63,14 @@ def _read_dict(text: str) -> spaces.Dict | None:
     return spaces.Dict(parts) if parts else None
 
 
-def _read_bound(twin: Mapping[str, Any], side: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-    """A Box's bound from the text of its array, or from its one value where NumPy shortened the text."""
-    numbers = re.findall(r"[^\s\[\]]+", str(twin[side]))
+def _read_bound(copy: Mapping[str, Any], side: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+    """Rebuild a bound of a Box from the text of its array, or from its single value if NumPy abbreviated the text."""
+    numbers = re.findall(r"[^\s\[\]]+", str(copy[side]))
     if "..." in numbers:
-        # Where that was not noted either, only an image's bounds are known all the same.
+        # If the copy lacks the single value too, only the bounds of an image are known.
         image_bound = {"low": "0", "high": "255"}[side]
         is_image = dtype == np.uint8 and len(shape) == 3 and set(numbers) == {"...", image_bound}
-        numbers = [image_bound if is_image else str(twin.get(f"{side}_repr"))]
+        numbers = [image_bound if is_image else str(copy.get(f"{side}_repr"))]
     try:
         values = np.array([float(number) for number in numbers], dtype=dtype)
     except ValueError:

@@ -1,8 +1,8 @@
 """
-What stands beside a checkpoint: RL Zoo's ``config.yml`` and ``vecnormalize.pkl``, and the env wrappers they name.
+Find a checkpoint and its sidecar files: RL Zoo's ``config.yml``, with the env wrappers, and ``vecnormalize.pkl``.
 
-RL Zoo writes ``ENV_1/ENV.zip`` with ``ENV_1/ENV/{config.yml,vecnormalize.pkl}``; repositories on the Hugging Face Hub
-keep ``config.yml`` and ``vec_normalize.pkl`` next to the zip.
+RL Zoo writes ``ENV_1/ENV.zip`` with ``ENV_1/ENV/{config.yml,vecnormalize.pkl}``. Repositories on the Hugging Face Hub
+have ``config.yml`` and ``vec_normalize.pkl`` next to the zip.
 """
 
 import ast
@@ -18,47 +18,49 @@ import yaml
 
 from sb3_prefine.reference.hub import download_checkpoint, is_hub_id
 
-# Wrappers of these modules may be imported because a config.yml names them.
+# A config.yml may name env wrappers of these modules, and they are imported.
 _KNOWN_MODULES = ("sb3_contrib.", "stable_baselines3.", "gymnasium.wrappers.")
-# Where wrappers of old configurations live today.
-_MOVED = {
+# Current paths of wrappers that old configurations name.
+_NEW_PATHS = {
     "utils.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
     "rl_zoo3.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
 }
 
 
+def find_checkpoint(source: str | Path, algo: str | None = None) -> "CheckpointFiles":
+    """
+    Find a checkpoint and its sidecar files.
+
+    :param source: The path of a zip or of an RL-Zoo folder, also inside the folder that the environment variable
+        ``RL_TRAINED_AGENTS`` names (``"ppo/HalfCheetah-v3"``); or a name on the Hugging Face Hub
+        (``"hf://sb3/ppo-HalfCheetah-v3"``, see :func:`~sb3_prefine.reference.hub.is_hub_id`).
+    :param algo: RL Zoo's name of the algorithm, e.g. ``"ppo"``. With it, ``"HalfCheetah-v3"`` is enough.
+    :return: The paths of the files, and the configuration.
+    :raises FileNotFoundError: If there is no such path, or no zip in it. The message lists the paths that were tried.
+    """
+    candidates = _candidates(Path(source), algo)
+    for path in candidates:
+        if path.is_file():
+            return _with_sidecars(path)
+        if path.is_dir() and any(path.glob("*.zip")):
+            return _with_sidecars(_zip_in(path))
+    if is_hub_id(source):
+        return _with_sidecars(download_checkpoint(source))
+    hint = "" if "RL_TRAINED_AGENTS" in os.environ else " (RL_TRAINED_AGENTS is not set)"
+    raise FileNotFoundError(
+        f"policy: there is no checkpoint at {source}. Correct the path. These were tried: "
+        f"{', '.join(str(path) for path in candidates)}{hint}."
+    )
+
+
 @dataclass(frozen=True)
-class EnvWrapper:
+class CheckpointFiles:
     """
-    An env wrapper that a policy was trained behind.
+    A checkpoint and its sidecar files.
 
-    :param path: its import path, e.g. ``"sb3_contrib.common.wrappers.TimeFeatureWrapper"``
-    :param kwargs: its keyword arguments
-    """
-
-    path: str
-    kwargs: Mapping[str, Any]
-
-    def __call__(self, env: gym.Env) -> gym.Env:
-        module, _, name = self.path.rpartition(".")
-        try:
-            wrapper = getattr(importlib.import_module(module), name, None)
-        except ModuleNotFoundError as error:
-            raise ImportError(f'{self.path} is missing: pip install "sb3-prefine[contrib]".') from error
-        # A file names it: anything else of a known module must not be called.
-        if not (isinstance(wrapper, type) and issubclass(wrapper, gym.Wrapper)):
-            raise ValueError(f"{self.path} is not an env wrapper. Correct env_wrapper in the config.yml.")
-        return wrapper(env, **self.kwargs)
-
-
-@dataclass(frozen=True)
-class CheckpointFolder:
-    """
-    A checkpoint's files.
-
-    :param zip_path: the zip
-    :param normalizer_path: the pickled ``VecNormalize``, if there is one
-    :param config: RL Zoo's hyperparameters (``config.yml``), empty if there are none
+    :param zip_path: Path of the zip.
+    :param normalizer_path: Path of the pickled ``VecNormalize``; None if the checkpoint has none.
+    :param config: RL Zoo's hyperparameters from ``config.yml``; empty without that file.
     """
 
     zip_path: Path
@@ -75,19 +77,19 @@ class CheckpointFolder:
             return bool(normalize.get("norm_obs", True))
         return bool(normalize)
 
-    def env_wrappers(self, trust: bool = False) -> tuple[EnvWrapper, ...]:
+    def env_wrappers(self, trust: bool = False) -> tuple["EnvWrapper", ...]:
         """
-        The env wrappers that the configuration names, the innermost first.
+        Get the env wrappers that the configuration names, the innermost first.
 
-        :param trust: import wrappers of any module
-        :raises ValueError: the configuration names something that cannot be applied here
+        :param trust: Accept wrappers of any module.
+        :raises ValueError: If the configuration names something that this package does not apply.
         """
         for key in ("vec_env_wrapper", "frame_stack"):
             if self.config.get(key):
                 raise ValueError(
-                    f"{self.zip_path}: it was trained with {key}: {self.config[key]} (says its config.yml), which is "
-                    "not applied here. Apply it to your environment and data yourself and load the policy without its "
-                    "folder: copy the zip elsewhere."
+                    f"{self.zip_path}: it was trained with {key}: {self.config[key]} (see its config.yml), which "
+                    "sb3_prefine does not apply. Apply it to your environment and data yourself, and copy the zip to "
+                    "another folder to load the policy without its config.yml."
                 )
         entries = [
             next(iter(entry.items())) if isinstance(entry, dict) else (str(entry), None)
@@ -96,54 +98,70 @@ class CheckpointFolder:
         return tuple(env_wrapper(path, kwargs, str(self.zip_path), trust) for path, kwargs in entries)
 
 
-def env_wrapper(path: str, kwargs: Mapping[str, Any] | None, name: str, trust: bool = False) -> EnvWrapper:
+def env_wrapper(path: str, kwargs: Mapping[str, Any] | None, name: str, trust: bool = False) -> "EnvWrapper":
     """
-    The env wrapper that a file names.
+    Check an env wrapper that a file names.
 
-    :param path: its import path, today's or that of an old RL Zoo
-    :param kwargs: its keyword arguments
-    :param name: what to call the file in errors
-    :param trust: allow wrappers of any module
-    :raises ValueError: a wrapper of a module that is not known
+    :param path: Import path of the wrapper, also one of an old RL Zoo.
+    :param kwargs: Keyword arguments of the wrapper.
+    :param name: Name of the file in error messages.
+    :param trust: Accept wrappers of any module.
+    :raises ValueError: If the wrapper is from an unknown module.
     """
-    path = _MOVED.get(path, path)
+    path = _NEW_PATHS.get(path, path)
     if not trust and not path.startswith(_KNOWN_MODULES):
         raise ValueError(
-            f"{name}: it was trained behind the env wrapper {path}, which is not one of sb3-contrib, Stable-Baselines3 "
-            "or gymnasium. Load it with trust=True if you trust that module: importing it runs its code."
+            f"{name}: it was trained behind the env wrapper {path}, which is not from sb3-contrib, Stable-Baselines3 "
+            "or gymnasium. Load it with trust=True, which runs the code of that module, if you trust it."
         )
     return EnvWrapper(path, kwargs or {})
 
 
+@dataclass(frozen=True)
+class EnvWrapper:
+    """
+    An env wrapper that a policy was trained behind. It is imported when it is called.
+
+    :param path: Import path of the wrapper, e.g. ``"sb3_contrib.common.wrappers.TimeFeatureWrapper"``.
+    :param kwargs: Keyword arguments of the wrapper.
+    """
+
+    path: str
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, env: gym.Env) -> gym.Env:
+        module, _, name = self.path.rpartition(".")
+        try:
+            wrapper = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            raise ImportError(f'{self.path} is missing: pip install "sb3-prefine[contrib]".') from error
+        # A file names the path, and must not make this call any other function of a known module.
+        if not (isinstance(wrapper, type) and issubclass(wrapper, gym.Wrapper)):
+            raise ValueError(f"{self.path} is not an env wrapper. Correct env_wrapper in the config.yml.")
+        return wrapper(env, **self.kwargs)
+
+
 def wrap_env(env: gym.Env, wrappers: Sequence[EnvWrapper]) -> gym.Env:
-    """Apply env wrappers, the innermost first."""
+    """
+    Apply env wrappers.
+
+    :param env: The environment.
+    :param wrappers: The wrappers, the innermost first.
+    """
     for wrapper in wrappers:
         env = wrapper(env)
     return env
 
 
-def find_checkpoint(source: str | Path, algo: str | None = None) -> CheckpointFolder:
+def as_list(value: Any) -> Sequence[Any]:
     """
-    Find a checkpoint and what stands beside it.
+    Turn a value of ``config.yml``, which may be a list, a single item or empty, into a list.
 
-    :param source: a zip, an RL-Zoo folder, or such a path inside the folder that the environment variable
-        ``RL_TRAINED_AGENTS`` names, as in ``"ppo/HalfCheetah-v3"``; or a name on the Hugging Face Hub, as in
-        ``"hf://sb3/ppo-HalfCheetah-v3"`` (:func:`~sb3_prefine.reference.hub.is_hub_id`)
-    :param algo: RL Zoo's name of the algorithm, as in ``"ppo"``: with it ``"HalfCheetah-v3"`` is enough
-    :raises FileNotFoundError: nothing there, or no zip in it; says where it looked
+    :param value: The value.
     """
-    looked = _candidates(Path(source), algo)
-    for path in looked:
-        if path.is_file():
-            return _with_sidecars(path)
-        if path.is_dir() and any(path.glob("*.zip")):
-            return _with_sidecars(_zip_in(path))
-    if is_hub_id(source):
-        return _with_sidecars(download_checkpoint(source))
-    hint = "" if "RL_TRAINED_AGENTS" in os.environ else " (RL_TRAINED_AGENTS is not set)"
-    raise FileNotFoundError(
-        f"policy: there is no checkpoint at {source}. Looked at {', '.join(str(path) for path in looked)}{hint}."
-    )
+    if not value:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def _candidates(source: Path, algo: str | None) -> list[Path]:
@@ -158,10 +176,10 @@ def _candidates(source: Path, algo: str | None) -> list[Path]:
 
 
 def _zip_in(folder: Path) -> Path:
-    """RL Zoo's ``ENV_1/ENV.zip``; else the best model; else the only zip there is."""
+    """Choose RL Zoo's ``ENV_1/ENV.zip``, otherwise the best model, otherwise the only zip of the folder."""
     zips = sorted(folder.glob("*.zip"))
-    wanted = (folder.name.rpartition("_")[0] + ".zip", folder.name + ".zip", "best_model.zip")
-    for name in wanted:
+    preferred = (folder.name.rpartition("_")[0] + ".zip", folder.name + ".zip", "best_model.zip")
+    for name in preferred:
         if folder / name in zips:
             return folder / name
     if len(zips) == 1:
@@ -170,18 +188,17 @@ def _zip_in(folder: Path) -> Path:
     raise FileNotFoundError(f"policy: {folder} has several zips (found: {found}). Name the one you mean.")
 
 
-def _with_sidecars(zip_path: Path) -> CheckpointFolder:
-    beside = (zip_path.with_suffix(""), zip_path.parent)
+def _with_sidecars(zip_path: Path) -> CheckpointFiles:
     zoo = zip_path.parent / zip_path.parent.name.rpartition("_")[0]  # for best_model.zip in ENV_1
-    folders = [folder for folder in (*beside, zoo) if folder.is_dir()]
+    folders = [folder for folder in (zip_path.with_suffix(""), zip_path.parent, zoo) if folder.is_dir()]
     pickles = [folder / name for folder in folders for name in ("vecnormalize.pkl", "vec_normalize.pkl")]
     configs = [folder / "config.yml" for folder in folders]
     config = next((_read_config(path) for path in configs if path.is_file()), {})
-    return CheckpointFolder(zip_path, next((path for path in pickles if path.is_file()), None), config)
+    return CheckpointFiles(zip_path, next((path for path in pickles if path.is_file()), None), config)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe, and reads the ``OrderedDict`` tag that RL Zoo writes as a plain mapping."""
+    """A safe loader that reads the ``OrderedDict`` tag of RL Zoo as a plain mapping."""
 
 
 def _ordered_dict(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> dict[str, Any]:
@@ -197,15 +214,10 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         config = yaml.load(path.read_text(), Loader=_PlainLoader)
     except yaml.YAMLError as error:
         raise ValueError(
-            f"{path} cannot be read as plain YAML: {error}. Remove what is not plain, or the file."
+            f"{path} cannot be read as plain YAML: {error}. Remove the lines that are not plain YAML, or the file."
         ) from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no mapping of hyperparameters but {type(config).__name__}.")
+        raise ValueError(
+            f"{path} contains {type(config).__name__}, not a mapping of hyperparameters. Correct or remove the file."
+        )
     return config
-
-
-def as_list(value: Any) -> Sequence[Any]:
-    """What a ``config.yml`` gives as a list, as one thing, or not at all."""
-    if not value:
-        return []
-    return value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""What the actor's last layer sees, against SB3's own layers and an LSTM in NumPy."""
+"""The latent of the actor, against SB3's own layers and an LSTM in NumPy."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from sb3_prefine.policies.base import MaskedInputs, SequenceInputs, actor_latent, run_lstm
-from sb3_prefine.utils.observations import map_arrays, zeros_of
+from sb3_prefine.utils.observations import zeros_of
 from tests.families import Parts, masked
 from tests.worlds import OBSERVATIONS, Anything, model_of
 
@@ -22,54 +22,25 @@ def states(n: int = 7) -> torch.Tensor:
     return torch.randn((n, OBSERVATIONS), generator=torch.Generator().manual_seed(0))
 
 
-def test_a_function_is_applied_to_the_array_or_to_each_of_a_dict():
-    assert map_arrays(lambda part: part + 1, np.array([1, 2])).tolist() == [2, 3]
-    found = map_arrays(len, {"a": [1, 2], "b": [3]})
-    assert found == {"a": 2, "b": 1}
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Box(-1, 1, (3, 2), np.float64),
-        spaces.Box(0, 255, (3, 4, 5), np.uint8),
-        spaces.Box(-1, 1, (), np.float32),
-        spaces.Discrete(4),
-        spaces.MultiDiscrete([3, 2]),
-        spaces.MultiBinary((2, 3)),
-    ],
-    ids=str,
-)
-def test_zeros_are_observations_of_the_space(space):
-    zeros = zeros_of(space, 5)
-    assert zeros.shape == (5, *space.shape)
-    assert zeros.dtype == space.dtype
-    assert not zeros.any()
-    if not isinstance(space, spaces.Discrete):
-        assert all(space.contains(row) for row in zeros if space.shape)
-    found = zeros_of(spaces.Dict({"a": space, "b": spaces.Discrete(2)}), 3)
-    assert {key: part.shape for key, part in found.items()} == {"a": (3, *space.shape), "b": (3,)}
-
-
 @pytest.mark.parametrize("kwargs", [{"net_arch": [16]}, SEPARATE], ids=["shared", "separate"])
-def test_the_actor_s_latent_gives_sb3_s_distribution(kwargs):
+def test_actor_latent_gives_the_distribution_of_sb3(kwargs):
     policy: Any = model_of(PPO, policy_kwargs=kwargs).policy
     mean = policy.action_net(actor_latent(policy, states()))
     torch.testing.assert_close(mean, policy.get_distribution(states()).distribution.mean)
 
 
-def test_masks_are_no_part_of_the_latent():
+def test_latent_does_not_depend_on_masks():
     policy: Any = model_of(MaskablePPO, masked(spaces.Discrete(4))()).policy
     mask = torch.zeros((7, 4), dtype=torch.bool)
     torch.testing.assert_close(actor_latent(policy, MaskedInputs(states(), mask)), actor_latent(policy, states()))
 
 
-def test_the_critic_s_extractor_is_not_run():
-    """It would cost a second pass over the images, and be trained with the actor."""
+def test_extractor_of_the_critic_is_not_run():
+    """It would cost a second pass over the images, and the actor's loss would train it."""
     env, kwargs = Parts(), {"net_arch": [8], "share_features_extractor": False}
     policy: Any = PPO("MultiInputPolicy", env, policy_kwargs=kwargs, seed=0, device="cpu").policy
-    seen = policy.obs_to_tensor(zeros_of(env.observation_space, 3))[0]
-    actor_latent(policy, seen).sum().backward()
+    observations = policy.obs_to_tensor(zeros_of(env.observation_space, 3))[0]
+    actor_latent(policy, observations).sum().backward()
     assert all(weight.grad is not None for weight in policy.pi_features_extractor.parameters())
     assert all(weight.grad is None for weight in policy.vf_features_extractor.parameters())
 
@@ -82,11 +53,11 @@ def lstm_by_hand(
     lstm: nn.LSTM, features: np.ndarray, hidden: np.ndarray, cell: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Hochreiter and Schmidhuber's cell with forget gates, one step and one layer after the other.
+    Hochreiter and Schmidhuber's cell with forget gates, step by step and layer by layer.
 
     :param features: (L, S, F)
     :param hidden: (layers, S, H)
-    :param cell: the same
+    :param cell: (layers, S, H)
     """
     hidden, cell, outputs = hidden.copy(), cell.copy(), []
     for step in features:
@@ -97,26 +68,26 @@ def lstm_by_hand(
                 for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ]
             gates = below @ weights[0].T + hidden[layer] @ weights[1].T + weights[2] + weights[3]
-            entry, forget, candidate, output = np.split(gates, 4, axis=1)
-            cell[layer] = sigmoid(forget) * cell[layer] + sigmoid(entry) * np.tanh(candidate)
+            input_gate, forget, candidate, output = np.split(gates, 4, axis=1)
+            cell[layer] = sigmoid(forget) * cell[layer] + sigmoid(input_gate) * np.tanh(candidate)
             hidden[layer] = below = sigmoid(output) * np.tanh(cell[layer])
         outputs.append(below)
     return np.stack(outputs), hidden, cell
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_lstm_runs_along_each_sequence_from_the_state_before_it(layers):
+def test_lstm_runs_along_each_sequence_from_its_initial_state(layers):
     kwargs = {"net_arch": [8], "lstm_hidden_size": 6, "n_lstm_layers": layers}
     policy: Any = RecurrentPPO("MlpLstmPolicy", Anything(), policy_kwargs=kwargs, seed=0, device="cpu").policy
     n_sequences, n_steps = 3, 5
-    seen = states(n_sequences * n_steps)
+    observations = states(n_sequences * n_steps)
     before = torch.randn((2, layers, n_sequences, 6), generator=torch.Generator().manual_seed(1))
-    outputs, (hidden, cell) = run_lstm(policy, SequenceInputs(seen, (before[0], before[1])))
-    # The observations of a sequence follow each other; the extractor of vectors leaves them as they are.
-    steps = seen.double().numpy().reshape(n_sequences, n_steps, OBSERVATIONS).transpose(1, 0, 2)
+    outputs, (hidden, cell) = run_lstm(policy, SequenceInputs(observations, (before[0], before[1])))
+    # The extractor leaves vectors unchanged, so the features are the observations, sequence by sequence.
+    steps = observations.double().numpy().reshape(n_sequences, n_steps, OBSERVATIONS).transpose(1, 0, 2)
     expected = lstm_by_hand(policy.lstm_actor, steps, *before.double().numpy())
     by_sequence = expected[0].transpose(1, 0, 2).reshape(n_sequences * n_steps, 6)
-    for found, wanted in zip((outputs, hidden, cell), (by_sequence, *expected[1:]), strict=True):
-        np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-4, atol=1e-6)
-    latent = actor_latent(policy, SequenceInputs(seen, (before[0], before[1])))
+    for found, correct in zip((outputs, hidden, cell), (by_sequence, *expected[1:]), strict=True):
+        np.testing.assert_allclose(found.detach().numpy(), correct, rtol=1e-4, atol=1e-6)
+    latent = actor_latent(policy, SequenceInputs(observations, (before[0], before[1])))
     torch.testing.assert_close(latent, policy.mlp_extractor.forward_actor(outputs))

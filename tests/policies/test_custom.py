@@ -1,4 +1,4 @@
-"""Policies of one's own: a plain module and a subclass of SB3's policies; mistakes in them are named."""
+"""Policies of your own: a plain module, a subclass of SB3's policies, and the errors for mistakes in them."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.worlds import ACTIONS, GOOD, OBSERVATIONS, STATES, Anything, choosing
 
 
 class Chooser(nn.Module):
-    """A categorical policy of a ``Discrete`` space, without a mode."""
+    """A categorical policy without ``mode``."""
 
     observation_space, action_space = Anything.observation_space, spaces.Discrete(4)
 
@@ -60,33 +60,33 @@ def as_policy(module: Any) -> ModulePolicy:
     return ModulePolicy(module.observation_space, module.action_space, module=module)
 
 
-# What it is asked
+# The likelihood
 
 
-def test_the_methods_of_the_module_are_asked():
+def test_likelihood_uses_the_methods_of_the_module():
     module = Mixture()
     likelihood = likelihood_of(as_policy(module), -5.0)
-    assert likelihood.family == "of Mixture"
+    assert likelihood.family == "Mixture's own"
     assert likelihood.needs == "observations"
-    seen = torch.as_tensor(STATES[:6])
-    params = likelihood.params(as_policy(module), seen)
-    torch.testing.assert_close(params, module.params(seen))
+    observations = torch.as_tensor(STATES[:6])
+    params = likelihood.params(as_policy(module), observations)
+    torch.testing.assert_close(params, module.params(observations))
     actions = torch.rand(2, 6, ACTIONS)
     torch.testing.assert_close(likelihood.log_prob(params, actions), module.log_prob(params, actions))
     seeds = [torch.Generator().manual_seed(3) for _ in range(2)]
     torch.testing.assert_close(likelihood.sample(params, seeds[0]), module.sample(params, seeds[1]))
 
 
-def test_the_parameters_are_those_of_the_policy_that_is_asked_not_of_the_one_that_was_given():
-    """The likelihood is made once and then asked of the reference and of the policy that learns."""
+def test_parameters_come_from_the_policy_in_the_call():
+    """One likelihood computes the parameters of the reference and of the trained policy."""
     one, other = as_policy(Mixture()), as_policy(Mixture())
     with torch.no_grad():
         for weight in other.parameters():
             weight.add_(1.0)
-    seen = torch.as_tensor(STATES[:6])
-    found = likelihood_of_custom(one).params(other, seen)
-    torch.testing.assert_close(found, other.module.params(seen))
-    assert not torch.allclose(found, one.module.params(seen))
+    observations = torch.as_tensor(STATES[:6])
+    found = likelihood_of_custom(one).params(other, observations)
+    torch.testing.assert_close(found, other.module.params(observations))
+    assert not torch.allclose(found, one.module.params(observations))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64])
@@ -97,12 +97,12 @@ def test_continuous_actions_are_encoded_as_floats_in_rows(dtype):
 
 
 @pytest.mark.parametrize("given", [np.array([2, 0, 1]), np.array([[2], [0], [1]]), np.array([2, 0, 1], np.uint8)])
-def test_discrete_actions_are_encoded_as_whole_numbers_in_rows(given):
+def test_discrete_actions_are_encoded_as_integers_in_rows(given):
     encoded = likelihood_of_custom(as_policy(Chooser())).encode(torch.as_tensor(given))
     assert (encoded.dtype, encoded.tolist()) == (torch.int64, [[2], [0], [1]])
 
 
-def test_a_discrete_module_learns():
+def test_discrete_module_learns():
     def always(action: int) -> Any:
         given = trajectories(GOOD)
         columns = ("observations", "next_observations", "rewards", "costs", "terminals", "timeouts")
@@ -115,7 +115,7 @@ def test_a_discrete_module_learns():
     assert probabilities[0] < 0.05
 
 
-def test_a_subclass_of_sb3_s_policies_learns_saves_and_exports(tmp_path):
+def test_subclass_of_an_sb3_policy_learns_and_is_exported(tmp_path):
     policy = OwnPolicy(Anything.observation_space, Anything.action_space)
     model = PREFINE(policy, preferences(), learning_rate=1e-2, batch_size=16, seed=0, device="cpu").learn(20)
     actions = model.predict(STATES, deterministic=True)[0]
@@ -124,18 +124,18 @@ def test_a_subclass_of_sb3_s_policies_learns_saves_and_exports(tmp_path):
     np.testing.assert_array_equal(exported.predict(STATES, deterministic=True)[0], actions)
 
 
-def test_only_what_the_likelihood_depends_on_is_trained():
+def test_only_parameters_of_the_likelihood_are_trainable():
     module = Mixture()
     module.critic = nn.Linear(OBSERVATIONS, 1)
     policy = as_policy(module)
-    trained = trainable_parameters(policy, likelihood_of(policy, -5.0), torch.as_tensor(STATES[:2]))
-    assert {id(p) for p in trained} == {id(p) for p in module.net.parameters()}
+    trainable = trainable_parameters(policy, likelihood_of(policy, -5.0), torch.as_tensor(STATES[:2]))
+    assert {id(p) for p in trainable} == {id(p) for p in module.net.parameters()}
 
 
-# How it acts
+# Actions
 
 
-def test_it_acts_by_its_mode_or_by_a_sample():
+def test_module_predicts_its_mode_or_a_sample():
     module = Mixture()
     model = PREFINE(module, device="cpu")
     deterministic = model.predict(STATES, deterministic=True)[0]
@@ -148,39 +148,39 @@ def test_it_acts_by_its_mode_or_by_a_sample():
     assert not np.array_equal(*samples)
 
 
-def test_a_module_without_a_mode_acts_by_samples_only():
+def test_module_without_a_mode_predicts_samples_only():
     model = PREFINE(Chooser(), device="cpu")
     actions = model.predict(STATES)[0]
     assert actions.shape == (len(STATES),)
     assert set(actions.tolist()) <= set(range(4))
     assert model.predict(STATES[0])[0].shape == ()
-    with pytest.raises(TypeError, match=r"policy: Chooser has no mode\(params\).*pass deterministic=False"):
+    with pytest.raises(TypeError, match=r"^policy: Chooser .*mode"):
         model.predict(STATES, deterministic=True)
 
 
-# Mistakes
+# Errors
 
 
 @pytest.mark.parametrize("method", ["params", "log_prob", "sample"])
-def test_a_module_that_lacks_a_method_is_refused(method):
+def test_module_without_one_of_the_methods_is_refused(method):
     class Lacking(nn.Module):
         observation_space, action_space = Anything.observation_space, Anything.action_space
 
     for name in {"params", "log_prob", "sample"} - {method}:
         setattr(Lacking, name, getattr(Mixture, name))
-    with pytest.raises(TypeError, match=r"policy: Lacking is an nn\.Module without a likelihood. Give it the methods"):
+    with pytest.raises(TypeError, match=r"^policy: Lacking"):
         load_reference(Lacking())
 
 
-def test_a_module_without_spaces_needs_an_environment():
+def test_module_without_spaces_needs_an_environment():
     module = Mixture()
     module.observation_space = None
-    with pytest.raises(ValueError, match=r"env: Mixture has no observation_space and action_space\. Set them"):
+    with pytest.raises(ValueError, match=r"^env: Mixture"):
         PREFINE(module)
     assert PREFINE(module, env=Anything(), device="cpu").observation_space == Anything.observation_space
 
 
-def test_shapes_that_are_right_pass():
+def test_right_shapes_pass():
     for module in (Mixture(), Chooser()):
         policy = as_policy(module)
         check_shapes(likelihood_of_custom(policy), policy, torch.as_tensor(STATES[:3]), 3)
@@ -189,31 +189,28 @@ def test_shapes_that_are_right_pass():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"params": lambda self, o: self.net(o).sum(1)}, r"its params returned the shape \(2,\), expected \(2, P\)"),
-        ({"params": lambda self, o: self.net(o)[:1]}, r"its params returned the shape \(1, 14\), expected \(2, P\)"),
-        ({"sample": lambda self, p, g: torch.zeros(2)}, r"its sample returned the shape \(2,\), expected \(2, 3\)"),
-        (
-            {"sample": lambda self, p, g: torch.zeros(1, 3)},
-            r"its sample returned the shape \(1, 3\), expected \(2, 3\)",
-        ),
-        ({"log_prob": lambda self, p, a: a}, r"its log_prob returned the shape \(3, 2, 3\), expected \(3, 2\) for"),
-        ({"log_prob": lambda self, p, a: a.sum((0, 2))}, r"its log_prob returned the shape \(2,\), expected \(3, 2\)"),
-        ({"log_prob": lambda self, p, a: a.sum()}, r"its log_prob returned the shape \(\), expected \(3, 2\)"),
+        ({"params": lambda self, o: self.net(o).sum(1)}, r"params .*\(2,\)"),
+        ({"params": lambda self, o: self.net(o)[:1]}, r"params .*\(1, 14\)"),
+        ({"sample": lambda self, p, g: torch.zeros(2)}, r"sample .*\(2,\)"),
+        ({"sample": lambda self, p, g: torch.zeros(1, 3)}, r"sample .*\(1, 3\)"),
+        ({"log_prob": lambda self, p, a: a}, r"log_prob .*\(3, 2, 3\)"),
+        ({"log_prob": lambda self, p, a: a.sum((0, 2))}, r"log_prob .*\(2,\)"),
+        ({"log_prob": lambda self, p, a: a.sum()}, r"log_prob .*\(\)"),
     ],
 )
-def test_a_method_of_a_wrong_shape_is_named_before_anything_is_learnt(wrong, message):
+def test_method_with_a_wrong_shape_is_named(wrong, message):
     module = type("Wrong", (Mixture,), wrong)()
-    with pytest.raises(ValueError, match=rf"^policy: {message}.*See sb3_prefine\.policies\.HasLikelihood"):
+    with pytest.raises(ValueError, match=rf"^policy: its {message}"):
         PREFINE(module, preferences(), device="cpu")
 
 
 @pytest.mark.parametrize("option", ["fixed_std", "temperature"])
-def test_options_of_policies_without_a_likelihood_are_not_for_one_that_has_it(option):
-    with pytest.raises(ValueError, match=f"^{option}: 0.1 was given for ModulePolicy"):
+def test_options_of_other_policies_are_refused(option):
+    with pytest.raises(ValueError, match=rf"^{option}: 0\.1 .*ModulePolicy"):
         PREFINE(Mixture(), device="cpu", **{option: 0.1})
 
 
-def test_data_of_other_actions_are_refused():
-    with pytest.raises(ValueError, match=r"preferred: actions have shape \(3,\), the policy expects \(\)"):
+def test_data_with_other_actions_are_refused():
+    with pytest.raises(ValueError, match=r"^preferred: actions .*\(3,\)"):
         PREFINE(Chooser(), preferences(), device="cpu")
     assert PREFINE(Chooser(), env=choosing(spaces.Discrete(4))(), device="cpu").action_space == spaces.Discrete(4)

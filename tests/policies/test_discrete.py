@@ -1,4 +1,4 @@
-"""Masked choices, and Q-values as probabilities, against softmaxes in NumPy; plain choices: tests/test_likelihood."""
+"""Discrete likelihoods: plain choices against SB3, masked ones and Q-values against softmaxes in NumPy."""
 
 import itertools
 from typing import Any
@@ -13,7 +13,7 @@ from sb3_contrib import QRDQN, MaskablePPO
 from stable_baselines3 import DQN, PPO
 
 from sb3_prefine.policies.base import MaskedInputs
-from sb3_prefine.policies.discrete import multi_categorical_of
+from sb3_prefine.policies.discrete import independent_choices
 from sb3_prefine.policies.likelihood import Likelihood, likelihood_of
 from tests.families import masked
 from tests.worlds import OBSERVATIONS, choosing, model_of
@@ -27,12 +27,17 @@ EACH_SPACE = pytest.mark.parametrize(("space", "sizes"), SIZES.values(), ids=SIZ
 N = 9
 
 
+@pytest.fixture
+def observations() -> torch.Tensor:
+    return states(7)
+
+
 def states(n: int = N) -> torch.Tensor:
     return torch.randn((n, OBSERVATIONS), generator=torch.Generator().manual_seed(0))
 
 
-def decided(policy: Any) -> Any:
-    """The policy, far from uniform."""
+def far_from_uniform(policy: Any) -> Any:
+    """Scale the last layer of the policy, so that its actions are far from uniform."""
     policy.set_training_mode(False)
     with torch.no_grad():
         for weight in policy.action_net.parameters():
@@ -41,12 +46,12 @@ def decided(policy: Any) -> Any:
 
 
 def maskable(space: spaces.Space) -> tuple[Any, Likelihood]:
-    policy = decided(model_of(MaskablePPO, masked(space)()).policy)
+    policy = far_from_uniform(model_of(MaskablePPO, masked(space)()).policy)
     return policy, likelihood_of(policy, -5.0)
 
 
-def some_masks(sizes: list[int], seed: int = 0, n: int = N) -> np.ndarray:
-    """At least one option of each choice is allowed."""
+def random_masks(sizes: list[int], seed: int = 0, n: int = N) -> np.ndarray:
+    """Random masks that allow at least one option of each choice."""
     rng = np.random.default_rng(seed)
     masks = []
     for size in sizes:
@@ -57,18 +62,62 @@ def some_masks(sizes: list[int], seed: int = 0, n: int = N) -> np.ndarray:
 
 
 def softmax_by_hand(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Probabilities of one choice: those not allowed have none."""
+    """Probabilities of the options of one choice; 0 for those that are not allowed."""
     weights = np.where(allowed, np.exp(logits - logits.max()), 0.0)
     return weights / weights.sum()
+
+
+# Plain choices
+
+DISCRETE = {
+    "categorical": spaces.Discrete(4),
+    "multi-categorical": spaces.MultiDiscrete([3, 2, 4]),
+    "Bernoulli": spaces.MultiBinary(3),
+}
+
+
+@pytest.mark.parametrize("space", DISCRETE.values(), ids=DISCRETE)
+def test_discrete_policies_score_as_sb3_does(space, observations):
+    policy = model_of(PPO, choosing(space)()).policy.eval()
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    actions = np.stack([space.sample() for _ in range(7)])
+    given = torch.as_tensor(actions).to(torch.float if isinstance(space, spaces.MultiBinary) else torch.long)
+    _, expected, _ = policy.evaluate_actions(observations, given)
+    params = likelihood.params(policy, observations)
+    torch.testing.assert_close(likelihood.log_prob(params, likelihood.encode(torch.as_tensor(actions))), expected)
+
+
+@pytest.mark.parametrize("space", DISCRETE.values(), ids=DISCRETE)
+def test_discrete_samples_occur_with_their_probability(space):
+    policy = model_of(PPO, choosing(space)()).policy.eval()
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    with torch.no_grad():
+        for parameter in policy.action_net.parameters():
+            parameter.mul_(50)  # far from uniform
+        params = likelihood.params(policy, torch.ones(40_000, OBSERVATIONS))
+        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
+        kinds, counts = samples.unique(dim=0, return_counts=True)
+        probabilities = likelihood.log_prob(params[: len(kinds)], kinds).exp()
+    torch.testing.assert_close(counts / 40_000, probabilities, rtol=0, atol=0.01)
+    assert probabilities.sum() > 0.99
+
+
+def test_column_of_discrete_actions_does_not_broadcast(observations):
+    policy = model_of(PPO, choosing(spaces.Discrete(4))()).policy.eval()
+    likelihood = likelihood_of(policy, log_std_min=-5.0)
+    params = likelihood.params(policy, observations)
+    assert likelihood.log_prob(params, likelihood.encode(torch.zeros(7, 1))).shape == (7,)
+    both = torch.stack((likelihood.encode(torch.zeros(7)), likelihood.encode(torch.ones(7))))
+    assert likelihood.log_prob(params, both).shape == (2, 7)
 
 
 # Masks
 
 
 @EACH_SPACE
-def test_a_masked_policy_is_a_softmax_over_what_is_allowed(space, sizes):
+def test_masked_policy_is_a_softmax_over_the_allowed_options(space, sizes):
     policy, likelihood = maskable(space)
-    masks = some_masks(sizes)
+    masks = random_masks(sizes)
     with torch.no_grad():
         features = policy.mlp_extractor.forward_actor(policy.extract_features(states(), policy.pi_features_extractor))
         logits = policy.action_net(features).double().numpy()
@@ -89,25 +138,25 @@ def test_a_masked_policy_is_a_softmax_over_what_is_allowed(space, sizes):
 
 
 @EACH_SPACE
-def test_a_counterfactual_is_never_a_forbidden_action(space, sizes):
+def test_counterfactual_is_never_a_forbidden_action(space, sizes):
     policy, likelihood = maskable(space)
-    masks = some_masks(sizes, n=20).repeat(500, axis=0)
+    masks = random_masks(sizes, n=20).repeat(500, axis=0)
     with torch.no_grad():
         params = likelihood.params(policy, MaskedInputs(states(20).repeat_interleave(500, 0), torch.as_tensor(masks)))
         samples = likelihood.sample(params, torch.Generator().manual_seed(0))
     options = samples.numpy() + np.cumsum([0, *sizes[:-1]])
     assert np.take_along_axis(masks, options, axis=1).all()
-    # And what is allowed is drawn, as often as it is likely: the first state's first choice.
+    # Allowed options are drawn with their probability: the first choice at the first state.
     counts = np.bincount(samples[:500, 0].numpy(), minlength=sizes[0]) / 500
     np.testing.assert_allclose(counts, params[0, : sizes[0]].exp().numpy(), atol=0.12)
 
 
 @EACH_SPACE
-def test_what_is_forbidden_gets_no_gradient_and_no_nan(space, sizes):
+def test_forbidden_options_get_no_gradient_and_no_nan(space, sizes):
     policy, likelihood = maskable(space)
-    masks = torch.as_tensor(some_masks(sizes))
+    masks = torch.as_tensor(random_masks(sizes))
     masks[:, : sizes[0]] = False
-    masks[:, 1] = True  # the first choice is no choice
+    masks[:, 1] = True  # the first choice has a single option
     params = likelihood.params(policy, MaskedInputs(states(), masks))
     samples = likelihood.sample(params.detach(), torch.Generator().manual_seed(0))
     scores = likelihood.log_prob(params, samples)
@@ -120,10 +169,10 @@ def test_what_is_forbidden_gets_no_gradient_and_no_nan(space, sizes):
 
 
 @EACH_SPACE
-def test_the_log_ratio_does_not_feel_forbidden_options(space, sizes):
-    """Their logits of -1e8 would blow it up: what they are of two policies must not matter, to any digit."""
+def test_log_prob_does_not_depend_on_forbidden_logits(space, sizes):
+    """Two policies differ in these logits; at -1e8 the difference would dominate the log-ratio."""
     policy, likelihood = maskable(space)
-    masks = torch.as_tensor(some_masks(sizes))
+    masks = torch.as_tensor(random_masks(sizes))
     with torch.no_grad():
         before = likelihood.params(policy, MaskedInputs(states(), masks))
         samples = likelihood.sample(before, torch.Generator().manual_seed(0))
@@ -137,14 +186,14 @@ def test_the_log_ratio_does_not_feel_forbidden_options(space, sizes):
             policy.action_net.bias[~masks[row]] -= 50.0
 
 
-# Choices side by side
+# Several choices
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 1000), st.integers(1, 3))
-def test_independent_choices_add_up(sizes, seed, n_leading):
+def test_log_probs_of_independent_choices_add_up(sizes, seed, n_leading):
     rng = np.random.default_rng(seed)
-    likelihood = multi_categorical_of("any", sizes, "observations")
+    likelihood = independent_choices("any", sizes, "observations")
     tables = [np.log(rng.dirichlet(np.ones(size), 6)) for size in sizes]
     params = torch.as_tensor(np.concatenate(tables, axis=1))
     actions = np.stack([rng.integers(size, size=(n_leading, 6)) for size in sizes], axis=-1)
@@ -158,8 +207,8 @@ def test_independent_choices_add_up(sizes, seed, n_leading):
     assert (samples < torch.as_tensor(sizes)).all()
 
 
-def test_a_bit_is_scored_by_its_logistic_function():
-    policy = decided(model_of(PPO, choosing(spaces.MultiBinary(3))()).policy)
+def test_log_prob_of_a_bit_is_its_logistic_function():
+    policy = far_from_uniform(model_of(PPO, choosing(spaces.MultiBinary(3))()).policy)
     likelihood = likelihood_of(policy, -5.0)
     with torch.no_grad():
         params = likelihood.params(policy, states())
@@ -175,7 +224,7 @@ def test_a_bit_is_scored_by_its_logistic_function():
 
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN])
 @pytest.mark.parametrize("temperature", [0.02, 1.0])
-def test_q_values_are_taken_as_a_softmax(algorithm, temperature):
+def test_q_values_become_a_softmax(algorithm, temperature):
     policy: Any = model_of(algorithm, choosing(spaces.Discrete(4))(), buffer_size=10).policy
     policy.set_training_mode(False)
     likelihood = likelihood_of(policy, -5.0, temperature=temperature)
@@ -191,12 +240,12 @@ def test_q_values_are_taken_as_a_softmax(algorithm, temperature):
         expected = softmax_by_hand(q_values[row] / temperature, np.ones(4, bool))
         found = [likelihood.log_prob(params[row : row + 1], torch.tensor([[a]])).exp().item() for a in range(4)]
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
-    # The most likely action is the one that the policy takes.
+    # The most likely action is the policy's deterministic one.
     greedy, _ = policy.predict(states().numpy(), deterministic=True)
     np.testing.assert_array_equal(params.argmax(1).numpy(), greedy)
 
 
-def test_a_lower_temperature_makes_q_values_more_certain():
+def test_lower_temperature_gives_lower_entropy():
     policy: Any = model_of(DQN, choosing(spaces.Discrete(4))(), buffer_size=10).policy
     with torch.no_grad():
         entropies = [
@@ -210,7 +259,7 @@ def test_a_lower_temperature_makes_q_values_more_certain():
 
 
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN])
-def test_q_values_of_actions_that_do_not_start_at_zero_are_refused(algorithm):
+def test_q_values_of_actions_that_start_at_two_are_refused(algorithm):
     policy = model_of(algorithm, choosing(spaces.Discrete(4, start=2))(), buffer_size=10).policy
-    with pytest.raises(TypeError, match="its actions start at 2, and SB3 numbers them from 0"):
+    with pytest.raises(TypeError, match=r"^policy: .*2"):
         likelihood_of(policy, -5.0, temperature=1.0)

@@ -1,4 +1,4 @@
-"""Noise that depends on the state: drawn from the standard deviation that a policy has now."""
+"""gSDE noise is drawn from the current standard deviation of the policy."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ N = 4_000
 
 
 def trained(algorithm):
-    """A model whose standard deviation is not the one that it was made with."""
+    """A model whose standard deviation has changed since it was built."""
     model = model_of(algorithm, use_sde=True)
     owner = model.policy.actor if algorithm is SAC else model.policy
     with torch.no_grad():
@@ -25,28 +25,30 @@ def trained(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC])
-def test_a_rollout_s_samples_spread_as_the_likelihood_says(algorithm):
+def test_rollout_samples_have_the_std_of_the_likelihood(algorithm):
     reference = load_reference(trained(algorithm))
     states = np.ones((N, OBSERVATIONS), np.float32)
     torch.manual_seed(0)
     actions, _ = fast_predict(reference)(states)
-    # Of PPO's the second number is cut off at its bound, where it begins.
-    some = slice(None) if algorithm is SAC else [0, 2]
+    # The mean of PPO's second component is close to a bound, where its samples are clipped.
+    unclipped = slice(None) if algorithm is SAC else [0, 2]
     if algorithm is SAC:
         actions = np.arctanh(reference.policy.scale_action(actions))
     params = likelihood_of(reference.policy, log_std_min=-20.0).params(reference.policy, torch.ones(1, OBSERVATIONS))
     mean, log_std = params.chunk(2, dim=-1)
-    np.testing.assert_allclose(actions.std(axis=0)[some], log_std.exp()[0, some], rtol=0.05)
-    np.testing.assert_allclose(actions.mean(axis=0)[some], mean[0, some], atol=0.1 * float(log_std.exp().max()))
-    # Equal states have samples of their own, also in the next call.
+    np.testing.assert_allclose(actions.std(axis=0)[unclipped], log_std.exp()[0, unclipped], rtol=0.05)
+    np.testing.assert_allclose(
+        actions.mean(axis=0)[unclipped], mean[0, unclipped], atol=0.1 * float(log_std.exp().max())
+    )
+    # Equal states get different samples, also in the next call.
     again, _ = fast_predict(reference)(states[:1])
     assert len(np.unique(actions, axis=0)) > N / 2
     assert not np.isin(again, actions).all()
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_what_is_opened_has_the_noise_of_its_own_weights(algorithm, tmp_path):
-    """As SB3 draws it when it loads a model."""
+def test_opened_policy_has_noise_of_its_loaded_std(algorithm, tmp_path):
+    """As after SB3's own load."""
     model = trained(algorithm)
     model.save(tmp_path / "model")
     reference = load_reference(tmp_path / "model.zip")
@@ -57,18 +59,18 @@ def test_what_is_opened_has_the_noise_of_its_own_weights(algorithm, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, RecurrentPPO])
-def test_the_same_seed_gives_the_same_episodes(algorithm):
-    """Whoever opens the policy, and whatever was drawn before."""
+def test_same_seed_gives_the_same_episodes(algorithm):
+    """Noise that was drawn before the rollout does not matter."""
     if algorithm is PPO:
         model = trained(PPO)
     else:
         model = RecurrentPPO("MlpLstmPolicy", Anything(), use_sde=True, policy_kwargs={"lstm_hidden_size": 8}, seed=0)
-    found = [collect(load_reference(model), Anything, 3, seed=4, progress_bar=False).actions for _ in range(2)]
-    np.testing.assert_array_equal(*found)
+    actions = [collect(load_reference(model), Anything, 3, seed=4, progress_bar=False).actions for _ in range(2)]
+    np.testing.assert_array_equal(*actions)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_without_gsde_nothing_is_drawn(algorithm):
+def test_policy_without_gsde_draws_no_noise(algorithm):
     policy = model_of(algorithm).policy
     before = torch.get_rng_state()
     renew_noise(policy)

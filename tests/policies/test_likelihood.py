@@ -1,338 +1,104 @@
-"""Log-probs and samples against SB3's own distributions, family by family."""
+"""Which likelihood a policy has, and which of its parameters the likelihood depends on."""
 
-import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
-from scipy.stats import norm
-from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 
-from sb3_prefine.policies.gaussian import ACTION_MARGIN
-from sb3_prefine.policies.likelihood import gaussian_around_mode, likelihood_of, trainable_parameters
-from tests.worlds import ACTIONS, OBSERVATIONS, Anything, choosing, model_of
-
-DIAGONAL, SQUASHED = (PPO, A2C, TRPO), (SAC, TQC, CrossQ)
-
-
-@pytest.fixture
-def observations() -> torch.Tensor:
-    return torch.randn((7, OBSERVATIONS), generator=torch.Generator().manual_seed(1))
+from sb3_prefine.policies.base import MaskedInputs, SequenceInputs
+from sb3_prefine.policies.likelihood import (
+    example_inputs,
+    gaussian_around_mode,
+    likelihood_of,
+    trainable_parameters,
+)
+from tests.families import masked
+from tests.worlds import OBSERVATIONS, Anything, choosing, model_of
 
 
-@pytest.mark.parametrize("algorithm", DIAGONAL)
-def test_diagonal_gaussian_scores_as_sb3_does(algorithm, observations):
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        (lambda: model_of(TD3), r"TD3Policy .*fixed_std=0\.1"),
+        (lambda: model_of(DQN, choosing(spaces.Discrete(4))()), r"DQNPolicy .*temperature=1\.0"),
+        (lambda: QRDQN("MlpPolicy", "CartPole-v1", device="cpu"), r"QRDQNPolicy .*temperature=1\.0"),
+        (lambda: model_of(PPO, choosing(spaces.Discrete(4, start=2))()), "its actions start at 2"),
+        (lambda: ARS("LinearPolicy", "Pendulum-v1", device="cpu"), "ARSLinearPolicy"),
+    ],
+)
+def test_policy_without_a_likelihood_is_refused(model, found):
+    with pytest.raises(TypeError, match=f"^policy: {found}"):
+        likelihood_of(model().policy, log_std_min=-5.0)
+
+
+def test_module_without_a_likelihood_is_refused():
+    with pytest.raises(TypeError, match=r"^policy: Linear"):
+        likelihood_of(torch.nn.Linear(2, 2), log_std_min=-5.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (lambda: model_of(PPO), {"fixed_std": 0.1}, "fixed_std: 0.1 .*ActorCriticPolicy"),
+        (lambda: model_of(SAC), {"temperature": 2.0}, "temperature: 2.0 .*SACPolicy"),
+        (lambda: model_of(TD3), {"fixed_std": 0.1, "temperature": 2.0}, "temperature: 2.0 .*TD3Policy"),
+        (
+            lambda: model_of(DQN, choosing(spaces.Discrete(4))()),
+            {"fixed_std": 0.1, "temperature": 2.0},
+            "fixed_std: 0.1 .*DQNPolicy",
+        ),
+        (lambda: model_of(TD3), {"temperature": 2.0}, "temperature: 2.0 .*TD3Policy"),
+    ],
+)
+def test_option_for_other_policies_is_refused(model, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        likelihood_of(model().policy, -5.0, **options)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+def test_gaussian_around_the_mode_of_discrete_actions_is_refused(algorithm):
+    policy = model_of(algorithm, choosing(spaces.Discrete(4))()).policy
+    with pytest.raises(TypeError, match=rf"^fixed_std: 0\.5 .*{type(policy).__name__}"):
+        gaussian_around_mode(policy, std=0.5)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C, TRPO, SAC, TQC, CrossQ])
+def test_only_the_parameters_of_the_actor_are_trainable(algorithm):
     policy = model_of(algorithm).policy.eval()
-    actions = torch.randn((7, ACTIONS))
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    _, expected, _ = policy.evaluate_actions(observations, actions)
-    params = likelihood.params(policy, observations)
-    torch.testing.assert_close(likelihood.log_prob(params, likelihood.encode(actions)), expected)
-
-
-@pytest.mark.parametrize("algorithm", SQUASHED)
-def test_squashed_gaussian_scores_as_sb3_does(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
-    mean, log_std, _ = policy.actor.get_action_dist_params(observations)
-    squashed, expected = policy.actor.action_dist.log_prob_from_params(mean, log_std)
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    # What the data hold: actions in the environment's box.
-    actions = torch.as_tensor(policy.unscale_action(squashed.detach().numpy()))
-    scores = likelihood.log_prob(likelihood.params(policy, observations), likelihood.encode(actions))
-    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("algorithm", DIAGONAL + SQUASHED)
-def test_samples_have_the_moments_of_the_policy(algorithm):
-    policy = model_of(algorithm).policy.eval()
-    observation = torch.randn(1, OBSERVATIONS).expand(20_000, -1)
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    with torch.no_grad():
-        params = likelihood.params(policy, observation)
-        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
-    mean, log_std = params[0].chunk(2)
-    torch.testing.assert_close(samples.mean(0), mean, rtol=0, atol=0.03)
-    torch.testing.assert_close(samples.std(0), log_std.exp(), rtol=0.03, atol=0)
-
-
-@pytest.mark.parametrize("algorithm", DIAGONAL + SQUASHED)
-def test_the_mean_gradient_of_the_log_prob_of_samples_vanishes(algorithm):
-    """E[∇ log π(a')] = 0: what the gradient identity of the objective stands on."""
-    policy = model_of(algorithm).policy.eval()
-    observation = torch.randn(1, OBSERVATIONS).expand(50_000, -1)
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    params = likelihood.params(policy, observation).detach().requires_grad_()
-    samples = likelihood.sample(params.detach(), torch.Generator().manual_seed(0))
-    [gradient] = torch.autograd.grad(likelihood.log_prob(params, samples).sum(), params)
-    standard_error = gradient.std(0) / len(gradient) ** 0.5
-    assert (gradient.mean(0).abs() < 5 * standard_error).all()
-
-
-def test_leading_dimensions_broadcast(observations):
-    policy = model_of(PPO).policy
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    params, actions = likelihood.params(policy, observations), torch.randn((2, 7, ACTIONS))
-    scores = likelihood.log_prob(params, actions)
-    assert scores.shape == (2, 7)
-    torch.testing.assert_close(scores[1], likelihood.log_prob(params, actions[1]))
-
-
-@pytest.mark.parametrize("algorithm", SQUASHED)
-def test_actions_on_and_past_the_bound_have_a_finite_score(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    low, high = (torch.as_tensor(bound).expand(7, -1) for bound in (policy.action_space.low, policy.action_space.high))
-    params = likelihood.params(policy, observations)
-    for actions in (low, high, high + 1e-6):
-        encoded = likelihood.encode(actions)
-        assert torch.isfinite(encoded).all()
-        assert (encoded.abs() <= np.arctanh(1 - ACTION_MARGIN) + 1e-2).all()
-        scores = likelihood.log_prob(params, encoded)
-        gradients = torch.autograd.grad(scores.sum(), list(policy.actor.parameters()), retain_graph=True)
-        assert torch.isfinite(scores).all()
-        assert all(torch.isfinite(gradient).all() for gradient in gradients)
-
-
-def test_a_saturated_sample_keeps_its_log_prob():
-    """Samples stay before tanh: the way through tanh and atanh would lose half of it."""
-    policy = model_of(SAC).policy
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    params = torch.tensor([[9.0] * ACTIONS + [-2.0] * ACTIONS])
-    sample = likelihood.sample(params, torch.Generator().manual_seed(0))
-    normal = torch.distributions.Normal(params[:, :ACTIONS], params[:, ACTIONS:].exp())
-    jacobian = torch.log(1 - torch.tanh(sample) ** 2 + 1e-6).sum(1)
-    torch.testing.assert_close(likelihood.log_prob(params, sample), normal.log_prob(sample).sum(1) - jacobian)
-
-
-@pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_log_std_has_a_floor(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
-    with torch.no_grad():
-        if algorithm is PPO:
-            policy.log_std.fill_(-30.0)
-        else:
-            policy.actor.log_std.bias.fill_(-30.0)
-    params = likelihood_of(policy, log_std_min=-4.0).params(policy, observations)
-    assert (params[:, ACTIONS:] == -4.0).all()
-
-
-@pytest.mark.parametrize("algorithm", DIAGONAL + SQUASHED)
-def test_only_the_actor_is_trained(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
-    trained = trainable_parameters(policy, likelihood_of(policy, -5.0), observations)
-    names = {name for name, parameter in policy.named_parameters() if any(parameter is other for other in trained)}
-    if algorithm in DIAGONAL:
+    trainable = trainable_parameters(policy, likelihood_of(policy, -5.0), torch.randn(7, OBSERVATIONS))
+    names = {name for name, parameter in policy.named_parameters() if any(parameter is other for other in trainable)}
+    if algorithm in (PPO, A2C, TRPO):
         expected = {name for name in dict(policy.named_parameters()) if "value" not in name}
     else:
         expected = {name for name in dict(policy.named_parameters()) if name.startswith("actor.")}
     assert names == expected
 
 
-@pytest.mark.parametrize("use_expln", [False, True])
-@pytest.mark.parametrize("full_std", [False, True])
-@pytest.mark.parametrize("squash", [False, True])
-def test_gsde_of_ppo_scores_as_sb3_does(observations, use_expln, full_std, squash):
-    options = {"use_expln": use_expln, "full_std": full_std, "squash_output": squash}
-    policy = model_of(PPO, use_sde=True, policy_kwargs={"net_arch": [16], **options}).policy.eval()
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    dist = policy.get_distribution(observations)
-    inside = 0.9 * torch.tanh(torch.randn((7, ACTIONS)))
-    expected = dist.log_prob(inside)
-    actions = torch.as_tensor(policy.unscale_action(inside.numpy())) if squash else inside
-    scores = likelihood.log_prob(likelihood.params(policy, observations), likelihood.encode(actions))
-    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_gsde_of_sac_scores_as_sb3_does(observations):
-    policy = model_of(SAC, use_sde=True).policy.eval()
-    mean, log_std, latent = policy.actor.get_action_dist_params(observations)
-    squashed, expected = policy.actor.action_dist.log_prob_from_params(mean, log_std, **latent)
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    actions = torch.as_tensor(policy.unscale_action(squashed.detach().numpy()))
-    scores = likelihood.log_prob(likelihood.params(policy, observations), likelihood.encode(actions))
-    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
-
-
-def test_equal_states_get_different_samples_with_gsde():
-    policy = model_of(PPO, use_sde=True).policy.eval()
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    with torch.no_grad():
-        params = likelihood.params(policy, torch.ones(100, OBSERVATIONS))
-        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
-    assert len(samples.unique(dim=0)) == 100
-
-
-DISCRETE = {
-    "categorical": spaces.Discrete(4),
-    "multi-categorical": spaces.MultiDiscrete([3, 2, 4]),
-    "Bernoulli": spaces.MultiBinary(3),
-}
-
-
-@pytest.mark.parametrize("space", DISCRETE.values(), ids=DISCRETE)
-def test_discrete_policies_score_as_sb3_does(space, observations):
-    policy = model_of(PPO, choosing(space)()).policy.eval()
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    actions = np.stack([space.sample() for _ in range(7)])
-    given = torch.as_tensor(actions).to(torch.float if isinstance(space, spaces.MultiBinary) else torch.long)
-    _, expected, _ = policy.evaluate_actions(observations, given)
-    params = likelihood.params(policy, observations)
-    torch.testing.assert_close(likelihood.log_prob(params, likelihood.encode(torch.as_tensor(actions))), expected)
-
-
-@pytest.mark.parametrize("space", DISCRETE.values(), ids=DISCRETE)
-def test_discrete_samples_come_with_their_probability(space):
-    policy = model_of(PPO, choosing(space)()).policy.eval()
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    with torch.no_grad():
-        for parameter in policy.action_net.parameters():
-            parameter.mul_(50)  # far from uniform
-        params = likelihood.params(policy, torch.ones(40_000, OBSERVATIONS))
-        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
-        kinds, counts = samples.unique(dim=0, return_counts=True)
-        probabilities = likelihood.log_prob(params[: len(kinds)], kinds).exp()
-    torch.testing.assert_close(counts / 40_000, probabilities, rtol=0, atol=0.01)
-    assert probabilities.sum() > 0.99
-
-
-def test_a_column_of_discrete_actions_does_not_broadcast(observations):
-    policy = model_of(PPO, choosing(spaces.Discrete(4))()).policy.eval()
-    likelihood = likelihood_of(policy, log_std_min=-5.0)
-    params = likelihood.params(policy, observations)
-    assert likelihood.log_prob(params, likelihood.encode(torch.zeros(7, 1))).shape == (7,)
-    both = torch.stack((likelihood.encode(torch.zeros(7)), likelihood.encode(torch.ones(7))))
-    assert likelihood.log_prob(params, both).shape == (2, 7)
+def test_looking_for_trainable_parameters_keeps_the_random_state():
+    policy, observations = model_of(PPO).policy.eval(), torch.randn(7, OBSERVATIONS)
+    before = torch.get_rng_state()
+    trainable_parameters(policy, likelihood_of(policy, -5.0), observations)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(
-    ("model", "reason"),
+    ("model", "kind"),
     [
-        (lambda: model_of(TD3), "deterministic"),
-        (lambda: DQN("MlpPolicy", "CartPole-v1", device="cpu"), "values of actions"),
-        (lambda: QRDQN("MlpPolicy", "CartPole-v1", device="cpu"), "values of actions"),
-        (lambda: model_of(PPO, choosing(spaces.Discrete(4, start=2))()), "its actions start at 2"),
-        (lambda: ARS("LinearPolicy", "Pendulum-v1", device="cpu"), "has no likelihood"),
+        (lambda: model_of(SAC), torch.Tensor),
+        (lambda: model_of(MaskablePPO, masked(spaces.MultiDiscrete([3, 2]))()), MaskedInputs),
+        (lambda: RecurrentPPO("MlpLstmPolicy", Anything(), seed=0, device="cpu"), SequenceInputs),
     ],
+    ids=["observations", "masks", "sequences"],
 )
-def test_a_policy_without_a_likelihood_is_refused_with_the_reason(model, reason):
-    with pytest.raises(TypeError, match=reason):
-        likelihood_of(model().policy, log_std_min=-5.0)
-
-
-def test_a_plain_module_is_refused():
-    with pytest.raises(TypeError, match="Linear has no likelihood"):
-        likelihood_of(torch.nn.Linear(2, 2), log_std_min=-5.0)
-
-
-class Matrix(Anything):
-    """Actions are a matrix."""
-
-    action_space = spaces.Box(
-        np.array([[-1.5, -0.5], [0.0, 1.0]], np.float32), np.array([[1.5, 2.5], [3.0, 4.0]], np.float32)
-    )
-
-
-@pytest.mark.parametrize("algorithm", [PPO, SAC, TD3])
-def test_actions_of_any_numbers_and_shape_are_encoded_as_rows(algorithm):
-    """Integers are actions too: the bounds must not be rounded to their kind."""
-    options = {} if algorithm is PPO else {"buffer_size": 10}
-    policy = model_of(algorithm, Matrix(), **options).policy.eval()
-    likelihood = likelihood_of(policy, -5.0, fixed_std=0.1 if algorithm is TD3 else None)
-    actions = np.array([[[1, 2], [1, 2]], [[-1, 0], [2, 3]]])
-    scaled = actions if algorithm is PPO else policy.scale_action(actions)
-    expected = (np.arctanh(scaled) if algorithm is SAC else scaled).reshape(2, 4)
-    for given in (actions, actions.astype(np.float32), actions.astype(np.int32)):
-        encoded = likelihood.encode(torch.as_tensor(given))
-        assert encoded.dtype == torch.float32
-        np.testing.assert_allclose(encoded.numpy(), expected, rtol=1e-5)
-    with torch.no_grad():
-        params = likelihood.params(policy, torch.randn(2, OBSERVATIONS))
-        sample = likelihood.sample(params, torch.Generator().manual_seed(0))
-    assert sample.shape == encoded.shape
-    assert likelihood.log_prob(params, torch.stack((encoded, sample))).shape == (2, 2)
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "message"),
-    [
-        (
-            lambda: model_of(PPO),
-            {"fixed_std": 0.1},
-            "fixed_std: 0.1 was given for ActorCriticPolicy; it is for TD3 and",
-        ),
-        (
-            lambda: model_of(SAC),
-            {"temperature": 2.0},
-            "temperature: 2.0 was given for SACPolicy; it is for DQN and Q",
-        ),
-        (lambda: model_of(TD3), {"fixed_std": 0.1, "temperature": 2.0}, "temperature: 2.0 was given for TD3Policy"),
-        (
-            lambda: model_of(DQN, choosing(spaces.Discrete(4))()),
-            {"fixed_std": 0.1, "temperature": 2.0},
-            "fixed_std: 0.1 was given for DQNPolicy",
-        ),
-        (lambda: model_of(TD3), {"temperature": 2.0}, "temperature: 2.0 was given for TD3Policy"),
-    ],
-)
-def test_an_option_for_other_policies_is_refused(model, options, message):
-    with pytest.raises(ValueError, match=f"^{message}"):
-        likelihood_of(model().policy, -5.0, **options)
-
-
-def test_the_option_that_a_policy_lacks_is_asked_for():
-    with pytest.raises(TypeError, match=r"TD3Policy \(TD3, DDPG\) is deterministic: .* Pass fixed_std=0\.1 to take it"):
-        likelihood_of(model_of(TD3).policy, -5.0)
-    with pytest.raises(
-        TypeError, match=r"DQNPolicy \(DQN, QR-DQN\) gives values of actions.* Pass temperature=1\.0 to"
-    ):
-        likelihood_of(model_of(DQN, choosing(spaces.Discrete(4))()).policy, -5.0)
-
-
-@pytest.mark.parametrize("algorithm", [TD3, DDPG])
-def test_a_deterministic_actor_is_scored_as_a_gaussian_around_its_action(algorithm, observations):
-    """In units of actions scaled to [-1, 1]; the density by scipy."""
-    policy = model_of(algorithm, buffer_size=10).policy.eval()
-    likelihood = likelihood_of(policy, -5.0, fixed_std=0.2)
-    with torch.no_grad():
-        params = likelihood.params(policy, observations)
-    actions = np.random.default_rng(0).uniform(policy.action_space.low, policy.action_space.high, (7, ACTIONS))
-    mean = policy.scale_action(policy.predict(observations.numpy(), deterministic=True)[0])
-    expected = norm.logpdf(policy.scale_action(actions), mean, 0.2).sum(axis=1)
-    found = likelihood.log_prob(params, likelihood.encode(torch.as_tensor(actions.astype(np.float32))))
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3)
-
-
-# A Gaussian of fixed standard deviation around the mode
-
-
-@pytest.mark.parametrize("algorithm", [PPO, A2C, SAC, TQC, CrossQ, TD3, DDPG])
-def test_around_the_mode_scores_are_squared_errors_of_the_action_that_is_taken(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
-    likelihood = gaussian_around_mode(policy, std=0.5)
-    params = likelihood.params(policy, observations)
-    taken, _ = policy.predict(observations.numpy(), deterministic=True)
-    low, high = Anything.action_space.low, Anything.action_space.high
-    scaled = 2 * (taken - low) / (high - low) - 1
-    # PPO and A2C clip the action that they take.
-    np.testing.assert_allclose(params.detach().numpy().clip(-1, 1), scaled, atol=1e-5)
-    actions = Anything.action_space.sample()[None]
-    errors = (2 * (actions - low) / (high - low) - 1 - params.detach().numpy()) ** 2
-    scores = likelihood.log_prob(params, likelihood.encode(torch.as_tensor(actions)))
-    np.testing.assert_allclose(scores.detach(), -errors.sum(-1) / (2 * 0.5**2), rtol=1e-4, atol=1e-5)
-
-
-def test_around_the_mode_samples_have_the_fixed_standard_deviation():
-    policy = model_of(SAC).policy.eval()
-    likelihood = gaussian_around_mode(policy, std=0.5)
-    with torch.no_grad():
-        params = likelihood.params(policy, torch.zeros(1, OBSERVATIONS)).expand(20_000, -1)
-        samples = likelihood.sample(params, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(samples.mean(0), params[0], rtol=0, atol=0.02)
-    torch.testing.assert_close(samples.std(0), torch.full((ACTIONS,), 0.5), rtol=0.03, atol=0)
-
-
-@pytest.mark.parametrize("algorithm", [PPO, DQN])
-def test_around_the_mode_there_is_nothing_of_discrete_actions(algorithm):
-    policy = model_of(algorithm, choosing(spaces.Discrete(4))()).policy
-    with pytest.raises(TypeError, match=r"fixed_std: 0\.5 was given for .*there is no mean action.*fixed_std=None"):
-        gaussian_around_mode(policy, std=0.5)
+def test_example_inputs_are_of_the_kind_that_the_likelihood_needs(model, kind):
+    policy = model().policy
+    likelihood = likelihood_of(policy, -5.0)
+    inputs = example_inputs(policy, likelihood, torch.randn(2, OBSERVATIONS))
+    assert isinstance(inputs, kind)
+    params = likelihood.params(policy, inputs)
+    assert len(params) == 2
+    assert torch.isfinite(params).all()
+    if kind is MaskedInputs:
+        assert inputs.action_masks.shape == (2, 5)
+        assert inputs.action_masks.all()

@@ -1,4 +1,4 @@
-"""Spaces from the text beside their pickle."""
+"""Spaces from the text next to their pickle."""
 
 import json
 
@@ -17,13 +17,13 @@ bounds = st.lists(st.tuples(finite, finite).filter(lambda pair: pair[0] < pair[1
 
 @settings(deadline=None)
 @given(bounds, st.sampled_from([np.float32, np.float64]))
-def test_a_box_is_read_from_its_text(pairs, dtype):
+def test_box_is_read_from_its_text(pairs, dtype):
     low, high = np.array(pairs, dtype).T
     space = spaces.Box(low, high, dtype=dtype)
     read = read_space(json.loads(data_to_json({"space": space}))["space"])
     assert read.shape == space.shape
     assert read.dtype == space.dtype
-    # NumPy writes eight digits.
+    # The text has eight digits of each number.
     np.testing.assert_allclose(read.low, low, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(read.high, high, rtol=1e-6, atol=1e-6)
 
@@ -60,7 +60,7 @@ def test_spaces_are_read_from_their_text(space):
     ],
     ids=["start", "matrix", "long", "tuple", "dict of bits", "long part of a dict"],
 )
-def test_a_space_whose_text_does_not_tell_it_is_not_guessed(space):
+def test_space_with_incomplete_text_is_not_guessed(space):
     assert read_space(json.loads(data_to_json({"space": space}))["space"]) is None
 
 
@@ -75,13 +75,13 @@ def test_a_space_whose_text_does_not_tell_it_is_not_guessed(space):
     ],
     ids=str,
 )
-def test_a_dict_of_spaces_is_read_or_left_alone(space):
+def test_dict_of_spaces_is_read_unless_a_key_has_a_quote(space):
     read = read_space(json.loads(data_to_json({"space": space}))["space"])
     assert read == (None if "it's" in space.spaces else space)
 
 
-def test_an_image_space_that_was_never_printed_is_read():
-    """Then gymnasium has not noted its bounds in short, and NumPy leaves most of them out of the text."""
+def test_image_space_without_cached_text_of_its_bounds_is_read():
+    """gymnasium caches it when the space is printed. Without it, NumPy's abbreviated text is the only one."""
     field = json.loads(data_to_json({"space": spaces.Box(0, 255, (3, 84, 84), np.uint8)}))["space"]
     assert field["low_repr"] is None
     assert read_space(field) == spaces.Box(0, 255, (3, 84, 84), np.uint8)

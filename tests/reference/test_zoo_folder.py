@@ -1,4 +1,4 @@
-"""RL Zoo's folders: what is found beside a zip."""
+"""RL Zoo's folders: the zip and its sidecar files."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def zoo_folder(root: Path, config: str = "normalize: true\n", pickle: bool = Tru
 
 
 @pytest.mark.parametrize("source", ["ppo/Env-v1_1", "ppo/Env-v1", "ppo/Env-v1_1/Env-v1", "ppo/Env-v1_1/Env-v1.zip"])
-def test_a_folder_of_rl_zoo_is_found(tmp_path, source):
+def test_folder_of_rl_zoo_is_found(tmp_path, source):
     folder = zoo_folder(tmp_path)
     found = find_checkpoint(tmp_path / source)
     assert found.zip_path == folder / "Env-v1.zip"
@@ -30,20 +30,20 @@ def test_a_folder_of_rl_zoo_is_found(tmp_path, source):
     assert found.normalizes_observations
 
 
-def test_the_best_model_has_the_same_sidecars(tmp_path):
+def test_best_model_has_the_same_sidecars(tmp_path):
     folder = zoo_folder(tmp_path)
     found = find_checkpoint(folder / "best_model.zip")
     assert found.normalizer_path == folder / "Env-v1" / "vecnormalize.pkl"
 
 
 @pytest.mark.parametrize(("source", "algo"), [("ppo/Env-v1", None), ("Env-v1", "ppo"), ("ppo/Env-v1_1", "ppo")])
-def test_names_are_looked_up_in_rl_trained_agents(tmp_path, monkeypatch, source, algo):
+def test_name_is_found_in_rl_trained_agents(tmp_path, monkeypatch, source, algo):
     folder = zoo_folder(tmp_path)
     monkeypatch.setenv("RL_TRAINED_AGENTS", str(tmp_path))
     assert find_checkpoint(source, algo).zip_path == folder / "Env-v1.zip"
 
 
-def test_the_hub_s_layout_is_found(tmp_path):
+def test_layout_of_the_hub_is_found(tmp_path):
     for name in ("ppo-Env-v1.zip", "vec_normalize.pkl"):
         (tmp_path / name).touch()
     (tmp_path / "config.yml").write_text("normalize: \"{'norm_obs': True, 'norm_reward': False}\"\n")
@@ -53,19 +53,19 @@ def test_the_hub_s_layout_is_found(tmp_path):
     assert found.normalizes_observations
 
 
-def test_nothing_there_says_where_it_looked(tmp_path, monkeypatch):
+def test_error_for_a_missing_checkpoint_lists_the_tried_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("RL_TRAINED_AGENTS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at ppo/Gone-v0. Looked at .*Gone-v0_1"):
+    with pytest.raises(FileNotFoundError, match=r"^policy: .*ppo/Gone-v0.*Gone-v0_1"):
         find_checkpoint("ppo/Gone-v0")
     monkeypatch.delenv("RL_TRAINED_AGENTS")
-    with pytest.raises(FileNotFoundError, match="RL_TRAINED_AGENTS is not set"):
+    with pytest.raises(FileNotFoundError, match=r"^policy: .*RL_TRAINED_AGENTS is not set"):
         find_checkpoint("ppo/Gone-v0")
 
 
-def test_several_zips_and_no_best_one_are_named(tmp_path):
+def test_error_for_several_zips_lists_them(tmp_path):
     for name in ("a.zip", "b.zip"):
         (tmp_path / name).touch()
-    with pytest.raises(FileNotFoundError, match=r"found: a\.zip, b\.zip.*Name the one"):
+    with pytest.raises(FileNotFoundError, match=r"^policy: .*found: a\.zip, b\.zip"):
         find_checkpoint(tmp_path)
 
 
@@ -77,7 +77,7 @@ ORDERED = """!!python/object/apply:collections.OrderedDict
 """
 
 
-def test_the_zoo_s_ordered_dicts_are_read_and_its_wrappers_applied(tmp_path):
+def test_ordered_dict_of_the_zoo_is_read(tmp_path):
     zoo_folder(tmp_path, ORDERED)
     [wrapper] = find_checkpoint(tmp_path / "ppo" / "Env-v1").env_wrappers()
     assert isinstance(wrapper(gym.make("Pendulum-v1")), TimeFeatureWrapper)
@@ -92,7 +92,7 @@ def test_the_zoo_s_ordered_dicts_are_read_and_its_wrappers_applied(tmp_path):
         ("normalize: false", 0),
     ],
 )
-def test_wrappers_are_written_in_several_ways(tmp_path, config, n_wrappers):
+def test_env_wrapper_is_read_as_text_mapping_or_list(tmp_path, config, n_wrappers):
     zoo_folder(tmp_path, config)
     found = find_checkpoint(tmp_path / "ppo" / "Env-v1")
     assert len(found.env_wrappers()) == n_wrappers
@@ -103,30 +103,30 @@ def test_wrappers_are_written_in_several_ways(tmp_path, config, n_wrappers):
         assert env._max_steps == 7
 
 
-def test_a_wrapper_of_another_module_needs_trust(tmp_path):
+def test_wrapper_of_another_module_needs_trust(tmp_path):
     zoo_folder(tmp_path, "env_wrapper: their_code.Wrapper")
     found = find_checkpoint(tmp_path / "ppo" / "Env-v1")
-    with pytest.raises(ValueError, match=r"their_code\.Wrapper.*trust=True"):
+    with pytest.raises(ValueError, match=r"Env-v1\.zip: .*their_code\.Wrapper"):
         found.env_wrappers()
     [wrapper] = found.env_wrappers(trust=True)
-    with pytest.raises(ImportError, match=r"their_code\.Wrapper is missing"):
+    with pytest.raises(ImportError, match=r"^their_code\.Wrapper"):
         wrapper(gym.make("Pendulum-v1"))
 
 
 @pytest.mark.parametrize(
     "config", ["frame_stack: 4", "vec_env_wrapper: stable_baselines3.common.vec_env.VecFrameStack"]
 )
-def test_what_is_not_applied_is_an_error(tmp_path, config):
+def test_unsupported_vec_env_wrapper_is_refused(tmp_path, config):
     zoo_folder(tmp_path, config)
-    with pytest.raises(ValueError, match="which is not applied here"):
+    with pytest.raises(ValueError, match=rf"Env-v1\.zip: .*{config.split(':')[0]}"):
         find_checkpoint(tmp_path / "ppo" / "Env-v1").env_wrappers()
 
 
 @pytest.mark.parametrize("config", ["!!python/object/apply:os.mkdir ['made']", "a: [", "- 1"])
-def test_a_configuration_that_is_not_plain_is_refused(tmp_path, config, monkeypatch):
+def test_configuration_that_is_not_plain_yaml_is_refused(tmp_path, config, monkeypatch):
     monkeypatch.chdir(tmp_path)
     zoo_folder(tmp_path, config)
-    with pytest.raises(ValueError, match=r"config\.yml"):
+    with pytest.raises(ValueError, match=r"config\.yml (cannot|contains)"):
         find_checkpoint(tmp_path / "ppo" / "Env-v1")
     assert not (tmp_path / "made").exists()
 
@@ -139,8 +139,8 @@ def test_a_configuration_that_is_not_plain_is_refused(tmp_path, config, monkeypa
         "stable_baselines3.common.logger.Logger",
     ],
 )
-def test_what_is_no_env_wrapper_is_not_called(tmp_path, path):
+def test_named_function_that_is_no_env_wrapper_is_not_called(tmp_path, path):
     zoo_folder(tmp_path, f"env_wrapper: {path}")
     [wrapper] = find_checkpoint(tmp_path / "ppo" / "Env-v1").env_wrappers()
-    with pytest.raises(ValueError, match=f"{path} is not an env wrapper"):
+    with pytest.raises(ValueError, match=f"^{path} "):
         wrapper(gym.make("Pendulum-v1"))
