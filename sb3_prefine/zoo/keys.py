@@ -95,9 +95,9 @@ def _check_data(hyperparams: Mapping[str, Any], command_line: Mapping[str, Any])
             )
         return dict(hyperparams)
     if files != ["preferred", "dispreferred"]:
-        found = f"{' and '.join(files)} alone" if "dataset" not in files else " and ".join(files)
+        found = " and ".join(files) if "dataset" in files else f"only {files[0]}" if files else "none of them"
         raise ValueError(
-            f"dataset, preferred, dispreferred: found {found if files else 'none of them'}. Pass either one file to "
+            f"dataset, preferred, dispreferred: found {found}. Pass either one file to "
             "select episodes from (-params \"dataset:'data.hdf5'\"), or the two sets (-params "
             "\"preferred:'good.hdf5'\" \"dispreferred:'bad.hdf5'\")."
         )
