@@ -52,10 +52,10 @@ def test_help_of_a_command_describes_all_options(call, command):
     printed, code = call(command, "--help")
     assert code == 0
     assert f"usage: sb3-prefine {command}" in printed.out
-    words = " ".join(printed.out.replace("│", " ").replace("|", " ").split())
+    shown = " ".join(printed.out.replace("│", " ").replace("|", " ").split())
     for name, text in described_options(COMMANDS[command]):
         assert text, f"{name} has no description"
-        assert text in words, f"the description of {name} is not shown"
+        assert text in shown, f"the description of {name} is not shown"
 
 
 def described_options(function):

@@ -29,7 +29,7 @@ def test_all_options_reach_from_costs(call, data, tmp_path):
 
 def test_several_files_are_one_dataset(call, two_sets, tmp_path):
     slow, fast = two_sets
-    assert re.match(r"cost_limit=90", call("split", slow, "--cost-limit", 90, "--out", tmp_path).error)
+    assert re.match(r"cost_limit\b.*\b90\b", call("split", slow, "--cost-limit", 90, "--out", tmp_path).error)
     arguments = ("split", slow, fast, "--cost-limit", 60, "--n-preferred", 3, "--n-dispreferred", 6)
     assert call(*arguments, "--out", tmp_path).code == 0
     preferred, dispreferred = written_sets(tmp_path)
@@ -50,19 +50,19 @@ def test_too_few_episodes_give_a_warning_in_one_line(call, data, tmp_path):
     outcome = call("split", data, "--cost-limit", 30, "--n-dispreferred", 4, "--out", tmp_path)
     assert outcome.code == 0
     [line] = outcome.err.splitlines()
-    assert line.startswith("sb3-prefine: warning: n_preferred=100: ")
+    assert re.match(r"sb3-prefine: warning: n_preferred\b.*100", line)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cost-limit", "-1"], "cost_limit=-1"),
-        (["--cost-limit", "0"], "cost_limit=0"),
-        (["--cost-limit", "30", "--n-preferred", "0"], "n_preferred=0"),
+        (["--cost-limit", "-1"], r"cost_limit\b.*-1"),
+        (["--cost-limit", "0"], r"cost_limit\b.*\b0\b"),
+        (["--cost-limit", "30", "--n-preferred", "0"], r"n_preferred\b.*0"),
     ],
 )
 def test_wrong_options_are_refused(call, data, tmp_path, options, message):
-    assert message in call("split", data, "--out", tmp_path / "new", *options).error
+    assert re.match(message, call("split", data, "--out", tmp_path / "new", *options).error)
     assert not (tmp_path / "new").exists()
 
 

@@ -57,18 +57,8 @@ def enjoy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs ``python -m sb3_prefine.zoo.enjoy`` in this process."""
 
     def run(*arguments: str) -> None:
-        args = [
-            "--algo",
-            "prefine",
-            "--env",
-            ENV_ID,
-            "-f",
-            str(tmp_path / "logs"),
-            "--device",
-            "cpu",
-            "--no-render",
-        ]
-        monkeypatch.setattr(sys, "argv", ["enjoy", *defaults, *arguments])
+        defaults = ["--algo", "prefine", "--env", ENV_ID, "-f", str(tmp_path / "logs"), "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["enjoy", *defaults, "--no-render", *arguments])
         zoo_enjoy.main()
 
     return run

@@ -57,7 +57,7 @@ def test_selection_keys_for_two_given_sets_are_refused():
 # Accepted keys
 
 
-def test_selection_of_the_file_is_dropped_for_two_sets_of_the_command_line():
+def test_selection_of_the_file_is_dropped_for_two_given_sets():
     command_line = {key: TWO_SETS[key] for key in ("pretrained", "preferred", "dispreferred")}
     hyperparams = {"beta": 0.2, **dict.fromkeys(SELECTION_KEYS, 1), **TWO_SETS}
     assert check_keys(hyperparams, command_line, "") == {"beta": 0.2, **TWO_SETS}
