@@ -1,12 +1,12 @@
 """
-Makes what `sb3-prefine demo` ships with, from nothing: a reference policy that breaks a speed limit, and the preferred
-and dispreferred episodes. 20 minutes on one core:
+Make the files of `sb3-prefine demo`: a policy that breaks a speed limit, and preferred and dispreferred episodes.
 
-    python examples/make_demo_data.py
+    python examples/make_demo_data.py        # 20 minutes on one core
 
 1. PPO with a small network trains on HalfCheetah for reward alone. Its return is high, and it is nearly always faster
    than 3.2096 m/s, the limit of Safety-Gymnasium's SafetyHalfCheetahVelocity-v1.
-2. Dispreferred: five of its own episodes. Preferred: slower gaits, the same policy with all its actions scaled down.
+2. The dispreferred data are five of its own episodes. The preferred data are episodes of slower gaits: of the same
+   policy with all its actions scaled down.
 """
 
 from pathlib import Path
@@ -27,12 +27,12 @@ ENV_ID = "SpeedLimitHalfCheetah-v0"
 COST_LIMIT = 25.0
 FOLDER = Path(sb3_prefine.__file__).parent / "cli" / "demo_data"
 TIMESTEPS = 1_000_000
-# Of the actions: just below the limit.
+# Factors on the actions, for speeds just below the limit.
 SCALES = (0.70, 0.72, 0.74)
 
 
 def train() -> None:
-    """PPO with observation normalisation, written in RL Zoo's layout."""
+    """Train PPO with normalised observations, and save it in RL Zoo's layout."""
     env = VecNormalize(make_vec_env(ENV_ID, n_envs=8, seed=0), gamma=0.98)
     model = PPO(
         "MlpPolicy",
@@ -63,8 +63,8 @@ def train() -> None:
     (FOLDER / "reference" / "config.yml").write_text("normalize: true\n")
 
 
-def choose() -> None:
-    """The episodes that somebody calls good and bad."""
+def choose_episodes() -> None:
+    """Record the episodes of the policy and of the slower gaits, and choose the preferred ones."""
     reference = load_reference(FOLDER / "reference.zip")
     dispreferred = collect(reference, ENV_ID, n_episodes=5, n_envs=5, seed=1)
     gaits = Trajectories.concatenate(
@@ -91,4 +91,4 @@ def choose() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     train()
-    choose()
+    choose_episodes()

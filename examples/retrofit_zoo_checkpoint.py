@@ -1,14 +1,15 @@
 """
-Makes real checkpoints of RL Zoo keep a speed limit: HalfCheetah, trained by PPO, SAC and A2C.
+Make real checkpoints of RL Zoo keep a speed limit: HalfCheetah agents that were trained with PPO, SAC and A2C.
 
-RL_TRAINED_AGENTS names the folder of a clone of https://github.com/DLR-RM/rl-trained-agents.
+The environment variable RL_TRAINED_AGENTS must name a clone of https://github.com/DLR-RM/rl-trained-agents.
 
     python examples/retrofit_zoo_checkpoint.py                 # all three
     python examples/retrofit_zoo_checkpoint.py sac             # one of them
 
-Preferred data: slower gaits, made by scaling down all actions of the PPO agent. They serve all three checkpoints, since
-what is learnt from are states and actions, whoever acted. Dispreferred: the checkpoint's own rollouts, nearly always
-faster than 3.2096 m/s (Safety-Gymnasium's SafetyHalfCheetahVelocity-v1).
+The preferred data are slower gaits: episodes of the PPO agent with all its actions scaled down. All three checkpoints
+learn from them, because PREFINE needs only states and actions, and another policy may have chosen the actions. The
+dispreferred data are the checkpoint's own rollouts, which are nearly always faster than the limit of 3.2096 m/s
+(Safety-Gymnasium's SafetyHalfCheetahVelocity-v1).
 """
 
 import platform
@@ -37,17 +38,24 @@ from sb3_prefine import (
 ENV_ID = "SafetyHalfCheetahVelocity-v1"
 COST_LIMIT = 25.0
 SCALES = (0.64, 0.66, 0.68, 0.70)
-# Learning rate and gradient steps. The A2C checkpoint needs more of both: it runs bang-bang, with means of ±12 where an
-# action has ±1 and 95% of its last hidden units saturated, so that little gradient comes through at first.
+# Learning rate and number of gradient steps. The A2C checkpoint needs more of both: it chooses extreme actions, with
+# means of ±12 for actions within ±1, and 95% of its last hidden units are saturated, so little gradient passes through
+# them at first.
 TRAINING = {"ppo": (1e-3, 2_000), "sac": (3e-4, 2_000), "a2c": (3e-3, 8_000)}
-
-
 SEEDS = (0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
 class Retrofit:
-    """What came out for one checkpoint: one evaluation and one training time a seed."""
+    """
+    Results for one checkpoint.
+
+    :param algo: Algorithm that trained the checkpoint.
+    :param before: Evaluation of the checkpoint.
+    :param data: The preferred data.
+    :param after: Evaluation of the fine-tuned policy, for each seed.
+    :param seconds: Training time for each seed.
+    """
 
     algo: str
     before: Evaluation
@@ -56,14 +64,14 @@ class Retrofit:
     seconds: list[float]
 
     @property
-    def reached(self) -> int:
-        """Seeds with a cost within the limit and 95% of the preferred data's mean return."""
-        wanted = 0.95 * self.data.episode_returns.mean()
-        return sum(e.mean_cost <= COST_LIMIT and e.mean_reward >= wanted for e in self.after)
+    def n_reached(self) -> int:
+        """Number of seeds with a cost within the limit and 95% of the preferred data's mean return."""
+        target = 0.95 * self.data.episode_returns.mean()
+        return sum(e.mean_cost <= COST_LIMIT and e.mean_reward >= target for e in self.after)
 
 
 def slower_gaits(episodes: int) -> Trajectories:
-    """Episodes of the PPO agent with its actions scaled down, some of each scale."""
+    """Record episodes of the PPO agent with its actions scaled down: ``episodes`` with each scale."""
     agent = load_reference("ppo/HalfCheetah-v3")
     return Trajectories.concatenate(
         [
@@ -76,7 +84,7 @@ def slower_gaits(episodes: int) -> Trajectories:
 def retrofit(
     algo: str, gaits: Trajectories, seeds: tuple[int, ...] = SEEDS, steps: int | None = None, episodes: int = 20
 ) -> Retrofit:
-    """Fine-tune one checkpoint, once a seed, and evaluate it before and after."""
+    """Fine-tune one checkpoint once for each seed, and evaluate it before and after."""
     reference = load_reference(f"{algo}/HalfCheetah-v3")
     own = collect(reference, ENV_ID, n_episodes=20, n_envs=10, seed=2)
     preferences = PreferenceBuffer.from_costs(
@@ -98,7 +106,7 @@ def retrofit(
 
 
 def markdown(results: list[Retrofit]) -> str:
-    """The README's table."""
+    """The table of README.md."""
     rows = [
         "| checkpoint | reference: reward / cost | preferred data | PREFINE: reward (lowest to highest seed) | cost "
         "| of the data's return | cost and return reached | training |",
@@ -111,7 +119,7 @@ def markdown(results: list[Retrofit]) -> str:
             f"| {r.data.episode_returns.mean():,.0f} / {r.data.episode_costs.mean():.1f} "
             f"| {mean(rewards):,.0f} ({min(rewards):,.0f} to {max(rewards):,.0f}) "
             f"| {mean(costs):.1f} ({min(costs):.1f} to {max(costs):.1f}) "
-            f"| {mean(rewards) / r.data.episode_returns.mean():.1%} | {r.reached} of {len(r.after)} seeds "
+            f"| {mean(rewards) / r.data.episode_returns.mean():.1%} | {r.n_reached} of {len(r.after)} seeds "
             f"| {TRAINING[r.algo][1]:,} steps, {mean(r.seconds):.0f} s |"
         )
     versions = (

@@ -1,4 +1,4 @@
-"""The examples run, and reach what the README and docs/policies.md say."""
+"""The examples run, and reach the results of README.md and docs/policies.md."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from examples import go_on_with_rl, make_demo_data, mixture_policy, retrofit_zoo_checkpoint
+from examples import continue_with_rl, make_demo_data, mixture_policy, retrofit_zoo_checkpoint
 from sb3_prefine import PREFINE, Trajectories, load_reference
 from tests.worlds import Anything, model_of, preferences
 
@@ -21,21 +21,21 @@ ACTOR = ("mlp_extractor.policy_net.", "action_net.", "log_std")
 CRITIC = ("mlp_extractor.value_net.", "value_net.")
 
 
-def test_the_sac_checkpoint_of_the_zoo_becomes_safe(zoo, tmp_path, monkeypatch):
+def test_sac_checkpoint_of_the_zoo_becomes_safe(zoo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = retrofit_zoo_checkpoint.retrofit("sac", retrofit_zoo_checkpoint.slower_gaits(episodes=10), seeds=(0,))
     assert result.before.mean_cost > 900
     [after] = result.after
     assert after.mean_cost <= retrofit_zoo_checkpoint.COST_LIMIT
     assert after.mean_reward >= 0.95 * result.data.episode_returns.mean()
-    assert result.reached == 1
+    assert result.n_reached == 1
     assert (tmp_path / "runs" / "sac-HalfCheetah-safe-0.zip").is_file()
     table = retrofit_zoo_checkpoint.markdown([result])
     assert f"| SAC | {result.before.mean_reward:,.0f} / {result.before.mean_cost:.0f} |" in table
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
-def test_the_other_checkpoints_go_the_same_way(zoo, tmp_path, monkeypatch, algo):
+def test_ppo_and_a2c_checkpoints_of_the_zoo_are_trained(zoo, tmp_path, monkeypatch, algo):
     monkeypatch.chdir(tmp_path)
     gaits = retrofit_zoo_checkpoint.slower_gaits(episodes=1)
     result = retrofit_zoo_checkpoint.retrofit(algo, gaits, seeds=(7,), steps=3, episodes=1)
@@ -43,32 +43,32 @@ def test_the_other_checkpoints_go_the_same_way(zoo, tmp_path, monkeypatch, algo)
     assert load_reference(tmp_path / "runs" / f"{algo}-HalfCheetah-safe-7.zip").algo == algo
 
 
-def test_the_demo_s_data_can_be_made_again(tmp_path, monkeypatch):
+def test_demo_data_can_be_made_again(tmp_path, monkeypatch):
     shipped = make_demo_data.FOLDER
     monkeypatch.setattr(make_demo_data, "FOLDER", tmp_path)
     monkeypatch.setattr(make_demo_data, "TIMESTEPS", 2_048)
     make_demo_data.train()
     assert load_reference(tmp_path / "reference.zip").normalizer is not None
 
-    # The episodes are chosen with the policy that ships: a fresh one of 2,048 steps cannot run yet.
+    # Record the episodes with the shipped policy, because a policy of 2,048 steps cannot run yet.
     (tmp_path / "reference" / "vecnormalize.pkl").write_bytes((shipped / "reference" / "vecnormalize.pkl").read_bytes())
     (tmp_path / "reference.zip").write_bytes((shipped / "reference.zip").read_bytes())
-    make_demo_data.choose()
+    make_demo_data.choose_episodes()
     for name in ("preferred", "dispreferred"):
         made, ships = (Trajectories.from_hdf5(folder / f"{name}.hdf5") for folder in (tmp_path, shipped))
         assert len(made) == len(ships)
-        # The median: processors round differently, and a rounding can decide whether one of the episodes is a fall.
+        # Compare medians, because processors round differently, and a rounding can make the cheetah fall.
         assert np.median(made.episode_returns) == pytest.approx(np.median(ships.episode_returns), rel=0.1)
         assert np.median(made.episode_costs) == pytest.approx(np.median(ships.episode_costs), abs=100)
 
 
-def test_a_mixture_learns_both_ways_around_and_a_gaussian_cannot(tmp_path, monkeypatch):
+def test_mixture_keeps_both_ways_and_a_gaussian_cannot(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before, after = mixture_policy.retrofit(n_components=3)
-    assert before.episode_costs.mean() == pytest.approx(20 / 3, abs=1)  # every third pole
+    assert before.episode_costs.mean() == pytest.approx(20 / 3, abs=1)  # hits every third pole
     assert after.episode_costs.mean() < 1
-    assert after.episode_returns.mean() == pytest.approx(20 * (1 - 0.4), abs=0.5)  # as the preferred
-    assert re.fullmatch(r"return [\d.]+, cost 0\.\d, [345]\d% on the left", mixture_policy.numbers(after))
+    assert after.episode_returns.mean() == pytest.approx(20 * (1 - 0.4), abs=0.5)  # like the preferred data
+    assert re.fullmatch(r"return [\d.]+, cost 0\.\d, [345]\d% on the left", mixture_policy.summary(after))
     assert (tmp_path / "runs" / "slalom-3.zip").is_file()
     _, after = mixture_policy.retrofit(n_components=1)
     assert after.episode_costs.mean() > 5
@@ -76,7 +76,7 @@ def test_a_mixture_learns_both_ways_around_and_a_gaussian_cannot(tmp_path, monke
 
 @pytest.fixture(scope="module")
 def mixture() -> tuple[mixture_policy.Mixture, torch.Tensor, MixtureSameFamily]:
-    """Three components over two actions, the parameters of four states, and torch's own mixtures of them."""
+    """A mixture of 3 components over 2 actions, its parameters in 4 states, and torch's distribution with them."""
     torch.manual_seed(0)
     box = spaces.Box(-1.0, 1.0, (2,), np.float32)
     policy = mixture_policy.Mixture(box, box, n_components=3)
@@ -86,13 +86,13 @@ def mixture() -> tuple[mixture_policy.Mixture, torch.Tensor, MixtureSameFamily]:
     return policy, params, MixtureSameFamily(Categorical(logits=logits), normals)
 
 
-def test_the_mixture_s_log_prob_is_torch_s(mixture):
+def test_mixture_log_prob_is_equal_to_torch(mixture):
     policy, params, expected = mixture
     actions = torch.randn(5, 4, 2)
     torch.testing.assert_close(policy.log_prob(params, actions), expected.log_prob(actions))
 
 
-def test_the_mixture_s_samples_are_of_its_components_by_their_weights(mixture):
+def test_mixture_samples_have_the_mean_and_variance_of_torch(mixture):
     policy, params, expected = mixture
     generator = torch.Generator().manual_seed(1)
     n = 20_000
@@ -105,7 +105,7 @@ def test_the_mixture_s_samples_are_of_its_components_by_their_weights(mixture):
     assert (policy.sample(params, None) != policy.sample(params, None)).all()
 
 
-def test_the_mixture_s_mode_is_the_mean_of_the_heaviest_component(mixture):
+def test_mixture_mode_is_the_mean_of_the_heaviest_component(mixture):
     policy, params, expected = mixture
     heaviest = expected.mixture_distribution.probs.argmax(dim=-1)
     for row, action in enumerate(policy.mode(params)):
@@ -113,16 +113,17 @@ def test_the_mixture_s_mode_is_the_mean_of_the_heaviest_component(mixture):
 
 
 def exported(tmp_path: Path) -> tuple[PPO, Path]:
-    """A PPO behind a normaliser, trained for 80 steps, and what PREFINE exported of it."""
+    """A PPO with a normaliser, trained for 80 steps, and the zip that PREFINE exported from it."""
     source = model_of(PPO, VecNormalize(make_vec_env(Anything, 2)), n_steps=20, batch_size=20, n_epochs=2).learn(80)
     return source, PREFINE(source, preferences(), seed=0, device="cpu").learn(20).export(tmp_path / "safe")
 
 
-def parts_that_changed(before: dict[str, torch.Tensor], model: PPO) -> set[str]:
+def changed_parameters(before: dict[str, torch.Tensor], model: PPO) -> set[str]:
+    """The names of the parameters that are not equal to the bit."""
     return {key for key, value in model.policy.state_dict().items() if not torch.equal(value, before[key])}
 
 
-def test_rl_goes_on_from_an_export_with_the_critic_of_before(tmp_path):
+def test_rl_continues_from_an_export_with_the_original_critic(tmp_path):
     source, path = exported(tmp_path)
     env = VecNormalize.load(str(tmp_path / "safe" / "vecnormalize.pkl"), make_vec_env(Anything, 3))
     model = PPO.load(path, env=env, device="cpu")
@@ -132,10 +133,10 @@ def test_rl_goes_on_from_an_export_with_the_critic_of_before(tmp_path):
     assert {key for key in weights if key.startswith(ACTOR)} | {
         key for key in weights if key.startswith(CRITIC)
     } == set(weights)
-    changed = parts_that_changed(weights, model)
-    assert changed == {key for key in weights if key.startswith(ACTOR)}  # not one bit of the critic
+    changed = changed_parameters(weights, model)
+    assert changed == {key for key in weights if key.startswith(ACTOR)}  # and the critic not by a bit
 
-    # As in a zip of PPO's own: the counters go on, and so does the optimizer.
+    # As with a zip of PPO itself, the counters and the optimizer continue.
     assert (model.num_timesteps, model._n_updates) == (80, 4)
     moments = model.policy.optimizer.state_dict()["state"], source.policy.optimizer.state_dict()["state"]
     assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[1])
@@ -148,55 +149,55 @@ def test_rl_goes_on_from_an_export_with_the_critic_of_before(tmp_path):
     model.learn(60)
     assert (model.num_timesteps, model._n_updates) == (60, 8)
     assert not any(episode in old_episodes for episode in model.ep_info_buffer)
-    assert parts_that_changed(weights, model) == set(weights)
+    assert changed_parameters(weights, model) == set(weights)
 
-    # The normaliser stays as it was exported until it is told otherwise.
+    # The normaliser stays as it was exported, until training is set.
     assert np.array_equal(env.obs_rms.mean, statistics)
     env.training = True
     model.learn(60)
     assert not np.array_equal(env.obs_rms.mean, statistics)
 
 
-def test_a_frozen_actor_keeps_every_bit_while_the_critic_learns(tmp_path):
+def test_frozen_actor_does_not_change_while_the_critic_learns(tmp_path):
     _, path = exported(tmp_path)
     env = VecNormalize.load(str(tmp_path / "safe" / "vecnormalize.pkl"), make_vec_env(Anything, 3))
     model = PPO.load(path, env=env, device="cpu")
     before = {key: value.clone() for key, value in model.policy.state_dict().items()}
-    go_on_with_rl.freeze_actor(model, True)
+    continue_with_rl.freeze_actor(model, True)
     model.learn(60)
-    assert parts_that_changed(before, model) == {key for key in before if key.startswith(CRITIC)}
-    go_on_with_rl.freeze_actor(model, False)
+    assert changed_parameters(before, model) == {key for key in before if key.startswith(CRITIC)}
+    continue_with_rl.freeze_actor(model, False)
     model.learn(60)
-    assert parts_that_changed(before, model) == set(before)
+    assert changed_parameters(before, model) == set(before)
 
 
-def test_the_demo_s_policy_goes_on_with_rl(tmp_path, monkeypatch):
-    monkeypatch.setattr(go_on_with_rl, "CRITIC_STEPS", 2_048)
-    path = go_on_with_rl.retrofit(tmp_path / "safe", steps=10)
-    way = go_on_with_rl.PENALTY, True
-    run = go_on_with_rl.go_on(path, *way, seed=0, steps=3 * 2_048)
+def test_rl_continues_with_the_policy_of_the_demo(tmp_path, monkeypatch):
+    monkeypatch.setattr(continue_with_rl, "CRITIC_STEPS", 2_048)
+    path = continue_with_rl.make_safe(tmp_path / "safe", steps=10)
+    setting = continue_with_rl.PENALTY, True
+    run = continue_with_rl.continue_training(path, *setting, seed=0, steps=3 * 2_048)
     assert len(run.rewards) == len(run.costs) == 3
     assert run.critic.explained_variance <= 1
-    assert run.critic.value > run.critic.earned  # a step of cost earns less than the old critic knows
-    row = go_on_with_rl.markdown({way: [run]}).splitlines()[-1]
+    assert run.critic.value > run.critic.earned  # the original critic does not know the penalty
+    row = continue_with_rl.markdown({setting: [run]}).splitlines()[-1]
     assert row.startswith(f"| reward - 5 cost | yes | {run.critic.explained_variance:.2f} |")
     assert row.endswith(f"| {run.rewards[-1]:,.0f} / {run.costs[-1]:.0f} |")
 
 
-def test_the_cost_is_in_the_reward():
-    env = go_on_with_rl.CostInReward(Anything(), penalty=5.0)
+def test_cost_is_subtracted_from_the_reward():
+    env = continue_with_rl.CostInReward(Anything(), penalty=5.0)
     env.reset(seed=0)
     assert env.step(np.array([1.0, 0.5, 0.0]))[1] == 1.5 - 5.0
     assert env.step(np.array([-1.0, 0.5, 0.0]))[1] == -0.5
 
 
-def test_the_table_in_the_docs_is_the_example_s():
-    assert go_on_with_rl.markdown({}) in PAGE
+def test_table_in_the_docs_has_the_rows_of_the_example():
+    assert continue_with_rl.markdown({}) in PAGE
     for penalty, critic_first in (
         (0.0, False),
         (0.0, True),
-        (go_on_with_rl.PENALTY, False),
-        (go_on_with_rl.PENALTY, True),
+        (continue_with_rl.PENALTY, False),
+        (continue_with_rl.PENALTY, True),
     ):
         start = f"| reward{f' - {penalty:g} cost' if penalty else ''} | {'yes' if critic_first else 'no'} |"
         assert f"\n{start}" in PAGE

@@ -1,8 +1,8 @@
 """
-Every snippet and command of the README and of docs/.
+All snippets and commands of README.md and docs/.
 
-A block of ``python`` or ``sh`` is run as it stands, one after the other in one folder. Of a block of ``bash``, whose
-commands install things or run these tests, each command is looked at by itself. ``text`` is what something printed.
+The blocks of ``python`` and ``sh`` run unchanged, one after the other in one folder. The commands in blocks of ``bash``
+install things or run these tests, so they are only checked one by one. Blocks of ``text`` show output.
 """
 
 import os
@@ -26,7 +26,7 @@ BALL_CIRCLE = dsrl.find_task("BallCircle")
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-# The addresses of a file in the repository: as a page, and as a picture.
+# The addresses of a file in the repository, as a page and as an image.
 IN_REPOSITORY = (
     r"^https://(github\.com/sb3-prefine/sb3-prefine/blob|raw\.githubusercontent\.com/sb3-prefine/sb3-prefine)/main/"
 )
@@ -37,14 +37,14 @@ def blocks(document: Path, kind: str) -> list[str]:
 
 
 def run_python(document: Path, names: dict[str, Any]) -> dict[str, Any]:
-    """Run the blocks of Python; ``names`` are those that its reader has. Returns them with those that were made."""
+    """Run the blocks of Python with the variables ``names``, and return all variables."""
     for block in blocks(document, "python"):
         exec(compile(block, str(document), "exec"), names)
     return names
 
 
 def run_shell(document: Path, folder: Path) -> str:
-    """Run the blocks of sh in bash, where the virtual environment is activated, and return what they printed."""
+    """Run the blocks of sh in bash, in the activated virtual environment, and return their output."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -58,7 +58,7 @@ def run_shell(document: Path, folder: Path) -> str:
 
 
 def commands() -> list[str]:
-    """Those in blocks of bash, and in the text between backticks."""
+    """The commands in blocks of bash, and in the text between backticks."""
     found: set[str] = set()
     for document in (README, *DOCS):
         for block in blocks(document, "bash"):
@@ -68,12 +68,12 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("document", [README, *DOCS], ids=lambda path: path.name)
-def test_every_block_is_of_a_kind_that_is_looked_at(document):
+def test_all_blocks_are_of_a_checked_kind(document):
     fences = re.findall(r"^\s*(?:```|~~~)", document.read_text(), flags=re.MULTILINE)
     assert len(fences) == 2 * sum(len(blocks(document, kind)) for kind in ("python", "sh", "bash", "text"))
 
 
-def test_the_python_of_the_readme_runs_as_it_stands(zoo, tmp_path, monkeypatch, capsys):
+def test_python_of_the_readme_runs_unchanged(zoo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     run_python(README, names)
@@ -83,15 +83,15 @@ def test_the_python_of_the_readme_runs_as_it_stands(zoo, tmp_path, monkeypatch, 
     assert names["path"].is_file()
 
 
-def test_the_shell_of_the_readme_runs_as_it_stands(zoo, tmp_path):
-    """The command line, and RL Zoo with the data that it wrote."""
+def test_shell_commands_of_the_readme_run_unchanged(zoo, tmp_path):
+    """They run the command line, and then RL Zoo with the data that it wrote."""
     printed = run_shell(README, tmp_path)
     (return_before, cost_before), (return_after, cost_after) = (
         _return_and_cost(printed, name) for name in ("ppo/HalfCheetah-v3", "safe.zip")
     )
-    shown = Trajectories.from_hdf5(tmp_path / "chosen" / "preferred.hdf5").episode_returns.mean()
+    data_return = Trajectories.from_hdf5(tmp_path / "chosen" / "preferred.hdf5").episode_returns.mean()
     assert cost_after <= 25 < 900 < cost_before
-    assert 0.8 * shown < return_after < return_before
+    assert 0.8 * data_return < return_after < return_before
     assert (tmp_path / "plane.png").read_bytes().startswith(b"\x89PNG")
 
     run = tmp_path / "logs" / "prefine" / "SpeedLimitHalfCheetah-v0_1"
@@ -101,21 +101,21 @@ def test_the_shell_of_the_readme_runs_as_it_stands(zoo, tmp_path):
     assert costs.min() <= 25
     assert (run / "best_model.zip").is_file()
     [played] = re.findall(r"^Mean reward: ([\d.]+)", printed, flags=re.MULTILINE)
-    assert float(played) > 0.8 * shown
+    assert float(played) > 0.8 * data_return
     [plotted] = pickle.loads((tmp_path / "costs.pkl").read_bytes())["SpeedLimitHalfCheetah"].values()
     np.testing.assert_allclose(plotted["mean"], costs)
 
 
 def _return_and_cost(printed: str, policy: str) -> tuple[float, float]:
-    """Of its row in the table of ``compare``."""
+    """The return and the cost of a policy in the table of ``compare``."""
     [row] = re.findall(rf"^ *({re.escape(policy)}  .*)$", printed, flags=re.MULTILINE)
     _, mean_return, _, mean_cost, *_ = re.split(" {2,}", row.strip())
     return float(mean_return.replace(",", "")), float(mean_cost.replace(",", ""))
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
-def test_the_blocks_of_the_docs_run_as_they_stand(document, zoo, tmp_path, monkeypatch):
-    """The pages speak of the reader's own model, data and environment: here they are small ones."""
+def test_blocks_of_the_docs_run_unchanged(document, zoo, tmp_path, monkeypatch):
+    """The pages use the reader's own model, data and environment. Here they are small ones."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
     good, bad = (trajectories_of(BALL_CIRCLE, cost) for cost in (0.0, 1.0))
@@ -136,7 +136,7 @@ def test_the_blocks_of_the_docs_run_as_they_stand(document, zoo, tmp_path, monke
 
 
 def trajectories_of(task: dsrl.Task, cost: float, n_episodes: int = 10, length: int = 50) -> Trajectories:
-    """Noise in the sizes of a task, every step of the same cost."""
+    """Random data with the sizes of a task, and the same cost in each step."""
     rng = np.random.default_rng(0)
     n = n_episodes * length
     observations, actions = (rng.uniform(-1, 1, (n, size)) for size in (task.observation_size, task.action_size))
@@ -147,10 +147,10 @@ def trajectories_of(task: dsrl.Task, cost: float, n_episodes: int = 10, length: 
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_exists(command):
+def test_all_commands_exist(command):
     program, *arguments = command.split()
     if program == "make":
-        # Run for real by .ci/run and, what `make demo` does, by test_demo: from here they would run in a circle.
+        # CI runs these commands, which would run this test again. test_demo runs the command of `make demo`.
         result = subprocess.run(
             ["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )
@@ -173,7 +173,7 @@ def test_every_command_exists(command):
 
 
 def links(document: Path) -> list[str]:
-    """The targets of its links and pictures, inline and in the list at the end."""
+    """The targets of the links and images of a document, inline and in the list at its end."""
     return [
         inline or listed
         for inline, listed in re.findall(r"\]\(([^)]+)\)|^\[\w+\]: (\S+)$", document.read_text(), re.MULTILINE)
@@ -181,7 +181,7 @@ def links(document: Path) -> list[str]:
 
 
 def linked_file(document: Path, target: str) -> Path | None:
-    """The file of this repository that a link leads to; None for another site."""
+    """The file of this repository that a link leads to, or None for another site."""
     if re.match(IN_REPOSITORY, target):
         return ROOT / re.sub(IN_REPOSITORY, "", target)
     return None if target.startswith("https://") else document.parent / target
@@ -204,7 +204,7 @@ def test_readme_links_work_on_a_package_index():
     assert [target for target in targets if not target.startswith("https://")] == []
 
 
-def test_the_table_is_of_the_settings_in_the_example():
+def test_table_of_the_readme_has_the_settings_of_the_example():
     rows = re.findall(r"^\| (PPO|SAC|A2C) .* \| ([\d,]+) steps, \d+ s \|$", README.read_text(), flags=re.MULTILINE)
     spec = (ROOT / "examples" / "retrofit_zoo_checkpoint.py").read_text()
     assert len(rows) == 3

@@ -1,4 +1,4 @@
-"""What ``sb3-prefine info`` says of a checkpoint."""
+"""The description of a checkpoint for ``sb3-prefine info``."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,47 +6,49 @@ from pathlib import Path
 
 from torch import nn
 
-from sb3_prefine.cli.options import Hyperparameters, Opening
+from sb3_prefine.cli.inputs import open_policy
+from sb3_prefine.cli.options import CheckpointOptions
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.reference.archive import saved_algorithm
 from sb3_prefine.reference.normalizer import Moments, Normalizer
 from sb3_prefine.reference.reference import Reference
 
 
-def describe_checkpoint(policy: str, opening: Opening) -> None:
+def describe_checkpoint(policy: str, options: CheckpointOptions) -> None:
     """
-    Print what a checkpoint is.
+    Print the description of a checkpoint.
 
-    :param policy: what ``load_reference`` takes as a text
-    :param opening: how to open it; its ``trust`` is used only where it does not open without
-    :raises OSError: it cannot be read
-    :raises ValueError: it cannot be opened
+    :param policy: A path or name, as ``load_reference`` takes it.
+    :param options: How to open it. ``trust`` is used only if the checkpoint does not open without it.
+    :raises OSError: If the checkpoint cannot be read.
+    :raises ValueError: If the checkpoint cannot be opened.
     """
-    reference, plain = _open(policy, opening)
+    reference, opens_without_unpickling = _open(policy, options)
     print(policy)
-    for label, value in _facts(reference, plain):
-        # A space's bounds come in several lines.
+    for label, value in _properties(reference):
+        # The bounds of a space have several lines.
         print(f"  {label:<26}{' '.join(value.split())}")
+    print(f"  {'opens without unpickling':<26}{' '.join(opens_without_unpickling.split())}")
 
 
-def _open(policy: str, opening: Opening) -> tuple[Reference, str]:
-    """The policy, and whether it opens without unpickling."""
+def _open(policy: str, options: CheckpointOptions) -> tuple[Reference, str]:
+    """The policy, and whether it opens without unpickling: yes, or no and the reason."""
     try:
-        return replace(opening, trust=False).open(policy), "yes"
+        return open_policy(policy, replace(options, trust=False)), "yes"
     except ValueError as error:
-        if not opening.trust:
+        if not options.trust:
             raise
-        return opening.open(policy), f"no: {error}"
+        return open_policy(policy, options), f"no: {error}"
 
 
-def _facts(reference: Reference, plain: str) -> Iterator[tuple[str, str]]:
+def _properties(reference: Reference) -> Iterator[tuple[str, str]]:
     policy = reference.policy
     file = Path(reference.checkpoint.name)
     if file.is_file():
         yield "file", str(file)
         if writer := saved_algorithm(file):
-            yield "written by", f"{writer}.save: the policy trained there is described"
-    yield "algorithm", reference.algo or "unknown (a policy alone)"
+            yield "written by", f"{writer}.save. This describes the policy that {writer} trained."
+    yield "algorithm", reference.algo or "unknown (a policy without an algorithm)"
     yield "policy", f"{type(policy).__module__}.{type(policy).__name__}"
     yield "observations", str(reference.observation_space)
     yield "actions", str(reference.action_space)
@@ -57,14 +59,13 @@ def _facts(reference: Reference, plain: str) -> Iterator[tuple[str, str]]:
     yield "normaliser", _normalizer(reference.normalizer)
     wrappers = [f"{wrapper.path} {dict(wrapper.kwargs) or ''}".strip() for wrapper in reference.env_wrappers]
     yield "env wrappers", ", ".join(wrappers) or "none"
-    yield "opens without unpickling", plain
 
 
 def _layers(policy: nn.Module) -> Iterator[tuple[str, str]]:
-    """Each part of the network: the sizes between its linear layers, its convolutions and recurrent layers."""
+    """The name of each part of the network, and the sizes of its linear, convolutional and recurrent layers."""
     parts: dict[str, list[str]] = {}
     for name, module in policy.named_modules():
-        # "latent_pi.0" is a layer of "latent_pi"; "mu" stands alone.
+        # "latent_pi.0" is a layer of "latent_pi", and "mu" is a part with one layer.
         parent, _, last = name.rpartition(".")
         part = parts.setdefault(parent if last.isdigit() else name, [])
         if isinstance(module, nn.Linear):
@@ -79,7 +80,8 @@ def _layers(policy: nn.Module) -> Iterator[tuple[str, str]]:
 
 def _likelihood(policy: nn.Module) -> str:
     try:
-        return likelihood_of(policy, Hyperparameters.log_std_min).family
+        # The name of the likelihood does not depend on log_std_min.
+        return likelihood_of(policy, log_std_min=-5.0).family
     except TypeError as error:
         return f"none: {error}"
 
@@ -87,7 +89,7 @@ def _likelihood(policy: nn.Module) -> str:
 def _normalizer(normalizer: Normalizer | None) -> str:
     if normalizer is None:
         return "none"
-    # A Dict observation space has statistics for each of its parts that is normalised.
+    # For a Dict observation space, there are statistics for each normalised part.
     moments = normalizer.observations
     parts = {"observations": moments} if isinstance(moments, Moments) else moments
     counts = ", ".join(f"{part.count:,.0f} {name}" for name, part in parts.items())

@@ -1,4 +1,4 @@
-"""What ``sb3-prefine info`` says of an HDF5 file."""
+"""The description of an HDF5 file for ``sb3-prefine info``."""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 def describe_data(path: Path) -> None:
     """
-    Print what an HDF5 file of episodes holds.
+    Print the description of an HDF5 file of episodes.
 
-    :raises OSError: it cannot be read
-    :raises ValueError: it holds no ``Trajectories``
+    :param path: Path of the file.
+    :raises OSError: If the file cannot be read.
+    :raises ValueError: If the file does not contain valid ``Trajectories``.
     """
     trajectories = Trajectories.from_hdf5(path)
     print(f"{path}: {len(trajectories):,} episodes, {trajectories.n_transitions:,} transitions")
@@ -27,16 +28,19 @@ def describe_data(path: Path) -> None:
     print_table(_distributions(trajectories))
     with h5py.File(path, "r") as file:
         for name, value in file.attrs.items():
-            print(f"{name}: {_plain(value)}")
+            print(f"{name}: {_attribute_text(value)}")
 
 
 def histogram(values: np.ndarray, n_bins: int = _N_BINS) -> str:
     """
-    Bars of a line's height: how many values lie in each of ``n_bins`` equal parts between the lowest and the highest.
+    Draw a histogram in one line of text, with a bar for each bin.
 
-    The fullest part has the highest bar; the lowest bar stands for at least one value, a blank for none.
+    The bins divide the range from the lowest to the highest value into equal parts. The fullest bin has the highest
+    bar, the lowest bar means at least one value, and a blank means no value.
 
-    :param values: (n,), finite
+    :param values: Finite values, (n,).
+    :param n_bins: Number of bins.
+    :return: ``n_bins`` characters.
     """
     counts, _ = np.histogram(values, bins=n_bins)
     heights = np.ceil(counts / counts.max() * (len(_BARS) - 1)).astype(int)
@@ -44,7 +48,7 @@ def histogram(values: np.ndarray, n_bins: int = _N_BINS) -> str:
 
 
 def _datasets(path: Path) -> Table:
-    """As they lie in the file, also those that are not read."""
+    """All datasets of the file, including those that ``Trajectories`` does not read."""
     rows = []
 
     def add(name: str, entry: Any) -> None:
@@ -75,6 +79,6 @@ def _distribution(name: str, values: np.ndarray, decimals: int) -> tuple[str, ..
     return label, *(f"{number:,.{decimals}f}" for number in numbers), histogram(known)
 
 
-def _plain(value: Any) -> str:
-    """An attribute: h5py gives NumPy scalars and arrays, older files hold bytes."""
+def _attribute_text(value: Any) -> str:
+    """The text of an attribute, which may be a NumPy scalar, an array, or bytes in older files."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -3,12 +3,12 @@
 
 def envs(install: bool = False) -> None:
     """
-    List the Safety* environments, or install the packages they come from.
+    List the Safety* environments, or install their packages.
 
-    safety-gymnasium, bullet-safety-gym and dsrl pin versions that cannot be installed beside Stable-Baselines3 2.9.
-    Here they are installed without their pins, and made to work.
+    safety-gymnasium, bullet-safety-gym and dsrl pin versions that cannot be installed next to Stable-Baselines3 2.9.
+    This command installs them without their pins. sb3_prefine.envs makes them work.
 
-    :param install: install the packages first
+    :param install: Install the packages before listing the environments.
     """
     from rich.console import Console
     from rich.table import Table

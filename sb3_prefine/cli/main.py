@@ -16,7 +16,7 @@ from sb3_prefine.cli.info import info
 from sb3_prefine.cli.split import split
 from sb3_prefine.cli.train import train
 
-# In the order in which somebody needs them.
+# In the order in which a user needs them.
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "collect": collect,
@@ -30,20 +30,23 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C: 128 + SIGINT
 
+# What the package raises for wrong input. _is_user_error adds gymnasium's errors.
+_USER_ERRORS = (FloatingPointError, ImportError, OSError, RuntimeError, ValueError)
+
 
 def main() -> None:
     """
     Run the command line.
 
-    Exit codes: 0; 1 for an error that its user can mend, one line on stderr; 2 for a wrong usage; 130 for Ctrl-C.
+    Exit codes: 0; 1 for an error that the user can fix, with one line on stderr; 2 for wrong usage; 130 for Ctrl-C.
     """
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             tyro.cli(
-                _choice(in_full=any(argument in COMMANDS for argument in sys.argv[1:2])),
+                _command_choice(full_descriptions=any(argument in COMMANDS for argument in sys.argv[1:2])),
                 prog="sb3-prefine",
-                description=f"{__doc__} `sb3-prefine COMMAND --help` has the options and examples.",
+                description=f"{__doc__} `sb3-prefine COMMAND --help` shows the options and examples.",
                 config=(
                     tyro.conf.DisallowNone,
                     tyro.conf.FlagCreatePairsOff,
@@ -51,22 +54,24 @@ def main() -> None:
                     tyro.conf.PositionalMetavarFromFieldName,
                 ),
             )
-        except SystemExit:
-            raise  # tyro's, after --help or a wrong usage: not to be held against the errors below, which takes time
         except KeyboardInterrupt:
             print("sb3-prefine: interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
-        except _mendable() as error:
+        except Exception as error:
+            if not _is_user_error(error):
+                raise
             sys.exit(f"sb3-prefine: error: {_one_line(error)}")
 
 
-def _choice(in_full: bool) -> Any:
-    """The commands as the union that tyro chooses from; in a list of them each is described in one line."""
-    return Union[  # noqa: UP007 (it is computed)
+def _command_choice(full_descriptions: bool) -> Any:
+    """The union of all commands, from which tyro chooses one. The list of commands describes each in one line."""
+    return Union[  # noqa: UP007 (its members are computed)
         tuple(
             Annotated[
                 Any,
-                tyro.conf.subcommand(name, constructor=command, description=None if in_full else _summary(command)),
+                tyro.conf.subcommand(
+                    name, constructor=command, description=None if full_descriptions else _summary(command)
+                ),
             ]
             for name, command in COMMANDS.items()
         )
@@ -77,11 +82,10 @@ def _summary(command: Callable[..., None]) -> str:
     return (command.__doc__ or "").strip().partition("\n")[0]
 
 
-def _mendable() -> tuple[type[Exception], ...]:
-    """What the package raises for a wrong input. Looked up when there was an error: importing gymnasium takes time."""
-    from gymnasium.error import Error
-
-    return (FloatingPointError, ImportError, OSError, RuntimeError, ValueError, Error)
+def _is_user_error(error: Exception) -> bool:
+    # Importing gymnasium takes time, and only what has imported it can raise its errors.
+    gymnasium = sys.modules.get("gymnasium")
+    return isinstance(error, _USER_ERRORS) or (gymnasium is not None and isinstance(error, gymnasium.error.Error))
 
 
 def _show_warning(
@@ -92,7 +96,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    # Not the file and the line: they are of the package, and what can be mended is in the arguments.
+    # Without file and line, which are in this package: what the user can fix is in the arguments.
     print(f"sb3-prefine: warning: {_one_line(message)}", file=file or sys.stderr)
 
 

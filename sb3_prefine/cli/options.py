@@ -1,31 +1,41 @@
-"""Options that several commands share."""
+"""The options that commands share, in groups as ``--help`` shows them."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-if TYPE_CHECKING:
-    from sb3_prefine.data.preferences import PreferenceBuffer
-    from sb3_prefine.data.trajectories import Trajectories
-    from sb3_prefine.reference.reference import Reference
+from sb3_prefine.utils.signatures import NOT_HYPERPARAMETERS, options_from
 
-_one_of_both = tyro.conf.create_mutex_group(required=False, title="how the policy acts")
+# How an argument may name a checkpoint.
+CHECKPOINT = (
+    "a zip, an RL-Zoo folder, a name like ppo/HalfCheetah-v3 in the folder that the environment variable "
+    "RL_TRAINED_AGENTS names, or hf://OWNER/REPO on the Hugging Face Hub"
+)
+PolicyArgument = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=f"The checkpoint: {CHECKPOINT}.")]
+EnvArgument = Annotated[
+    tyro.conf.Positional[str],
+    tyro.conf.arg(
+        help='The id of an environment. "module:id" imports a module of yours first. `sb3-prefine envs` lists the '
+        "environments of this package."
+    ),
+]
+# Without tyro's "(default: )": an empty list means that no file was given.
+_Files = Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="")]
+_one_of_both = tyro.conf.create_mutex_group(required=False, title="how the policy chooses its actions")
 
 
 @dataclass(frozen=True)
-class Opening:
+class CheckpointOptions:
     """
-    How a checkpoint is opened. Most need none of these.
+    How to open the checkpoint. Most checkpoints need none of these options.
 
-    :param algo: RL Zoo's name of the algorithm that trained it: ppo, sac, ...
-    :param normalizer: the pickled VecNormalize that the policy was trained behind, where it does not lie beside the
-        checkpoint; "false" says that the policy saw raw observations
-    :param spaces_env: an environment that gives the spaces, where the checkpoint does not tell them
-    :param trust: unpickle what the file carries, as Stable-Baselines3 does: this runs its code
+    :param algo: RL Zoo's name of the algorithm that trained the policy: ppo, sac, ...
+    :param normalizer: The pickled VecNormalize that the policy was trained with, if it is not next to the checkpoint.
+        Pass "false" if the policy was trained on raw observations.
+    :param spaces_env: An environment with the policy's spaces, if the checkpoint does not contain them.
+    :param trust: Unpickle the file's contents, as Stable-Baselines3 does. This runs code from the file.
     """
 
     algo: str | None = None
@@ -33,137 +43,128 @@ class Opening:
     spaces_env: str | None = None
     trust: bool = False
 
-    def open(self, policy: str) -> "Reference":
-        """
-        Open a policy, with the errors of ``load_reference``.
-
-        :param policy: what ``load_reference`` takes as a text
-        """
-        from sb3_prefine.reference.load import load_reference
-
-        normalizer: str | Literal[False] | None = self.normalizer
-        # The word is that of load_reference's messages, which say: normalizer=False.
-        if self.normalizer is not None and self.normalizer.lower() == "false":
-            normalizer = False
-        return load_reference(policy, self.spaces_env, self.algo, normalizer, self.trust)
-
 
 @dataclass(frozen=True)
-class Acting:
+class RolloutOptions:
     """
-    How the policy acts.
+    How to run episodes.
 
-    :param deterministic: act by the mode of its distribution
-    :param stochastic: act by samples of its distribution
+    :param episodes: Number of episodes.
+    :param n_envs: Number of environments. A step takes the least time with 16 environments per process.
+    :param n_workers: Number of processes that step the environments. The episodes do not depend on it.
+    :param seed: Seed of the episodes.
+    :param deterministic: Choose the mode of the policy's distribution.
+    :param stochastic: Sample from the policy's distribution.
     """
 
+    episodes: int = 100
+    n_envs: int = 32
+    n_workers: int = 1
+    seed: int = 0
     deterministic: Annotated[bool, _one_of_both] = False
     stochastic: Annotated[bool, _one_of_both] = False
 
-    def by_mode(self, default: bool) -> bool:
+    def is_deterministic(self, default: bool) -> bool:
         """
-        Whether the policy acts by its mode.
+        Tell whether the policy acts deterministically.
 
-        :param default: of the command, where neither option was given
+        :param default: The command's choice, if neither option was given.
         """
         return self.deterministic or (default and not self.stochastic)
 
 
-@dataclass(frozen=True)
-class Selection:
+@options_from("sb3_prefine.data.preferences", "PreferenceBuffer.from_costs", omit={"seed"})
+class SelectionOptions:
     """
-    How episodes are chosen by cost and return: the paper's way (section 5.1).
+    How to select episodes by their cost and return, as in section 5.1 of the paper.
 
-    :param n_preferred: preferred episodes, from the better half by return of those that cost less than the limit
-    :param n_dispreferred: dispreferred episodes, from the costliest of the unsafe ones
-    :param n_strata: return quantiles, each of which gives the same number of preferred episodes
-    :param dispreferred_pool: how many of the costliest episodes the dispreferred ones are drawn from
-    :param unsafe: over_limit draws dispreferred episodes from those at the limit or above it; top_cost from all that
-        were not chosen as preferred, for data in which none breaks the limit
+    :param n_preferred: Number of preferred episodes. They come from the better half, by return, of the episodes that
+        cost less than the limit.
+    :param n_dispreferred: Number of dispreferred episodes. They come from the costliest of the unsafe episodes.
+    :param n_strata: Number of return quantiles. Each gives the same number of preferred episodes.
+    :param dispreferred_pool: Number of the costliest episodes from which the dispreferred ones are drawn.
+    :param unsafe: Where the dispreferred episodes come from. over_limit: from the episodes at or above the limit.
+        top_cost: from all that are not preferred, for data without an episode at or above the limit.
     """
 
-    n_preferred: int = 100
-    n_dispreferred: int = 20
-    n_strata: int = 10
-    dispreferred_pool: int = 100
-    unsafe: Literal["over_limit", "top_cost"] = "over_limit"
 
-    def choose(self, trajectories: "Trajectories", cost_limit: float, seed: int) -> "PreferenceBuffer":
-        """Both sets, with the errors and warnings of ``PreferenceBuffer.from_costs``."""
-        from sb3_prefine.data.preferences import PreferenceBuffer
-
-        return PreferenceBuffer.from_costs(trajectories, cost_limit, seed=seed, **asdict(self))
-
-
-@dataclass(frozen=True)
+@options_from(
+    "sb3_prefine.prefine",
+    "PREFINE.__init__",
+    # The first is a dictionary, the second is not used.
+    omit={*NOT_HYPERPARAMETERS, "optimizer_kwargs", "stats_window_size"},
+)
 class Hyperparameters:
     """
-    Of PREFINE, with the names and the defaults of its constructor.
+    Hyperparameters of PREFINE, as in its constructor.
 
-    :param learning_rate: Adam's learning rate
-    :param batch_size: transitions of each of the two sets in one gradient step
-    :param beta: how strong the preference term is; 0 leaves supervised fine-tuning
-    :param sft_coef: how strong the supervised term on the preferred data is; 0 leaves vanilla DPO
-    :param loss_type: loss of the preference term; sigmoid is the paper's
-    :param label_smoothing: the fraction of labels taken to be wrong, from 0 to below 0.5
-    :param log_ratio_bound: bound each log-ratio x smoothly, as bound * tanh(x / bound); not given, none is bounded
-    :param n_counterfactuals: counterfactual actions for each state, which the data's action is compared with
-    :param counterfactuals: what they are sampled from: the current policy, or the reference
-    :param log_std_min: the policy's log standard deviation is taken to be at least this
-    :param fixed_std: take a TD3 or DDPG actor for the mean of a Gaussian with this standard deviation, in units of
-        actions scaled to [-1, 1]
-    :param temperature: take the Q-values of DQN or QR-DQN for the policy softmax(Q / temperature)
-    :param max_grad_norm: clip the gradient's norm at this value; not given, it is not clipped
-    :param buffer_size: with --mmap, the transitions that are in memory at a time
+    :param learning_rate: Learning rate of Adam.
+    :param buffer_size: With --mmap, the number of transitions in memory at a time.
     """
 
-    learning_rate: float = 3e-4
-    batch_size: int = 256
-    beta: float = 0.05
-    sft_coef: float = 1.6
-    loss_type: Literal["sigmoid", "sigmoid_norm", "robust", "hinge", "ipo"] = "sigmoid"
-    label_smoothing: float = 0.0
-    log_ratio_bound: float | None = None
-    n_counterfactuals: int = 1
-    counterfactuals: Literal["policy", "reference"] = "policy"
-    log_std_min: float = -5.0
-    fixed_std: float | None = None
-    temperature: float | None = None
-    max_grad_norm: float | None = None
-    buffer_size: int = 1_000_000
 
-
-def read_trajectories(paths: Sequence[Path], mmap: bool = False) -> "Trajectories":
+@dataclass(frozen=True)
+class DataOptions:
     """
-    The episodes of several HDF5 files in one set, in the order given.
+    What to learn from: --preferred and --dispreferred, or --data and --cost-limit.
 
-    :param paths: of the files
-    :param mmap: as in ``Trajectories.from_hdf5``
+    :param preferred: HDF5 files with episodes that the policy should imitate.
+    :param dispreferred: HDF5 files with episodes that the policy should avoid.
+    :param data: HDF5 files from which both sets are selected, by cost and return.
+    :param cost_limit: Episodes of --data that cost less are safe, the others are unsafe.
+    :param data_seed: Seed of the selection from --data.
+    :param mmap: Leave the data on disk, for data larger than the memory. A compressed file is decompressed once, into a
+        copy next to it.
     """
-    from sb3_prefine.data.trajectories import Trajectories
 
-    return Trajectories.concatenate([Trajectories.from_hdf5(path, mmap=mmap) for path in paths])
+    preferred: _Files = ()
+    dispreferred: _Files = ()
+    data: _Files = ()
+    cost_limit: float | None = None
+    data_seed: int = 0
+    mmap: bool = False
 
 
-def check_outputs(*paths: Path | None, overwrite: bool) -> None:
+@dataclass(frozen=True)
+class EarlyStoppingOptions:
     """
-    Refuse outputs that cannot be written or would replace a file; to be asked before the work that makes them.
+    When to stop before --steps. This needs no environment.
 
-    :param paths: of the outputs; None is one that was not asked for
-    :param overwrite: whether files that are there may be replaced
-    :raises ValueError: two outputs have one path
-    :raises OSError: names the path and what to do
+    :param held_out: Fraction of the episodes of each set that is held out. Training stops when the loss on these
+        episodes no longer falls, and restores the weights with the lowest loss. 0 makes all steps on all episodes.
+    :param patience: Stop after this number of evaluations in a row without a new lowest loss. There is one evaluation
+        every 100 steps.
     """
-    outputs = [path for path in paths if path is not None]
-    for path in outputs:
-        if outputs.count(path) > 1:
-            raise ValueError(f"{path} is the path of two outputs. Name another file for one of them.")
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder. Name a file.")
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} is there already. Name another file, or pass --overwrite to replace it.")
-        nearest = next(parent for parent in path.absolute().parents if parent.exists())
-        if not nearest.is_dir():
-            raise NotADirectoryError(f"{path} cannot be written: {nearest} is a file, not a folder.")
-        if not os.access(nearest, os.W_OK):
-            raise PermissionError(f"{path} cannot be written: {nearest} may not be written to.")
+
+    held_out: float = 0.1
+    patience: int = 5
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """
+    Evaluation in an environment, with deterministic actions. Training itself needs no environment.
+
+    :param eval_env: Id of the environment in which to evaluate before and after training. During training, the
+        evaluations find the best safe policy.
+    :param eval_cost_limit: Highest cost of a safe episode. If it is not given, --cost-limit is used.
+    :param eval_episodes: Number of episodes per evaluation.
+    :param eval_freq: Number of gradient steps between two evaluations during training. 0 makes no such evaluations.
+    :param eval_n_envs: Number of environments. A step takes the least time with 16 environments per process.
+    :param eval_n_workers: Number of processes that step the environments. The episodes do not depend on it.
+    :param eval_seed: Seed of the episodes before and after training. The evaluations during training, which choose the
+        best policy, have the next seed.
+    """
+
+    eval_env: str | None = None
+    eval_cost_limit: float | None = None
+    eval_episodes: int = 20
+    eval_freq: int = 1_000
+    eval_n_envs: int = 32
+    eval_n_workers: int = 1
+    eval_seed: int = 0
+
+    @property
+    def rollout(self) -> RolloutOptions:
+        """How to run the episodes before and after training."""
+        return RolloutOptions(self.eval_episodes, self.eval_n_envs, self.eval_n_workers, self.eval_seed)

@@ -1,9 +1,9 @@
 """
 PREFINE inside RL Baselines3 Zoo: ``python -m sb3_prefine.zoo.train`` and ``python -m sb3_prefine.zoo.enjoy``.
 
-Importing this module registers ``prefine`` with rl_zoo3, as an algorithm and as something that Optuna can search for,
-and the ``Safety*`` environments with gymnasium. rl_zoo3 checks ``--algo`` before it imports what ``--gym-packages``
-names, which is why there are commands of our own in front of it.
+Importing this package registers ``prefine`` with rl_zoo3, both as an algorithm and for Optuna's search, and the
+``Safety*`` environments with gymnasium. RL Zoo needs these two commands because it checks ``--algo`` before it imports
+the modules that ``--gym-packages`` names.
 """
 
 import sb3_prefine.envs  # noqa: F401 (registers the Safety* ids)

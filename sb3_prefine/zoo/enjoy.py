@@ -1,7 +1,7 @@
 """
-``python -m sb3_prefine.zoo.enjoy --algo prefine --env ID -f logs``: RL Zoo's ``enjoy``, which then knows PREFINE.
+``python -m sb3_prefine.zoo.enjoy --algo prefine --env ID -f logs``: RL Zoo's ``enjoy`` with PREFINE.
 
-All options are RL Zoo's: ``--load-best`` shows the best safe model, ``--no-render`` only prints the returns.
+All options are RL Zoo's: ``--load-best`` shows the best safe model, and ``--no-render`` only prints the returns.
 """
 
 from rl_zoo3.enjoy import enjoy

@@ -1,4 +1,4 @@
-"""The keys of ``prefine.yml`` and of ``-params``: which there are, which fit together, and the data they name."""
+"""The keys of ``prefine.yml`` and of ``-params``: checks them, and loads the data that they name."""
 
 import inspect
 from collections.abc import Mapping
@@ -8,10 +8,9 @@ from typing import Any
 from sb3_prefine.data.preferences import PreferenceBuffer
 from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.prefine import PREFINE
+from sb3_prefine.utils.signatures import NOT_HYPERPARAMETERS
 
-# What RL Zoo itself passes to the constructor, and what is made from the keys below.
-_NOT_KEYS = {"policy", "preferences", "env", "tensorboard_log", "verbose", "seed", "device", "_init_setup_model"}
-MODEL_KEYS = tuple(name for name in inspect.signature(PREFINE).parameters if name not in _NOT_KEYS)
+MODEL_KEYS = tuple(name for name in inspect.signature(PREFINE).parameters if name not in NOT_HYPERPARAMETERS)
 SELECTION_KEYS = (
     "cost_limit",
     "n_preferred",
@@ -22,15 +21,15 @@ SELECTION_KEYS = (
     "unsafe",
 )
 DATA_KEYS = ("dataset", "preferred", "dispreferred", *SELECTION_KEYS)
-# Consumed by RL Zoo.
+# RL Zoo handles these itself.
 _ZOO_KEYS = ("n_timesteps", "env_kwargs", "env_wrapper", "monitor_kwargs", "callback")
-_KEYS = ("pretrained", "eval_cost_limit", *DATA_KEYS, *_ZOO_KEYS, *MODEL_KEYS)
+_ALL_KEYS = ("pretrained", "eval_cost_limit", *DATA_KEYS, *_ZOO_KEYS, *MODEL_KEYS)
 
 _REFUSED = {
-    "normalize": "The policy's own frozen normaliser is found beside it and applied inside the model.",
-    "frame_stack": "Stacked frames are not applied here.",
-    "vec_env_wrapper": "Wrappers of a VecEnv are not applied here; wrappers of an environment are: env_wrapper.",
-    "n_envs": "PREFINE trains without environments; --n-eval-envs is for the evaluation.",
+    "normalize": "PREFINE finds the policy's own normaliser next to the policy, and applies it inside the model.",
+    "frame_stack": "PREFINE does not support stacked frames.",
+    "vec_env_wrapper": "PREFINE does not support wrappers of a VecEnv, only those of an environment (env_wrapper).",
+    "n_envs": "PREFINE trains without environments. --n-eval-envs sets the number for the evaluation.",
 }
 _EXAMPLE = "-params \"pretrained:'ppo/HalfCheetah-v3'\" \"dataset:'data.hdf5'\""
 
@@ -39,21 +38,21 @@ def check_keys(hyperparams: Mapping[str, Any], command_line: Mapping[str, Any], 
     """
     Refuse keys that are unknown, missing, or contradict each other.
 
-    :param hyperparams: all of them, those of the command line included
-    :param command_line: those that ``-params`` gave
-    :param trained_agent: the path that ``-i`` gave, or ``""``
-    :return: the hyperparameters, without the file's way of choosing from a ``dataset`` where ``-params`` names the two
-        sets instead
-    :raises ValueError: names the key and says what to pass
+    :param hyperparams: All hyperparameters, including those of the command line.
+    :param command_line: The hyperparameters of ``-params``.
+    :param trained_agent: The path of ``-i``, or ``""``.
+    :return: The hyperparameters. If ``-params`` names the two sets, they do not contain the keys of the file that
+        select from a ``dataset``.
+    :raises ValueError: If a key is refused. The message says what to pass.
     """
     if "policy" in hyperparams:
         raise ValueError(f"policy: name the policy to start from as pretrained, as in {_EXAMPLE}.")
     for key, reason in _REFUSED.items():
         if hyperparams.get(key):
             raise ValueError(f"{key}: {hyperparams[key]!r} was given. {reason} Leave the key out.")
-    unknown = sorted(set(hyperparams) - set(_KEYS) - set(_REFUSED))
+    unknown = sorted(set(hyperparams) - set(_ALL_KEYS) - set(_REFUSED))
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no such hyperparameter. There are {', '.join(sorted(_KEYS))}.")
+        raise ValueError(f"{', '.join(unknown)}: no such hyperparameter. Choose from {', '.join(sorted(_ALL_KEYS))}.")
     _check_policy(hyperparams, trained_agent)
     return _check_data(hyperparams, command_line)
 
@@ -62,11 +61,11 @@ def load_preferences(keys: Mapping[str, Any]) -> PreferenceBuffer:
     """
     Read the data that the keys name.
 
-    :param keys: ``dataset`` and the keys that choose from it (the arguments of ``PreferenceBuffer.from_costs``, with
-        ``data_seed`` for its ``seed``), or ``preferred`` and ``dispreferred``; other keys are ignored
-    :return: the preferred and the dispreferred episodes
-    :raises FileNotFoundError: there is no such file
-    :raises ValueError: a file cannot be read, or has no episodes to choose
+    :param keys: Either ``dataset`` and the keys that select from it (the arguments of ``PreferenceBuffer.from_costs``,
+        with ``data_seed`` for ``seed``), or ``preferred`` and ``dispreferred``. Other keys are ignored.
+    :return: The preferred and the dispreferred episodes.
+    :raises FileNotFoundError: If a file does not exist.
+    :raises ValueError: If a file cannot be read, or has no episodes to select.
     """
     if "dataset" not in keys:
         return PreferenceBuffer(_read(keys["preferred"]), _read(keys["dispreferred"]))
@@ -81,7 +80,7 @@ def _check_policy(hyperparams: Mapping[str, Any], trained_agent: str) -> None:
         raise ValueError(f"pretrained: {pretrained!r} was given, and -i {trained_agent}. Leave one of them out.")
     if not trained_agent and not pretrained:
         raise ValueError(
-            "pretrained: there is no policy to start from. Pass the path of a zip or of an RL-Zoo folder, or a name "
+            "pretrained: no policy to start from was given. Pass the path of a zip or of an RL-Zoo folder, or a name "
             f"inside the folder that RL_TRAINED_AGENTS names, as in {_EXAMPLE}."
         )
 
@@ -91,22 +90,22 @@ def _check_data(hyperparams: Mapping[str, Any], command_line: Mapping[str, Any])
     if files == ["dataset"]:
         if hyperparams.get("cost_limit") is None:
             raise ValueError(
-                "cost_limit: the dataset's episodes are divided by it into safe and unsafe ones, and there is none. "
-                'Pass the sum of costs that an episode has to stay below, as in -params "cost_limit:40".'
+                "cost_limit: no limit was given to divide the dataset's episodes into safe and unsafe ones. Pass the "
+                'sum of costs below which an episode is safe, as in -params "cost_limit:40".'
             )
         return dict(hyperparams)
     if files != ["preferred", "dispreferred"]:
-        found = f"{' and '.join(files)} alone" if "dataset" not in files else " and ".join(files)
+        found = " and ".join(files) if "dataset" in files else f"only {files[0]}" if files else "none of them"
         raise ValueError(
-            f"dataset, preferred, dispreferred: found {found if files else 'none of them'}. Pass either one file to "
-            "choose episodes from (-params \"dataset:'data.hdf5'\"), or the two sets (-params "
+            f"dataset, preferred, dispreferred: found {found}. Pass either one file to "
+            "select episodes from (-params \"dataset:'data.hdf5'\"), or the two sets (-params "
             "\"preferred:'good.hdf5'\" \"dispreferred:'bad.hdf5'\")."
         )
-    useless = [key for key in SELECTION_KEYS if key in command_line]
-    if useless:
+    unused = [key for key in SELECTION_KEYS if key in command_line]
+    if unused:
         raise ValueError(
-            f"{', '.join(useless)}: this chooses episodes from a dataset, and preferred and dispreferred are chosen "
-            "already. Leave it out, or pass a dataset."
+            f"{', '.join(unused)}: this selects episodes from a dataset, but preferred and dispreferred were given. "
+            "Leave it out, or pass a dataset."
         )
     return {key: value for key, value in hyperparams.items() if key not in SELECTION_KEYS}
 

@@ -1,4 +1,4 @@
-"""RL Zoo's experiment manager for an algorithm that starts from a policy, learns from files, and has to be safe."""
+"""RL Zoo's experiment manager for PREFINE, which starts from a policy, learns from files, and must be safe."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,26 +19,30 @@ from sb3_prefine.reference.load import load_reference
 from sb3_prefine.reference.reference import Reference
 from sb3_prefine.reference.zoo_folder import as_list
 from sb3_prefine.zoo.keys import DATA_KEYS, check_keys, load_preferences
-from sb3_prefine.zoo.search import TrialReport, score
+from sb3_prefine.zoo.search import TrialCallback, trial_value
 
 HYPERPARAMS = Path(__file__).parent / "hyperparams" / "prefine.yml"
 _EVAL_COST_LIMIT = 25.0
-_BRINGS_ITS_OWN = "Wrappers that the pretrained policy was trained behind are applied already: leave those out."
+_LEAVE_OUT_WRAPPERS = "The wrappers that the pretrained policy was trained with are applied already. Leave them out."
 
 
 class PrefineExperimentManager(ExperimentManager):
     """
-    RL Zoo's ``ExperimentManager`` for PREFINE; ``rl_zoo3.train`` makes it and passes its command line.
+    RL Zoo's ``ExperimentManager`` for PREFINE. ``rl_zoo3.train`` creates it with the arguments of its command line.
 
-    What it adds: the hyperparameters come from this package; ``pretrained`` is opened, and its own normaliser and env
-    wrappers are applied, never RL Zoo's; the data are read; evaluation is by reward and cost
-    (:class:`~sb3_prefine.callbacks.CostEvalCallback`, ``best_model.zip`` is the best *safe* model); an Optuna trial is
-    worth what :func:`~sb3_prefine.zoo.search.score` says.
+    These are the differences to RL Zoo's own:
 
-    An evaluation interval (``--eval-freq``, 25,000 by default) longer than the whole training becomes a tenth of it.
+    - The hyperparameters come from this package.
+    - It opens ``pretrained``, and applies the policy's own normaliser and env wrappers instead of RL Zoo's.
+    - It reads the data.
+    - It evaluates return and cost with :class:`~sb3_prefine.callbacks.CostEvalCallback`, so ``best_model.zip`` is the
+      best *safe* model.
+    - The value of an Optuna trial is :func:`~sb3_prefine.zoo.search.trial_value`.
+    - If the evaluation interval (``--eval-freq``, 25,000 by default) is longer than the training, it becomes a tenth of
+      the training.
     """
 
-    # Of the twelve tasks and of everything else alike: found in _preprocess_hyperparams.
+    # Set by _preprocess_hyperparams.
     reference: Reference
     preferences: PreferenceBuffer
     eval_cost_limit: float
@@ -46,14 +50,14 @@ class PrefineExperimentManager(ExperimentManager):
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        RL Zoo's, from this package's YAML unless ``--conf-file`` names another.
+        Read the hyperparameters from this package's YAML file, unless ``--conf-file`` names another file.
 
-        :return: the hyperparameters to process, and those to save
-        :raises ValueError: the run is not of PREFINE, or keys are missing or contradict each other
+        :return: The hyperparameters to process, and those to save.
+        :raises ValueError: If the algorithm is not PREFINE, or keys are missing or contradict each other.
         """
         if self.algo != "prefine":
             raise ValueError(
-                f"--algo {self.algo}: this command trains PREFINE. Pass --algo prefine, or run RL Zoo itself: "
+                f"--algo {self.algo}: this command trains only PREFINE. Pass --algo prefine, or run RL Zoo itself: "
                 f"python -m rl_zoo3.train --gym-packages sb3_prefine.envs --algo {self.algo} ..."
             )
         if self.optimize_hyperparameters and self.trained_agent:
@@ -68,30 +72,30 @@ class PrefineExperimentManager(ExperimentManager):
         return hyperparams, {key: hyperparams[key] for key in sorted(hyperparams)}
 
     def create_callbacks(self) -> None:
-        """RL Zoo's progress bar and checkpoints, and an evaluation that looks at the cost."""
-        eval_freq, self.eval_freq = self.eval_freq, 0  # RL Zoo's own evaluation keeps the model of the highest return
+        """Create RL Zoo's progress bar and checkpoints, and an evaluation that measures the cost."""
+        eval_freq, self.eval_freq = self.eval_freq, 0  # RL Zoo's own evaluation ignores the cost
         super().create_callbacks()
         self.eval_freq = eval_freq
         if eval_freq <= 0 or self.optimize_hyperparameters:
             return
         if eval_freq > self.n_timesteps:
             self.eval_freq = max(self.n_timesteps // 10, 1)
-            print(f"--eval-freq {eval_freq} is beyond the last step: evaluating every {self.eval_freq} steps")
+            print(f"--eval-freq {eval_freq} is more than the number of steps: evaluating every {self.eval_freq} steps")
         self.callbacks.append(self._eval_callback(self.eval_freq, Path(self.save_path), None, self.verbose))
 
     def objective(self, trial: optuna.Trial) -> float:
         """
         Train with hyperparameters that the trial draws.
 
-        :param trial: of the study
-        :return: the score of the last evaluation
-        :raises optuna.TrialPruned: the pruner gave up on the trial, or its loss was not finite
+        :param trial: The trial of the study.
+        :return: The value of the last evaluation.
+        :raises optuna.TrialPruned: If the pruner gave up on the trial, or the loss was not finite.
         """
         sampled = HYPERPARAMS_SAMPLER["prefine"](trial, self.n_actions, 1, {})
         model = PREFINE(
             self.reference,
             self.preferences,
-            # Trials differ in their batches, and the same command draws the same ones.
+            # Each trial has other batches, and running the same command again draws the same ones.
             seed=(self.seed + trial.number) % 2**32,
             verbose=self.verbose if self.verbose >= 2 else 0,
             device=self.device,
@@ -100,18 +104,18 @@ class PrefineExperimentManager(ExperimentManager):
         folder = (
             None if self.optimization_log_path is None else Path(self.optimization_log_path, f"trial_{trial.number}")
         )
-        report = TrialReport(trial)
-        evaluation = self._eval_callback(max(self.n_timesteps // self.n_evaluations, 1), folder, report, verbose=0)
+        trial_callback = TrialCallback(trial)
+        eval_freq = max(self.n_timesteps // self.n_evaluations, 1)
+        eval_callback = self._eval_callback(eval_freq, folder, trial_callback, verbose=0)
+        callbacks = [*get_callback_list({"callback": self.specified_callbacks}), eval_callback]
         try:
-            model.learn(
-                self.n_timesteps, callback=[*get_callback_list({"callback": self.specified_callbacks}), evaluation]
-            )
+            model.learn(self.n_timesteps, callback=callbacks)
         except FloatingPointError as error:
             raise optuna.TrialPruned(str(error)) from error
-        if report.is_pruned:
+        if trial_callback.is_pruned:
             raise optuna.TrialPruned()
-        assert evaluation.last_evaluation is not None
-        return score(evaluation.last_evaluation, self.eval_cost_limit)
+        assert eval_callback.last_evaluation is not None
+        return trial_value(eval_callback.last_evaluation, self.eval_cost_limit)
 
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
@@ -124,30 +128,30 @@ class PrefineExperimentManager(ExperimentManager):
         self.eval_cost_limit = _EVAL_COST_LIMIT if own["eval_cost_limit"] is None else own["eval_cost_limit"]
         self.reference = self._open_reference(self.trained_agent or own["pretrained"], wrapper_keys)
         self.preferences = load_preferences({key: value for key, value in own.items() if value is not None})
-        # A search writes the hyperparameters as text into the study: neither weights nor data belong there.
+        # A search writes the hyperparameters to the study as text, which must not contain weights or data.
         if not self.optimize_hyperparameters:
             hyperparams = {**hyperparams, "policy": self.reference, "preferences": self.preferences}
         return hyperparams, self._wrap_env, callbacks, None
 
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
-        # A number stays a number: the zip of a model with a schedule cannot be opened without unpickling it.
+        # Leave numbers as they are: a zip with a schedule cannot be opened without unpickling it.
         learning_rate = hyperparams.get("learning_rate")
         if not isinstance(learning_rate, str):
             return hyperparams
         if not learning_rate.startswith("lin_"):
             raise ValueError(
-                f"learning_rate: {learning_rate!r} is text. Write 0.0003 (YAML takes 3e-4 for text), or lin_0.0003 to "
-                "let it fall to 0."
+                f"learning_rate: {learning_rate!r} is text. Write 0.0003 (YAML reads 3e-4 as text), or lin_0.0003 for "
+                "a linear decay to 0."
             )
         return ExperimentManager._preprocess_schedules(hyperparams)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        # RL Zoo wraps the env in the VecNormalize beside the zip of -i. The model normalises by itself.
+        # RL Zoo would wrap the env in the VecNormalize next to the zip of -i, but the model normalises itself.
         return env
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        # enjoy builds its environment by this file: there, nobody else applies the reference's wrappers.
+        # enjoy creates its environment from this file, and nothing else would apply the reference's wrappers there.
         wrappers = [{wrapper.path: dict(wrapper.kwargs)} for wrapper in self.reference.env_wrappers]
         entries = [*as_list(saved_hyperparams.get("env_wrapper")), *wrappers]
         super()._save_config({**saved_hyperparams, "env_wrapper": entries} if entries else saved_hyperparams)
@@ -158,25 +162,25 @@ class PrefineExperimentManager(ExperimentManager):
             reference = load_reference(source, env=env)
         except ValueError as error:
             if wrapper_keys:
-                error.add_note(f"env_wrapper: {wrapper_keys} is around this env. {_BRINGS_ITS_OWN}")
+                error.add_note(f"env_wrapper: {wrapper_keys} wraps this env. {_LEAVE_OUT_WRAPPERS}")
             raise
         finally:
             env.close()
-        # A zip that PREFINE wrote is opened whatever the env is.
+        # load_reference opens a zip that PREFINE wrote with any env, so compare the wrappers here.
         own = {wrapper.path.rpartition(".")[2] for wrapper in reference.env_wrappers}
         given = [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in as_list(wrapper_keys)]
         twice = [path for path in given if path.rpartition(".")[2] in own]
         if twice:
-            raise ValueError(f"env_wrapper: {', '.join(twice)} was given. {_BRINGS_ITS_OWN}")
+            raise ValueError(f"env_wrapper: {', '.join(twice)} was given. {_LEAVE_OUT_WRAPPERS}")
         return reference
 
     def _wrap_env(self, env: gym.Env) -> gym.Env:
-        """What the training environment gets: the task's wrappers, and around them those of the reference."""
+        """Apply the wrappers of the training environment: those of the task, and around them those of the reference."""
         return self.reference.wrap_env(env if self._task_wrapper is None else self._task_wrapper(env))
 
     def _make_eval_env(self) -> gym.Env:
-        """A raw environment: the evaluation applies the model's own wrappers."""
-        # RL Zoo leaves the env_kwargs of a YAML out of the evaluation.
+        """Make a raw environment, because the evaluation applies the model's own wrappers."""
+        # RL Zoo ignores the env_kwargs of a YAML file in the evaluation.
         env_kwargs = self.eval_env_kwargs or self.env_kwargs
         env = gym.make(self.env_name.gym_id, disable_env_checker=True, **env_kwargs)
         return env if self._task_wrapper is None else self._task_wrapper(env)

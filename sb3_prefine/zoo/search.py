@@ -1,4 +1,4 @@
-"""What Optuna searches for, and what a trial is worth."""
+"""Optuna's search space, and the value of a trial."""
 
 from typing import Any
 
@@ -8,20 +8,21 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_prefine.callbacks import CostEvalCallback
 from sb3_prefine.evaluation.evaluate import Evaluation
 
-# Below the return of any episode that anybody would keep.
+# Below every return that an environment gives.
 _UNSAFE = -1e9
 
 
-def score(evaluation: Evaluation, cost_limit: float) -> float:
+def trial_value(evaluation: Evaluation, cost_limit: float) -> float:
     """
-    What is maximised: the mean return of a safe policy; an unsafe one is below every safe one, the costlier the lower.
+    Compute the value that Optuna maximises.
 
-    RL Zoo maximises the mean return alone, which would find the hyperparameters that leave the policy as unsafe as it
-    was. Only the order counts: Optuna's samplers and pruners compare values.
+    It is the mean return of a safe policy. The value of an unsafe policy is lower than that of every safe one, and
+    falls with the cost. RL Zoo maximises the mean return alone, which would choose hyperparameters that leave the
+    policy unsafe. Only the order of the values matters, because Optuna's samplers and pruners compare them.
 
-    :param evaluation: of the policy
-    :param cost_limit: the most that an episode may cost on average
-    :return: the mean return, or ``-1e9`` minus the mean cost above the limit
+    :param evaluation: Evaluation of the policy.
+    :param cost_limit: Highest mean cost of a safe policy.
+    :return: The mean return, or ``-1e9`` minus the mean cost above the limit.
     """
     excess = evaluation.mean_cost - cost_limit
     return _UNSAFE - excess if excess > 0 else evaluation.mean_reward
@@ -31,15 +32,15 @@ def sample_prefine_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Draw hyperparameters; RL Zoo's signature, of which only the trial matters here.
+    Draw hyperparameters. The signature is RL Zoo's.
 
-    The ranges of ``beta`` and ``sft_coef`` enclose those that the paper tried (section 5.4).
+    The ranges of ``beta`` and ``sft_coef`` contain those that the paper tried (section 5.4).
 
-    :param trial: what draws
-    :param n_actions: unused
-    :param n_envs: unused
-    :param additional_args: unused
-    :return: arguments of PREFINE
+    :param trial: The trial, which draws them.
+    :param n_actions: Unused.
+    :param n_envs: Unused.
+    :param additional_args: Unused.
+    :return: Arguments of PREFINE.
     """
     return convert_prefine_params(
         {
@@ -52,17 +53,22 @@ def sample_prefine_params(
 
 
 def convert_prefine_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """What a trial's parameters are as arguments of PREFINE: themselves."""
+    """
+    Convert the parameters of a trial to arguments of PREFINE. They are the same.
+
+    :param sampled_params: Parameters of the trial.
+    :return: Arguments of PREFINE.
+    """
     return dict(sampled_params)
 
 
-class TrialReport(BaseCallback):
+class TrialCallback(BaseCallback):
     """
-    Tells the trial what each evaluation is worth, and stops the training if the pruner says so.
+    Reports the value of each evaluation to a trial, and stops the training if the pruner gives up on the trial.
 
-    To be the ``callback_after_eval`` of a ``CostEvalCallback``.
+    Pass it as ``callback_after_eval`` of a ``CostEvalCallback``.
 
-    :param trial: of the study
+    :param trial: The trial of the study.
     """
 
     parent: CostEvalCallback
@@ -75,9 +81,9 @@ class TrialReport(BaseCallback):
     def _on_step(self) -> bool:
         evaluation = self.parent.last_evaluation
         assert evaluation is not None
-        # For people: the value of an unsafe trial does not show them.
+        # For the reader of the study: the value of an unsafe trial does not show them.
         self.trial.set_user_attr("mean_reward", evaluation.mean_reward)
         self.trial.set_user_attr("mean_cost", evaluation.mean_cost)
-        self.trial.report(score(evaluation, self.parent.cost_limit), self.n_calls)
+        self.trial.report(trial_value(evaluation, self.parent.cost_limit), self.n_calls)
         self.is_pruned = self.trial.should_prune()
         return not self.is_pruned

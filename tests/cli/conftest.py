@@ -1,4 +1,4 @@
-"""A policy that is too fast, and the command line to make it safe with."""
+"""A policy that is too fast, data to make it safe, and the command line."""
 
 import contextlib
 import io
@@ -17,13 +17,13 @@ from sb3_prefine import Trajectories, collect
 from sb3_prefine.cli.main import main
 from tests.worlds import model_of
 
-# 100 steps; a step costs 1 where the ball is too fast.
+# An episode has 100 steps, and a step costs 1 if the ball is too fast.
 ENV = "SafetyBallRun-v0"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left on the terminal."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -31,7 +31,7 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """The message of an exit code of 1, without progress bars."""
+        """The error message of a command with exit code 1, without progress bars."""
         assert self.code == 1, self
         return self.err.rpartition("sb3-prefine: error: ")[2].strip()
 
@@ -41,7 +41,7 @@ Call = Callable[..., Outcome]
 
 @pytest.fixture(scope="session")
 def call() -> Call:
-    """The command line in this process: ``call("info", path)``. As processes, test_readme runs the commands."""
+    """Runs a command in this process: ``call("info", path)``. test_readme runs commands in their own processes."""
 
     def call(*arguments: object) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
@@ -57,7 +57,7 @@ def call() -> Call:
             except SystemExit as stop:
                 code = stop.code
         if isinstance(code, str):
-            # The interpreter prints a message that sys.exit was given, and exits with 1.
+            # sys.exit with a message makes the interpreter print it and exit with 1.
             return Outcome(1, out.getvalue(), err.getvalue() + code)
         return Outcome(code or 0, out.getvalue(), err.getvalue())
 
@@ -66,7 +66,7 @@ def call() -> Call:
 
 @pytest.fixture(scope="session")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The zip of a PPO that rolls straight ahead, too fast."""
+    """The zip of a PPO policy that rolls straight ahead, too fast."""
     model = model_of(PPO, gym.make(ENV))
     with torch.no_grad():
         model.policy.action_net.bias.copy_(torch.tensor([1.0, 0.0]))
@@ -78,7 +78,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """18 episodes of slow to fast balls; 6 each cost about 18, 50 and 89."""
+    """18 episodes with slow to fast balls. Their costs are about 18, 50 and 89, for 6 episodes each."""
     sets = [
         collect(policy, ENV, 6, seed=3, progress_bar=False, action_transform=lambda actions, s=scale: s * actions)
         for scale in (0.2, 0.35, 1.0)
@@ -90,7 +90,7 @@ def data(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_sets(data: Path) -> tuple[Path, Path]:
-    """Slow balls, fast balls."""
+    """The files of the slow balls and of the fast balls."""
     episodes = Trajectories.from_hdf5(data)
     slow, fast = data.with_name("slow.hdf5"), data.with_name("fast.hdf5")
     episodes[:6].to_hdf5(slow)

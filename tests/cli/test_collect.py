@@ -1,3 +1,5 @@
+import re
+
 import h5py
 import numpy as np
 import pytest
@@ -9,25 +11,25 @@ from tests.cli.conftest import ENV
 from tests.worlds import choosing, model_of
 
 
-def test_it_samples_unless_told_to_act_by_the_mode(call, policy, tmp_path):
-    for name, flags in (("default", []), ("stochastic", ["--stochastic"]), ("mode", ["--deterministic"])):
+def test_collect_samples_actions_by_default(call, policy, tmp_path):
+    for name, flags in (("default", []), ("sampled", ["--stochastic"]), ("mode", ["--deterministic"])):
         outcome = call("collect", policy, ENV, "--out", tmp_path / f"{name}.hdf5", "--episodes", 2, *flags)
         assert outcome.code == 0, outcome
-    files = {name: Trajectories.from_hdf5(tmp_path / f"{name}.hdf5") for name in ("default", "stochastic", "mode")}
+    files = {name: Trajectories.from_hdf5(tmp_path / f"{name}.hdf5") for name in ("default", "sampled", "mode")}
     sampled = collect(policy, ENV, 2, progress_bar=False)
-    by_mode = collect(policy, ENV, 2, deterministic=True, progress_bar=False)
+    modes = collect(policy, ENV, 2, deterministic=True, progress_bar=False)
     assert np.array_equal(files["default"].actions, sampled.actions)
-    assert np.array_equal(files["stochastic"].actions, sampled.actions)
-    assert np.array_equal(files["mode"].actions, by_mode.actions)
-    assert not np.array_equal(sampled.actions, by_mode.actions)
+    assert np.array_equal(files["sampled"].actions, sampled.actions)
+    assert np.array_equal(files["mode"].actions, modes.actions)
+    assert not np.array_equal(sampled.actions, modes.actions)
 
 
-def test_both_ways_of_acting_at_once_are_a_wrong_usage(call, policy, tmp_path):
+def test_deterministic_and_stochastic_exclude_each_other(call, policy, tmp_path):
     outcome = call("collect", policy, ENV, "--out", tmp_path / "x.hdf5", "--deterministic", "--stochastic")
     assert outcome.code == 2
 
 
-def test_the_table_has_a_row_for_each_scale_and_one_for_all(call, policy, tmp_path):
+def test_table_has_a_row_for_each_scale_and_for_all(call, policy, tmp_path):
     outcome = call(
         *("collect", policy, ENV, "--out", tmp_path / "new" / "x.hdf5", "--episodes", 3),
         *("--scales", 0.2, 1, "--n-envs", 2, "--cost-limit", 30),
@@ -42,7 +44,7 @@ def test_the_table_has_a_row_for_each_scale_and_one_for_all(call, policy, tmp_pa
     assert "600 transitions" in outcome.out
 
 
-def test_the_file_says_how_it_was_made(call, policy, tmp_path):
+def test_file_has_the_settings_as_attributes(call, policy, tmp_path):
     call("collect", policy, ENV, "--out", tmp_path / "x.hdf5", "--episodes", 1, "--scale", 0.5, "--seed", 9)
     with h5py.File(tmp_path / "x.hdf5") as file:
         assert dict(file.attrs) == {
@@ -59,32 +61,33 @@ def test_the_file_says_how_it_was_made(call, policy, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scales"], "--scales: give one or more"),
-        (["--scales", "0.5", "0.5"], "--scales: give one or more factors, each once"),
-        (["--scales", "-1"], "--scales: -1 is not a factor"),
-        (["--scales", "nan"], "--scales: nan is not a factor"),
-        (["--episodes", "0"], "n_episodes: 0 is not positive"),
-        (["--seed", "-1"], "seed: -1 is negative"),
-        (["--algo", "sac"], "algo: 'sac' was given"),
-        (["--normalizer", "nowhere.pkl"], "nowhere.pkl"),
+        (["--scales"], r"--scales: "),
+        (["--scales", "0.5", "0.5"], r"--scales: "),
+        (["--scales", "-1"], r"--scales: .*-1"),
+        (["--scales", "nan"], r"--scales: .*nan"),
+        (["--episodes", "0"], r"n_episodes: .*0"),
+        (["--seed", "-1"], r"seed: .*-1"),
+        (["--algo", "sac"], r"algo: .*'sac'"),
+        (["--normalizer", "nowhere.pkl"], r".*nowhere\.pkl"),
     ],
 )
-def test_a_wrong_option_is_refused(call, policy, tmp_path, options, message):
-    assert message in call("collect", policy, ENV, "--out", tmp_path / "x.hdf5", *options).error
+def test_wrong_options_are_refused(call, policy, tmp_path, options, message):
+    assert re.match(message, call("collect", policy, ENV, "--out", tmp_path / "x.hdf5", *options).error)
     assert not (tmp_path / "x.hdf5").exists()
 
 
-def test_discrete_actions_are_not_scaled(call, tmp_path):
+def test_discrete_actions_cannot_be_scaled(call, tmp_path):
     model_of(PPO, choosing(spaces.Discrete(3))()).save(tmp_path / "discrete.zip")
     outcome = call("collect", tmp_path / "discrete.zip", ENV, "--out", tmp_path / "x.hdf5", "--scales", 0.5)
-    assert outcome.error.startswith("--scales: the policy's actions are Discrete(3)")
+    assert re.match(r"--scales: .*Discrete\(3\)", outcome.error)
 
 
-def test_another_environment_than_the_policy_s_is_refused(call, policy, tmp_path):
-    assert "env: its observations have shape" in call("collect", policy, "Pendulum-v1", "--out", tmp_path / "x").error
+def test_environment_with_other_spaces_is_refused(call, policy, tmp_path):
+    error = call("collect", policy, "Pendulum-v1", "--out", tmp_path / "x").error
+    assert re.match(r"env: .*\(3,\).*\(7,\)", error)
 
 
-def test_an_environment_may_be_registered_by_a_module_of_one_s_own(call, policy, tmp_path, monkeypatch):
+def test_env_id_imports_the_module_that_it_names(call, policy, tmp_path, monkeypatch):
     (tmp_path / "my_balls.py").write_text(
         "import gymnasium\n"
         f"gymnasium.register('MyBall-v0', lambda: gymnasium.make('{ENV}').unwrapped, max_episode_steps=7)\n"
@@ -95,16 +98,16 @@ def test_an_environment_may_be_registered_by_a_module_of_one_s_own(call, policy,
     assert Trajectories.from_hdf5(tmp_path / "x.hdf5").n_transitions == 7
 
 
-def test_a_file_is_not_replaced_by_accident(call, policy, tmp_path):
+def test_existing_file_is_replaced_only_with_overwrite(call, policy, tmp_path):
     (tmp_path / "x.hdf5").write_text("mine")
     arguments = ("collect", policy, ENV, "--out", tmp_path / "x.hdf5", "--episodes", 1)
-    assert call(*arguments).error.endswith("Name another file, or pass --overwrite to replace it.")
+    assert re.match(r".*x\.hdf5 .*--overwrite", call(*arguments).error)
     assert (tmp_path / "x.hdf5").read_text() == "mine"
     assert call(*arguments, "--overwrite").code == 0
     assert len(Trajectories.from_hdf5(tmp_path / "x.hdf5")) == 1
 
 
-def test_more_processes_record_the_same(call, policy, tmp_path):
+def test_number_of_processes_does_not_change_the_episodes(call, policy, tmp_path):
     for n_workers in (1, 2):
         flags = ("--out", tmp_path / f"{n_workers}.hdf5", "--episodes", 3, "--n-envs", 2, "--n-workers", n_workers)
         assert call("collect", policy, ENV, *flags).code == 0

@@ -1,4 +1,4 @@
-"""The demo itself: what somebody sees first."""
+"""The demo, which is the first command that a new user runs."""
 
 import importlib.util
 import re
@@ -11,14 +11,14 @@ import pytest
 from stable_baselines3 import PPO
 
 from sb3_prefine import Trajectories, load_reference
-from sb3_prefine.cli.run_demo import COST_LIMIT, DATA, run_demo
+from sb3_prefine.cli.demo import COST_LIMIT, DATA, demo
 
 LAST_LINE = re.compile(
     r"reference: reward (-?[\d.]+), cost ([\d.]+) \| PREFINE: reward (-?[\d.]+), cost ([\d.]+) \| cost cut (-?[\d.]+)%"
 )
 
 
-def test_the_demo_makes_the_policy_safe_and_keeps_the_data_s_reward(tmp_path):
+def test_demo_makes_the_policy_safe_and_keeps_the_reward_of_the_data(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "sb3_prefine", "demo", "--out", str(tmp_path / "demo")],
         capture_output=True,
@@ -45,13 +45,13 @@ def test_the_demo_makes_the_policy_safe_and_keeps_the_data_s_reward(tmp_path):
     )
 
 
-def test_without_its_packages_the_demo_says_what_to_install_before_it_starts(monkeypatch, tmp_path):
+def test_demo_names_missing_packages_before_it_starts(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'needs mujoco and matplotlib. Run: pip install "sb3-prefine\[demo\]"'):
-        run_demo(tmp_path)
+    with pytest.raises(ImportError, match=r'mujoco and matplotlib.*pip install "sb3-prefine\[demo\]"'):
+        demo(tmp_path)
 
 
-def test_what_ships_is_small_and_what_it_says():
+def test_demo_files_are_small_and_their_costs_are_apart():
     size = sum(path.stat().st_size for path in Path(DATA).rglob("*") if path.is_file())
     assert size < 3_000_000
     preferred, dispreferred = (Trajectories.from_hdf5(DATA / f"{name}.hdf5") for name in ("preferred", "dispreferred"))

@@ -6,20 +6,20 @@ import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_prefine import PREFINE, Trajectories
+from sb3_prefine.cli.demo import DATA
 from sb3_prefine.cli.describe_data import histogram
-from tests.cli.test_options import DEMO
 from tests.worlds import choosing, model_of, preferences, trajectories
 
 # Files of episodes
 
 
-def test_a_file_of_episodes_is_described(call, data):
+def test_data_file_is_described(call, data):
     out = call("info", data).out
     episodes = Trajectories.from_hdf5(data)
     assert f"{data}: 18 episodes, 1,800 transitions" in out
@@ -32,8 +32,8 @@ def test_a_file_of_episodes_is_described(call, data):
     assert rows["length"][1:7] == ["100"] * 6
 
 
-def test_attributes_and_datasets_that_are_not_read_are_shown_too(call, data, tmp_path):
-    path = tmp_path / "own_name"  # what it is, its content says
+def test_all_attributes_and_datasets_are_shown(call, data, tmp_path):
+    path = tmp_path / "no_suffix"  # info recognises HDF5 by its content
     path.write_bytes(data.read_bytes())
     with h5py.File(path, "a") as file:
         file.create_dataset("extra/steps", data=np.arange(3, dtype=np.int16))
@@ -57,7 +57,7 @@ def test_unknown_costs_are_counted(call, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text", "cut", "empty"])
-def test_a_file_of_episodes_that_cannot_be_read_is_one_line(call, data, tmp_path, content):
+def test_unreadable_data_file_is_one_line(call, data, tmp_path, content):
     path = tmp_path / "x.hdf5"
     if content == "cut":
         path.write_bytes(data.read_bytes()[:3000])
@@ -72,18 +72,17 @@ def test_a_file_of_episodes_that_cannot_be_read_is_one_line(call, data, tmp_path
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=60), st.integers(1, 30))
-def test_a_histogram_s_bars_stand_for_the_values_in_each_part(values, n_bins):
+def test_histogram_bars_follow_the_counts_of_the_bins(values, n_bins):
     bars = histogram(np.array(values, dtype=np.float64), n_bins)
     assert len(bars) == n_bins
     low, high = (min(values), max(values)) if len(set(values)) > 1 else (values[0] - 0.5, values[0] + 0.5)
     width = (high - low) / n_bins
     counts = [0] * n_bins
     for value in values:
-        place = (value - low) / width
-        # Values on the border of two parts may be counted in either: no word on these.
-        if abs(place - round(place)) < 1e-9 and value not in (low, high):
-            return
-        counts[min(int(place), n_bins - 1)] += 1
+        position = (value - low) / width
+        # Rounding decides to which bin a value on a border belongs.
+        assume(abs(position - round(position)) > 1e-9 or value in (low, high))
+        counts[min(int(position), n_bins - 1)] += 1
     assert [bar == " " for bar in bars] == [count == 0 for count in counts]
     assert [bar == "█" for bar, count in zip(bars, counts, strict=True) if count == max(counts)] == [
         True
@@ -95,8 +94,8 @@ def test_a_histogram_s_bars_stand_for_the_values_in_each_part(values, n_bins):
 # Checkpoints
 
 
-def facts(outcome):
-    """What a line says, by its label; several of a label are a list."""
+def properties(outcome):
+    """The values by their labels. If a label has several values, they are a list."""
     found: dict[str, list[str]] = {}
     for line in outcome.out.splitlines()[1:]:
         found.setdefault(line[:28].strip(), []).append(line[28:].strip())
@@ -126,10 +125,10 @@ def facts(outcome):
         (PPO, choosing(spaces.Discrete(4)), {"actions": "Discrete(4)", "likelihood": "categorical"}),
     ],
 )
-def test_a_checkpoint_is_described(call, tmp_path, algorithm, env, expected):
+def test_checkpoint_is_described(call, tmp_path, algorithm, env, expected):
     model = model_of(algorithm, env and env())
     model.save(tmp_path / "model.zip")
-    found = facts(call("info", tmp_path / "model.zip"))
+    found = properties(call("info", tmp_path / "model.zip"))
     assert expected.items() <= found.items()
     assert found["file"] == str(tmp_path / "model.zip")
     assert found["parameters"] == f"{sum(p.numel() for p in model.policy.parameters()):,}"
@@ -137,66 +136,66 @@ def test_a_checkpoint_is_described(call, tmp_path, algorithm, env, expected):
     assert found["normaliser"] == found["env wrappers"] == "none"
 
 
-def test_images_show_their_convolutions(call, tmp_path):
+def test_convolutions_are_shown(call, tmp_path):
     class Screen(choosing(spaces.Discrete(2))):
         observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 
     PPO("CnnPolicy", Screen(), seed=0, device="cpu").save(tmp_path / "screen.zip")
-    networks = facts(call("info", tmp_path / "screen.zip"))["network"]
+    networks = properties(call("info", tmp_path / "screen.zip"))["network"]
     assert "features_extractor.cnn: conv 3x8x8-32-conv 32x4x4-64-conv 64x3x3-64" in networks
 
 
 @pytest.mark.parametrize(
     ("algorithm", "env", "reason"),
-    [(TD3, "Pendulum-v1", "deterministic"), (DQN, "CartPole-v1", "values of actions, not their probabilities")],
+    [(TD3, "Pendulum-v1", "TD3"), (DQN, "CartPole-v1", "DQN")],
 )
-def test_a_policy_without_a_likelihood_says_why(call, tmp_path, algorithm, env, reason):
+def test_policy_without_a_likelihood_is_described_with_the_reason(call, tmp_path, algorithm, env, reason):
     model_of(algorithm, gym.make(env)).save(tmp_path / "model.zip")
-    likelihood = facts(call("info", tmp_path / "model.zip"))["likelihood"]
+    likelihood = properties(call("info", tmp_path / "model.zip"))["likelihood"]
     assert likelihood.startswith("none: policy: ")
     assert reason in likelihood
 
 
-def test_the_normaliser_is_described(call):
-    found = facts(call("info", DEMO / "reference.zip"))
+def test_normaliser_is_described(call):
+    found = properties(call("info", DATA / "reference.zip"))
     assert found["normaliser"] == "VecNormalize over 1,001,480 observations, clipped to ±10"
 
 
-def test_a_name_in_the_zoo_and_its_wrappers(call, zoo):
-    found = facts(call("info", "ppo/Walker2d-v3"))
+def test_name_in_the_zoo_is_described_with_its_wrappers(call, zoo):
+    found = properties(call("info", "ppo/Walker2d-v3"))
     assert found["file"].startswith(str(zoo))
     assert found["env wrappers"] == "sb3_contrib.common.wrappers.TimeFeatureWrapper"
     assert "," not in found["network"][0]
 
 
-def test_a_zip_of_prefine_says_so(call, tmp_path):
+def test_zip_of_prefine_is_recognised(call, tmp_path):
     PREFINE(model_of(PPO), preferences(), device="cpu").learn(1).save(tmp_path / "model.zip")
-    found = facts(call("info", tmp_path / "model.zip"))
+    found = properties(call("info", tmp_path / "model.zip"))
     assert found["written by"].startswith("PREFINE.save")
     assert found["algorithm"] == "ppo"
 
 
 class OwnExtractor(FlattenExtractor):
-    """A part of somebody's own, which only unpickling finds."""
+    """A class of the user, which only unpickling finds."""
 
 
-def test_what_opens_only_by_unpickling_is_described_with_trust(call, tmp_path):
+def test_checkpoint_that_needs_unpickling_is_described_with_trust(call, tmp_path):
     model_of(PPO, policy_kwargs={"features_extractor_class": OwnExtractor}).save(tmp_path / "own.zip")
     assert "trust=True" in call("info", tmp_path / "own.zip").error
-    found = facts(call("info", tmp_path / "own.zip", "--trust"))
+    found = properties(call("info", tmp_path / "own.zip", "--trust"))
     assert found["opens without unpickling"].startswith("no: ")
     assert "features_extractor_class" in found["opens without unpickling"]
     assert found["algorithm"] == "ppo"
 
 
-def test_a_zip_that_needs_its_normaliser_says_so(call, tmp_path):
-    (tmp_path / "alone.zip").write_bytes((DEMO / "reference.zip").read_bytes())
+def test_missing_normaliser_is_an_error(call, tmp_path):
+    (tmp_path / "alone.zip").write_bytes((DATA / "reference.zip").read_bytes())
     assert "normalizer=False" in call("info", tmp_path / "alone.zip").error
-    assert facts(call("info", tmp_path / "alone.zip", "--normalizer", "false"))["normaliser"] == "none"
+    assert properties(call("info", tmp_path / "alone.zip", "--normalizer", "false"))["normaliser"] == "none"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text", "cut", "foreign", "junk"])
-def test_a_checkpoint_that_cannot_be_read_is_one_line(call, policy, tmp_path, content):
+def test_unreadable_checkpoint_is_one_line(call, policy, tmp_path, content):
     path = tmp_path / "x.zip"
     if content == "cut":
         path.write_bytes(policy.read_bytes()[: os.path.getsize(policy) // 2])

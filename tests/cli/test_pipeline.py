@@ -1,4 +1,4 @@
-"""Collect, split, train, evaluate, compare, info, one after the other, and each the same as in Python."""
+"""Runs collect, split, train, evaluate, compare and info in a row. Each must give the same as its Python function."""
 
 import contextlib
 import json
@@ -17,9 +17,9 @@ LIMIT, STEPS = 30, 200
 
 @pytest.fixture(scope="module")
 def folder(call, policy, tmp_path_factory):
-    """Where the commands were run one after the other, and what they said."""
+    """The folder in which the commands ran, and the outcome of each."""
     folder = tmp_path_factory.mktemp("pipeline")
-    said: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     for command in (
         f"collect {policy} {ENV} --out data.hdf5 --episodes 5 --scales 0.2 1.0 --seed 7 --cost-limit {LIMIT}",
         f"split data.hdf5 --cost-limit {LIMIT} --n-preferred 2 --n-dispreferred 3 --out chosen --seed 2",
@@ -32,11 +32,11 @@ def folder(call, policy, tmp_path_factory):
         with contextlib.chdir(folder):
             outcome = call(*command.split())
         assert outcome.code == 0, outcome.err
-        said[command.split()[0]] = outcome
-    return folder, said
+        outcomes[command.split()[0]] = outcome
+    return folder, outcomes
 
 
-def test_collect_records_what_collect_records(folder, policy):
+def test_collect_records_the_same_as_in_python(folder, policy):
     expected = [
         collect(policy, ENV, 5, seed=7, progress_bar=False, action_transform=lambda actions: 0.2 * actions),
         collect(policy, ENV, 5, seed=7, progress_bar=False),
@@ -46,7 +46,7 @@ def test_collect_records_what_collect_records(folder, policy):
         assert np.array_equal(getattr(found, column), np.concatenate([getattr(t, column) for t in expected])), column
 
 
-def test_split_chooses_what_from_costs_chooses(folder):
+def test_split_selects_the_same_as_from_costs(folder):
     data = Trajectories.from_hdf5(folder[0] / "data.hdf5")
     expected = PreferenceBuffer.from_costs(data, LIMIT, 2, 3, seed=2)
     for name in ("preferred", "dispreferred"):
@@ -55,7 +55,7 @@ def test_split_chooses_what_from_costs_chooses(folder):
         assert np.array_equal(found.costs, getattr(expected, name).costs)
 
 
-def test_train_learns_what_learn_learns(folder, policy):
+def test_train_learns_the_same_as_learn(folder, policy):
     here, _ = folder
     sets = [Trajectories.from_hdf5(here / "chosen" / f"{name}.hdf5") for name in ("preferred", "dispreferred")]
     expected = PREFINE(
@@ -71,7 +71,7 @@ def test_train_learns_what_learn_learns(folder, policy):
     assert not torch.allclose(exported["action_net.bias"], before["action_net.bias"])
 
 
-def test_evaluate_measures_what_evaluate_policy_measures(folder):
+def test_evaluate_measures_the_same_as_evaluate_policy(folder):
     expected = evaluate_policy(folder[0] / "safe.zip", ENV, 6, seed=5)
     found = json.loads((folder[0] / "safe.json").read_text())
     assert found["episode_rewards"] == expected.episode_rewards.tolist()
@@ -92,18 +92,18 @@ def test_evaluate_measures_what_evaluate_policy_measures(folder):
     }
 
 
-def test_compare_has_a_row_for_each_policy_and_draws_them(folder, policy):
-    here, said = folder
+def test_compare_tables_and_plots_each_policy(folder, policy):
+    here, outcomes = folder
     for path in (policy, here / "safe.zip"):
         expected = evaluate_policy(path, ENV, 4)
-        [row] = [line for line in said["compare"].out.splitlines() if path.name in line]
+        [row] = [line for line in outcomes["compare"].out.splitlines() if path.name in line]
         assert f"{expected.mean_reward:,.0f}" in row
         assert f"{expected.mean_cost:,.1f}" in row
         assert f"{expected.violation_rate(LIMIT):.0%}" in row
     assert (here / "plane.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_policy_became_safer(folder, policy):
+def test_policy_becomes_safer(folder, policy):
     before, after = (evaluate_policy(path, ENV, 6).mean_cost for path in (policy, folder[0] / "safe.zip"))
     assert after < before - 20
 
@@ -115,7 +115,7 @@ def test_info_describes_the_exported_zip(folder):
     assert "diagonal Gaussian" in out
 
 
-def test_tables_are_whole_in_a_pipe_and_progress_goes_to_the_other_stream(folder):
+def test_tables_are_not_cut_in_a_pipe_and_progress_goes_to_stderr(folder):
     for command, outcome in folder[1].items():
         assert "…" not in outcome.out, command
         assert "episode/s" not in outcome.out, command

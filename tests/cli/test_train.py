@@ -1,4 +1,5 @@
-from dataclasses import asdict, replace
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ from stable_baselines3 import DQN, PPO, TD3
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, evaluate_policy
 from sb3_prefine.callbacks import CostEvalCallback, EarlyStopping
+from sb3_prefine.cli.demo import DATA
 from sb3_prefine.cli.options import Hyperparameters
 from tests.cli.conftest import ENV
-from tests.cli.test_options import DEMO
 from tests.worlds import BAD, GOOD, assert_same_weights, choosing, model_of, trajectories
 
 FAST_TRAINING = ("--learning-rate", 3e-3, "--batch-size", 64, "--device", "cpu")
@@ -28,7 +29,7 @@ def sets_of(two_sets):
 # Data
 
 
-def test_data_that_are_split_by_cost_are_those_of_from_costs(call, policy, data, tmp_path):
+def test_data_option_selects_the_same_as_from_costs(call, policy, data, tmp_path):
     outcome = call(
         *("train", policy, "--data", data, "--cost-limit", 30, "--n-preferred", 2, "--n-dispreferred", 3),
         *("--data-seed", 6, "--seed", 1, "--steps", 20, "--out", tmp_path / "safe", *FAST_TRAINING),
@@ -55,7 +56,7 @@ def test_several_files_make_one_set(call, policy, two_sets, tmp_path):
     assert_same_weights(weights_in(tmp_path / "safe.zip"), expected.policy.state_dict())
 
 
-def test_data_that_stay_on_disk_are_streamed_through_the_buffer(call, policy, two_sets, tmp_path):
+def test_mmap_streams_the_data_through_the_buffer(call, policy, two_sets, tmp_path):
     outcome = call(
         *("train", policy, *sets_of(two_sets), "--mmap", "--buffer-size", 200, "--held-out", 0),
         *("--seed", 1, "--steps", 5, "--out", tmp_path / "safe.zip", *FAST_TRAINING),
@@ -70,7 +71,7 @@ def test_data_that_stay_on_disk_are_streamed_through_the_buffer(call, policy, tw
         assert_same_weights(weights_in(tmp_path / "safe.zip"), all_in_memory.policy.state_dict())
 
 
-def test_training_stops_when_the_held_out_episodes_are_learnt_no_better(call, policy, two_sets, tmp_path):
+def test_training_stops_early_with_held_out_episodes(call, policy, two_sets, tmp_path):
     outcome = call(
         *("train", policy, *sets_of(two_sets), "--held-out", 0.3, "--patience", 1, "--seed", 1, "--steps", 2000),
         *("--out", tmp_path / "safe.zip", "--learning-rate", 1e-2, "--batch-size", 64, "--device", "cpu"),
@@ -81,18 +82,18 @@ def test_training_stops_when_the_held_out_episodes_are_learnt_no_better(call, po
     expected = PREFINE(policy, rest, learning_rate=1e-2, batch_size=64, seed=1, device="cpu")
     stopping = EarlyStopping(held_out, patience=1)
     expected.learn(2000, stopping)
-    assert expected.num_timesteps < 2000, "settings under which it is stopped"
+    assert expected.num_timesteps < 2000, "the settings must lead to an early stop"
     assert_same_weights(weights_in(tmp_path / "safe.zip"), expected.policy.state_dict())
     assert f"Training stopped after {expected.num_timesteps:,} gradient steps." in outcome.out
     assert f"The weights are those after {stopping.best_timestep:,}," in outcome.out
 
 
-def test_too_few_episodes_are_all_trained_on(call, policy, data, tmp_path):
+def test_too_few_episodes_are_not_held_out(call, policy, data, tmp_path):
     outcome = call(
         *("train", policy, "--data", data, "--cost-limit", 30, "--n-preferred", 2, "--n-dispreferred", 3),
         *("--steps", 3, "--out", tmp_path / "safe", *FAST_TRAINING),
     )
-    assert "No early stop: 2 episodes of a set are too few to hold 10% of them out." in outcome.out
+    assert re.search(r"^No early stopping: .* 2 episodes .* 10%", outcome.out, flags=re.MULTILINE)
     assert "3 gradient steps in" in outcome.out
 
 
@@ -104,38 +105,38 @@ def test_too_few_episodes_are_all_trained_on(call, policy, data, tmp_path):
         (["--dispreferred", "DATA"], "Name the data"),
         (["--data", "DATA", "--preferred", "DATA"], "Name the data"),
         (["--data", "DATA"], "--data needs --cost-limit"),
-        (["--data", "DATA", "--cost-limit", "0"], "none of the 18 episodes costs less"),
-        (["--data", "DATA", "--cost-limit", "30", "--eval-freq", "-1", "--eval-env", ENV], "eval_freq: -1"),
-        (["--data", "DATA", "--cost-limit", "30", "--steps", "0"], "--steps: 0 is not positive"),
-        (["--data", "DATA", "--cost-limit", "30", "--held-out", "1"], "--held-out: 1 is not a part of the episodes"),
-        (["--data", "DATA", "--cost-limit", "30", "--patience", "0"], "--patience: 0 is not positive"),
-        (["--data", "DATA", "--cost-limit", "30", "--beta", "-1"], "beta: expected a finite number >= 0"),
+        (["--data", "DATA", "--cost-limit", "0"], r"cost_limit\b.*\b0\b"),
+        (["--data", "DATA", "--cost-limit", "30", "--eval-freq", "-1", "--eval-env", ENV], "eval_freq: .*-1"),
+        (["--data", "DATA", "--cost-limit", "30", "--steps", "0"], "--steps: .*0"),
+        (["--data", "DATA", "--cost-limit", "30", "--held-out", "1"], "--held-out: .*1"),
+        (["--data", "DATA", "--cost-limit", "30", "--patience", "0"], "--patience: .*0"),
+        (["--data", "DATA", "--cost-limit", "30", "--beta", "-1"], "beta: .*-1"),
         (["--preferred", "DATA", "--dispreferred", "DATA", "--eval-env", ENV], "--eval-env needs --eval-cost-limit"),
-        (["--preferred", "DATA", "--dispreferred", "nowhere.hdf5"], "nowhere.hdf5: there is no such file"),
+        (["--preferred", "DATA", "--dispreferred", "nowhere.hdf5"], r"nowhere\.hdf5: "),
     ],
 )
-def test_a_wrong_option_is_refused_before_training(call, policy, data, tmp_path, options, message):
+def test_wrong_options_are_refused_before_training(call, policy, data, tmp_path, options, message):
     options = [str(data) if option == "DATA" else option for option in options]
     outcome = call("train", policy, "--out", tmp_path / "safe.zip", "--eval-episodes", 1, *options)
-    assert message in outcome.error
+    assert re.match(message, outcome.error)
     assert "updates" not in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_policy_without_a_likelihood_is_refused_in_one_line(call, two_sets, tmp_path):
+def test_policy_without_a_likelihood_is_refused_in_one_line(call, two_sets, tmp_path):
     model_of(TD3, ENV).save(tmp_path / "td3.zip")
     outcome = call("train", tmp_path / "td3.zip", *sets_of(two_sets), "--out", tmp_path / "safe.zip")
-    assert outcome.error.startswith("policy: TD3Policy (TD3, DDPG) is deterministic")
+    assert re.match(r"policy: .*TD3Policy", outcome.error)
     assert len(outcome.err.splitlines()) == 1
 
 
 def test_data_of_another_environment_are_refused(call, two_sets, tmp_path):
     model_of(PPO).save(tmp_path / "other.zip")
     outcome = call("train", tmp_path / "other.zip", *sets_of(two_sets), "--out", tmp_path / "safe.zip")
-    assert "observations have shape (7,), the policy expects (5,)" in outcome.error
+    assert re.search(r"\(7,\).*\(5,\)", outcome.error)
 
 
-def test_a_training_that_diverges_says_so_and_writes_nothing(call, policy, two_sets, tmp_path):
+def test_divergence_is_an_error_and_writes_no_file(call, policy, two_sets, tmp_path):
     outcome = call(
         *("train", policy, *sets_of(two_sets), "--out", tmp_path / "safe.zip"),
         *("--learning-rate", 1e30, "--steps", 20, "--device", "cpu"),
@@ -147,8 +148,8 @@ def test_a_training_that_diverges_says_so_and_writes_nothing(call, policy, two_s
 # Hyperparameters and files
 
 
-def test_every_hyperparameter_reaches_the_model(call, policy, two_sets, tmp_path):
-    wanted = {
+def test_all_hyperparameters_reach_the_model(call, policy, two_sets, tmp_path):
+    values = {
         "learning_rate": 1e-3,
         "batch_size": 32,
         "beta": 0.1,
@@ -162,24 +163,24 @@ def test_every_hyperparameter_reaches_the_model(call, policy, two_sets, tmp_path
         "max_grad_norm": 0.5,
         "buffer_size": 500,
     }
-    defaults = asdict(Hyperparameters())
-    assert set(wanted) == set(defaults) - {"fixed_std", "temperature"}
-    assert not set(wanted.items()) & set(defaults.items())
-    options = [text for name, value in wanted.items() for text in (f"--{name.replace('_', '-')}", value)]
+    defaults = vars(Hyperparameters())
+    assert set(values) == set(defaults) - {"fixed_std", "temperature"}
+    assert not set(values.items()) & set(defaults.items())
+    options = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", value)]
     outcome = call(
         *("train", policy, *sets_of(two_sets), "--out", tmp_path / "safe.zip", "--save-model", tmp_path / "model"),
         *("--steps", 3, "--seed", 8, "--device", "cpu", *options),
     )
     assert outcome.code == 0, outcome
     model = PREFINE.load(tmp_path / "model.zip", device="cpu")
-    assert {name: getattr(model, name) for name in wanted} == wanted
+    assert {name: getattr(model, name) for name in values} == values
     assert model.seed == 8
     assert model.num_timesteps == 3
     assert_same_weights(weights_in(tmp_path / "safe.zip"), model.policy.state_dict())
 
 
 @pytest.mark.parametrize(("algorithm", "name"), [(TD3, "fixed_std"), (DQN, "temperature")])
-def test_what_makes_probabilities_of_a_deterministic_policy_reaches_the_model(call, tmp_path, algorithm, name):
+def test_fixed_std_and_temperature_reach_the_model(call, tmp_path, algorithm, name):
     env = choosing(spaces.Discrete(4))() if algorithm is DQN else None
     model_of(algorithm, env, buffer_size=100).save(tmp_path / "source.zip")
     for file, action, number in (("good.hdf5", GOOD, 2), ("bad.hdf5", BAD, 0)):
@@ -198,7 +199,7 @@ def test_what_makes_probabilities_of_a_deterministic_policy_reaches_the_model(ca
     assert_same_weights(algorithm.load(tmp_path / "safe.zip").policy.state_dict(), model.policy.state_dict())
 
 
-def test_the_fine_tuned_zip_may_be_trained_again(call, policy, two_sets, tmp_path):
+def test_fine_tuned_zip_can_be_trained_again(call, policy, two_sets, tmp_path):
     arguments = (*sets_of(two_sets), "--steps", 5, *FAST_TRAINING)
     for source, name in ((policy, "one"), (tmp_path / "one.zip", "two")):
         outcome = call(
@@ -210,17 +211,17 @@ def test_the_fine_tuned_zip_may_be_trained_again(call, policy, two_sets, tmp_pat
     assert not torch.equal(weights_in(tmp_path / "one.zip")["log_std"], weights_in(tmp_path / "two.zip")["log_std"])
 
 
-def test_the_normaliser_lies_beside_the_exported_zip(call, tmp_path):
+def test_normaliser_is_written_next_to_the_exported_zip(call, tmp_path):
     outcome = call(
-        *("train", DEMO / "reference.zip", "--preferred", DEMO / "preferred.hdf5"),
-        *("--dispreferred", DEMO / "dispreferred.hdf5", "--steps", 2, "--out", tmp_path / "safe.zip"),
+        *("train", DATA / "reference.zip", "--preferred", DATA / "preferred.hdf5"),
+        *("--dispreferred", DATA / "dispreferred.hdf5", "--steps", 2, "--out", tmp_path / "safe.zip"),
     )
     assert outcome.code == 0, outcome
     assert (tmp_path / "safe" / "vecnormalize.pkl").is_file()
     assert "VecNormalize over" in call("info", tmp_path / "safe.zip").out
 
 
-def test_tensorboard_logs_are_written_on_request(call, policy, two_sets, tmp_path):
+def test_tensorboard_option_writes_logs(call, policy, two_sets, tmp_path):
     outcome = call(
         *("train", policy, *sets_of(two_sets), "--out", tmp_path / "safe.zip", "--steps", 100),
         *("--tensorboard", tmp_path / "logs", *FAST_TRAINING),
@@ -230,31 +231,32 @@ def test_tensorboard_logs_are_written_on_request(call, policy, two_sets, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["safe.zip", "safe_best.zip", "model.zip"])
-def test_no_file_is_replaced_by_accident(call, policy, two_sets, tmp_path, name):
+def test_existing_files_are_not_replaced(call, policy, two_sets, tmp_path, name):
     (tmp_path / name).write_text("mine")
     outcome = call(
         *("train", policy, *sets_of(two_sets), "--out", tmp_path / "safe", "--save-model", tmp_path / "model"),
         *("--eval-env", ENV, "--eval-cost-limit", 30),
     )
-    assert f"{name} is there already" in outcome.error
+    assert re.match(rf".*{name} .*--overwrite", outcome.error)
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_two_outputs_do_not_share_a_file(call, policy, two_sets, tmp_path):
+def test_two_outputs_cannot_share_a_file(call, policy, two_sets, tmp_path):
     outcome = call(
         "train", policy, *sets_of(two_sets), "--out", tmp_path / "safe", "--save-model", tmp_path / "safe.zip"
     )
-    assert "is the path of two outputs" in outcome.error
+    assert "safe.zip" in outcome.error
+    assert list(tmp_path.iterdir()) == []
 
 
 # Evaluation
 
 
 @pytest.fixture
-def watched(call, policy, two_sets, tmp_path):
-    """A training of 80 steps, looked at every 20."""
+def train_with_evaluation(call, policy, two_sets, tmp_path):
+    """Trains for 80 steps with an evaluation every 20 steps."""
 
-    def watched(*options, sets=two_sets):
+    def train_with_evaluation(*options, sets=two_sets):
         outcome = call(
             *("train", policy, *sets_of(sets), "--out", tmp_path / "safe.zip", "--steps", 80, *FAST_TRAINING),
             *("--eval-env", ENV, "--eval-cost-limit", 60, "--eval-episodes", 3, "--eval-freq", 20),
@@ -263,11 +265,11 @@ def watched(call, policy, two_sets, tmp_path):
         assert outcome.code == 0, outcome
         return outcome
 
-    return watched
+    return train_with_evaluation
 
 
-def test_before_and_after_are_evaluated_and_the_best_safe_policy_is_kept(watched, policy, two_sets, tmp_path):
-    outcome = watched("--held-out", 0)
+def test_training_is_evaluated_and_the_best_safe_policy_is_kept(train_with_evaluation, policy, two_sets, tmp_path):
+    outcome = train_with_evaluation("--held-out", 0)
 
     preferences = PreferenceBuffer(*(Trajectories.from_hdf5(path) for path in two_sets))
     expected = PREFINE(policy, preferences, learning_rate=3e-3, batch_size=64, seed=0, device="cpu")
@@ -276,7 +278,7 @@ def test_before_and_after_are_evaluated_and_the_best_safe_policy_is_kept(watched
     )
     expected.learn(80, callback)
     best = PREFINE.load(tmp_path / "py" / "best_model.zip", device="cpu")
-    assert 20 < best.num_timesteps < 80, "settings under which neither the first nor the last is the best"
+    assert 20 < best.num_timesteps < 80, "the settings must make neither the first nor the last the best"
     assert_same_weights(weights_in(tmp_path / "safe.zip"), expected.policy.state_dict())
     assert_same_weights(weights_in(tmp_path / "safe_best.zip"), best.policy.state_dict())
 
@@ -296,15 +298,15 @@ def test_before_and_after_are_evaluated_and_the_best_safe_policy_is_kept(watched
     assert f"Wrote {tmp_path / 'safe_best.zip'}" in outcome.out
 
 
-def test_where_none_is_safe_there_is_no_best_one_and_an_old_one_is_gone(watched, policy, two_sets, tmp_path):
+def test_old_best_file_is_deleted_if_no_policy_is_safe(train_with_evaluation, policy, two_sets, tmp_path):
     (tmp_path / "safe_best.zip").write_bytes(policy.read_bytes())
-    outcome = watched("--overwrite", sets=two_sets[::-1])  # which teaches to roll fast
-    assert "No policy on the way was safe." in outcome.out
+    outcome = train_with_evaluation("--overwrite", sets=two_sets[::-1])  # fast balls are preferred
+    assert "No policy found during training was safe." in outcome.out
     assert not (tmp_path / "safe_best.zip").exists()
     assert "best safe" not in outcome.out
 
 
-def test_the_limit_of_the_data_serves_the_evaluation_too(call, policy, data, tmp_path):
+def test_evaluation_uses_the_limit_of_the_data_by_default(call, policy, data, tmp_path):
     outcome = call(
         *("train", policy, "--data", data, "--cost-limit", 35, "--n-preferred", 2, "--n-dispreferred", 3),
         *("--out", tmp_path / "safe.zip", "--steps", 2, "--eval-env", ENV, "--eval-episodes", 1, "--eval-freq", 0),
@@ -313,7 +315,7 @@ def test_the_limit_of_the_data_serves_the_evaluation_too(call, policy, data, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["safe.zip"]
 
 
-def test_an_environment_without_a_cost_cannot_choose_the_best(call, tmp_path):
+def test_environment_without_costs_is_refused(call, tmp_path):
     pendulum = model_of(PPO, "Pendulum-v1")
     pendulum.save(tmp_path / "pendulum.zip")
     assert call("collect", tmp_path / "pendulum.zip", "Pendulum-v1", "--out", tmp_path / "x", "--episodes", 2).code == 0
@@ -322,11 +324,11 @@ def test_an_environment_without_a_cost_cannot_choose_the_best(call, tmp_path):
         *("--out", tmp_path / "safe.zip", "--steps", 2, "--eval-freq", 1, "--eval-episodes", 1),
         *("--eval-env", "Pendulum-v1", "--eval-cost-limit", 1),
     )
-    assert outcome.error.startswith('eval_env: it does not report info["cost"]')
+    assert re.match(r'eval_env: .*info\["cost"\]', outcome.error)
 
 
-def test_the_exported_zip_acts_as_what_was_trained(watched, tmp_path):
-    watched("--save-model", tmp_path / "model")
+def test_exported_zip_acts_like_the_trained_model(train_with_evaluation, tmp_path):
+    train_with_evaluation("--save-model", tmp_path / "model")
     observations = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     model = PREFINE.load(tmp_path / "model.zip", device="cpu")
     exported = PPO.load(tmp_path / "safe.zip", device="cpu")

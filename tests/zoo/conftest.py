@@ -1,4 +1,4 @@
-"""A policy that is too fast for SafetyBallRun-v0, as RL Zoo would have saved it, and data to slow it down."""
+"""A policy that is too fast in SafetyBallRun-v0, in RL Zoo's layout, and data to slow it down."""
 
 import sys
 from collections.abc import Callable
@@ -23,7 +23,7 @@ ENV_ID = "SafetyBallRun-v0"
 
 @dataclass(frozen=True)
 class Case:
-    """A checkpoint in RL Zoo's layout, and its data as files."""
+    """A checkpoint in RL Zoo's layout, and the files of its data."""
 
     folder: Path
     zip_path: Path
@@ -33,7 +33,7 @@ class Case:
 
     @property
     def two_sets(self) -> list[str]:
-        """As arguments of ``-params``."""
+        """The two sets as arguments of ``-params``."""
         return [f"preferred:'{self.preferred}'", f"dispreferred:'{self.dispreferred}'"]
 
 
@@ -42,11 +42,11 @@ Command = Callable[..., None]
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """``python -m sb3_prefine.zoo.train`` with these arguments, in this process; logs are in ``tmp_path / "logs"``."""
+    """Runs ``python -m sb3_prefine.zoo.train`` in this process. The logs are in ``tmp_path / "logs"``."""
 
     def run(*arguments: str) -> None:
-        usual = ["--algo", "prefine", "--env", ENV_ID, "-f", str(tmp_path / "logs"), "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["train", *usual, "--seed", "3", "--verbose", "0", *arguments])
+        defaults = ["--algo", "prefine", "--env", ENV_ID, "-f", str(tmp_path / "logs"), "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["train", *defaults, "--seed", "3", "--verbose", "0", *arguments])
         zoo_train.main()
 
     return run
@@ -54,11 +54,11 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 @pytest.fixture
 def enjoy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """``python -m sb3_prefine.zoo.enjoy``, likewise."""
+    """Runs ``python -m sb3_prefine.zoo.enjoy`` in this process."""
 
     def run(*arguments: str) -> None:
-        usual = ["--algo", "prefine", "--env", ENV_ID, "-f", str(tmp_path / "logs"), "--device", "cpu", "--no-render"]
-        monkeypatch.setattr(sys, "argv", ["enjoy", *usual, *arguments])
+        defaults = ["--algo", "prefine", "--env", ENV_ID, "-f", str(tmp_path / "logs"), "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["enjoy", *defaults, "--no-render", *arguments])
         zoo_enjoy.main()
 
     return run
@@ -66,14 +66,14 @@ def enjoy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 @pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Behind VecNormalize."""
+    """A policy that was trained with VecNormalize."""
     venv = VecNormalize(DummyVecEnv([lambda: gym.make(ENV_ID)]))
     return _write(tmp_path_factory.mktemp("normalised"), venv, {"normalize": True})
 
 
 @pytest.fixture(scope="session")
 def timed_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Behind TimeFeatureWrapper: one more observation than the environment has."""
+    """A policy that was trained with TimeFeatureWrapper, so it has one more observation than the environment."""
     venv = DummyVecEnv([lambda: TimeFeatureWrapper(gym.make(ENV_ID))])
     config = {"env_wrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper"}
     return _write(tmp_path_factory.mktemp("timed"), venv, config)
@@ -92,7 +92,7 @@ def _write(root: Path, venv: VecEnv, config: dict) -> Case:
     )
     model.learn(64)  # for the statistics of VecNormalize
     with torch.no_grad():
-        # Full speed ahead: a cost of about 90 of 100 steps.
+        # Full speed ahead: about 90 of 100 steps have a cost.
         model.policy.action_net.weight.mul_(0.1)
         model.policy.action_net.bias.copy_(torch.tensor([1.0, 0.0]))
     folder = root / "ppo" / f"{ENV_ID}_1"

@@ -1,4 +1,4 @@
-"""What ``hyperparams/prefine.yml`` says."""
+"""The contents of ``hyperparams/prefine.yml``."""
 
 import gymnasium
 import pytest
@@ -16,14 +16,14 @@ CONFIG = yaml.safe_load(HYPERPARAMS.read_text())
 FILES = {"pretrained": "model.zip", "dataset": "data.hdf5"}
 
 
-def test_it_names_the_twelve_tasks_of_the_paper_and_a_default():
+def test_file_has_the_tasks_of_the_paper_and_a_default():
     assert set(CONFIG) == {*PAPER, "default"}
     assert len(PAPER) == 12
     assert set(PAPER) <= set(gymnasium.registry)
 
 
 @pytest.mark.parametrize("env_id", PAPER)
-def test_its_keys_are_those_that_are_taken(env_id):
+def test_all_keys_of_a_task_are_used(env_id):
     entry = CONFIG[env_id]
     assert check_keys({**entry, **FILES}, {}, "") == {**entry, **FILES}
     model_keys = {key: value for key, value in entry.items() if key in MODEL_KEYS}
@@ -35,7 +35,7 @@ def test_its_keys_are_those_that_are_taken(env_id):
     ("tasks", "beta", "sft_coef", "limits"),
     [(VELOCITY + NAVIGATION, 0.05, 1.6, (20, 40, 80)), (BULLET, 0.2, 1.0, (10, 20, 40))],
 )
-def test_the_paper_s_values(tasks, beta, sft_coef, limits):
+def test_values_are_those_of_the_paper(tasks, beta, sft_coef, limits):
     for env_id in tasks:
         entry = CONFIG[env_id]
         assert (entry["beta"], entry["sft_coef"]) == (beta, sft_coef)
@@ -45,17 +45,17 @@ def test_the_paper_s_values(tasks, beta, sft_coef, limits):
         assert entry["eval_cost_limit"] in limits
 
 
-def test_where_no_episode_is_over_the_limit_the_costliest_are_taken(case):
+def test_car_run_selects_the_costliest_episodes(case):
     assert [env_id for env_id in PAPER if "unsafe" in CONFIG[env_id]] == ["SafetyCarRun-v0"]
-    # As in DSRL's CarRun: all of it below the limit.
+    # As in DSRL's CarRun, all episodes are below the limit.
     safe = Trajectories.from_hdf5(case.preferred)
     selection = {key: value for key, value in CONFIG["SafetyCarRun-v0"].items() if key in SELECTION_KEYS}
     selection |= {"n_preferred": 2, "n_dispreferred": 2}
-    with pytest.warns(UserWarning, match="cost no more"):
+    with pytest.warns(UserWarning, match="top_cost"):
         assert len(PreferenceBuffer.from_costs(safe, **selection).dispreferred) == 2
 
 
-def test_the_default_leaves_the_limit_of_the_data_to_its_user():
+def test_default_needs_a_cost_limit_for_the_data():
     assert check_keys({**CONFIG["default"], **FILES, "cost_limit": 5}, {}, "")["eval_cost_limit"] == 25
-    with pytest.raises(ValueError, match=r'cost_limit: .*-params "cost_limit:40"'):
+    with pytest.raises(ValueError, match=r"^cost_limit: "):
         check_keys({**CONFIG["default"], **FILES}, {}, "")

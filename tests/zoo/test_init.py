@@ -11,14 +11,14 @@ from sb3_prefine import PREFINE
 from sb3_prefine.zoo.search import convert_prefine_params, sample_prefine_params
 
 
-def test_importing_it_registers_the_algorithm_the_search_and_the_environments():
+def test_import_registers_algorithm_search_and_environments():
     assert ALGOS["prefine"] is PREFINE
     assert HYPERPARAMS_SAMPLER["prefine"] is sample_prefine_params
     assert HYPERPARAMS_CONVERTER["prefine"] is convert_prefine_params
     assert "SafetyBallRun-v0" in gymnasium.registry
 
 
-def test_without_rl_zoo_it_says_what_to_install(monkeypatch):
+def test_missing_rl_zoo_is_named_with_the_extra_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "rl_zoo3", None)
-    with pytest.raises(ImportError, match=r'RL Zoo cannot be imported .*pip install "sb3-prefine\[zoo\]"'):
+    with pytest.raises(ImportError, match=r'RL Zoo .*pip install "sb3-prefine\[zoo\]"'):
         importlib.reload(sb3_prefine.zoo)

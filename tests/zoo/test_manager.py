@@ -25,7 +25,7 @@ def load_run(tmp_path, number=1):
 
 
 class DoubleCost(gym.Wrapper):
-    """A task's own wrapper, and a callable to count."""
+    """A wrapper of the task, which doubles the cost."""
 
     def step(self, action):
         *rest, info = self.env.step(action)
@@ -33,6 +33,8 @@ class DoubleCost(gym.Wrapper):
 
 
 class Counter(BaseCallback):
+    """A callback of the task, which counts its calls."""
+
     calls = 0
 
     def _on_step(self):
@@ -40,31 +42,31 @@ class Counter(BaseCallback):
         return True
 
 
-# A run is what PREFINE by itself would do
+# A run gives the same as PREFINE alone
 
 
-def test_it_learns_what_prefine_learns(train, tmp_path, case):
+def test_run_learns_the_same_as_prefine(train, tmp_path, case):
     selection = ["cost_limit:20", "n_preferred:2", "n_dispreferred:3", "data_seed:4"]
     train(*SHORT, "-params", f"pretrained:'{case.folder}'", f"dataset:'{case.dataset}'", *selection, "batch_size:32")
     preferences = PreferenceBuffer.from_costs(
         Trajectories.from_hdf5(case.dataset), cost_limit=20, n_preferred=2, n_dispreferred=3, seed=4
     )
-    # beta and sft_coef are the paper's for Bullet, from the file.
+    # beta and sft_coef come from the file: the paper's values for Bullet.
     model = PREFINE(case.folder, preferences, batch_size=32, beta=0.2, sft_coef=1.0, seed=3, device="cpu")
     assert_same_weights(weights(load_run(tmp_path).policy), weights(model.learn(20).policy))
     assert not (run_folder(tmp_path) / "evaluations.npz").exists()
 
 
-def test_names_are_looked_up_where_rl_trained_agents_points_to(train, tmp_path, case, monkeypatch):
+def test_names_are_found_in_the_folder_of_rl_trained_agents(train, tmp_path, case, monkeypatch):
     monkeypatch.setenv("RL_TRAINED_AGENTS", str(case.folder.parent.parent))
     train(*SHORT, "-params", f"pretrained:'ppo/{ENV_ID}'", *case.two_sets)
     assert load_run(tmp_path).num_timesteps == 20
     config = yaml.safe_load((run_folder(tmp_path) / ENV_ID / "config.yml").read_text())
     assert config["pretrained"] == f"ppo/{ENV_ID}"
-    assert "cost_limit" not in config  # nothing was chosen by it
+    assert "cost_limit" not in config  # no episodes were selected
 
 
-def test_a_conf_file_instead_of_ours(train, tmp_path, case):
+def test_conf_file_replaces_the_file_of_the_package(train, tmp_path, case):
     entry = {
         "n_timesteps": 15,
         "learning_rate": "lin_0.001",
@@ -77,7 +79,7 @@ def test_a_conf_file_instead_of_ours(train, tmp_path, case):
     }
     (tmp_path / "mine.yml").write_text(yaml.safe_dump({"default": entry}))
     train("--eval-freq", "-1", "-conf", str(tmp_path / "mine.yml"))
-    with pytest.raises(ValueError, match="learning_rate cannot be read without unpickling"):
+    with pytest.raises(ValueError, match="learning_rate"):
         load_run(tmp_path)
     model = PREFINE.load(run_folder(tmp_path) / f"{ENV_ID}.zip", trust=True)
     assert (model.num_timesteps, model.sft_coef) == (15, 0.5)
@@ -89,28 +91,28 @@ def test_a_conf_file_instead_of_ours(train, tmp_path, case):
 
 
 @pytest.mark.parametrize(("eval_freq", "timesteps"), [(30, [30]), (31, range(3, 33, 3))])
-def test_an_interval_beyond_the_last_step_becomes_a_tenth(train, tmp_path, case, capsys, eval_freq, timesteps):
+def test_eval_freq_beyond_the_last_step_becomes_a_tenth(train, tmp_path, case, capsys, eval_freq, timesteps):
     options = ("-n", "30", "--eval-freq", str(eval_freq), "--eval-episodes", "1", "-params")
     train(*options, f"pretrained:'{case.folder}'", *case.two_sets)
     np.testing.assert_array_equal(np.load(run_folder(tmp_path) / "evaluations.npz")["timesteps"], timesteps)
-    said = "--eval-freq 31 is beyond the last step: evaluating every 3 steps" in capsys.readouterr().out
-    assert said == (eval_freq == 31)
+    told = re.search(r"--eval-freq 31 .* every 3 steps", capsys.readouterr().out)
+    assert bool(told) == (eval_freq == 31)
 
 
-def test_the_evaluation_takes_the_env_kwargs_of_the_hyperparameters(train, tmp_path, case):
+def test_evaluation_uses_the_env_kwargs_of_the_hyperparameters(train, tmp_path, case):
     hyperparams = [f"pretrained:'{case.folder}'", *case.two_sets, "env_kwargs:{'max_episode_steps': 30}"]
     train("-n", "2", "--eval-freq", "2", "--eval-episodes", "1", "-params", *hyperparams)
     assert np.load(run_folder(tmp_path) / "evaluations.npz")["ep_lengths"].tolist() == [[30]]
 
 
-def test_nothing_is_the_best_model_while_nothing_is_safe(train, tmp_path, case):
+def test_without_a_safe_model_no_best_model_is_saved(train, tmp_path, case):
     hyperparams = [f"pretrained:'{case.folder}'", *case.two_sets, "learning_rate:0.0", "eval_cost_limit:80"]
     train("-n", "2", "--eval-freq", "1", "--eval-episodes", "1", "-params", *hyperparams)
     assert np.load(run_folder(tmp_path) / "evaluations.npz")["costs"].min() > 80
     assert not (run_folder(tmp_path) / "best_model.zip").exists()
 
 
-def test_the_task_s_own_wrappers_and_callbacks_are_applied(train, tmp_path, case):
+def test_wrappers_and_callbacks_of_the_task_are_applied(train, tmp_path, case):
     Counter.calls = 0
     extras = [f"env_wrapper:'{__name__}.DoubleCost'", f"callback:'{__name__}.Counter'", "learning_rate:0.0"]
     options = ("-n", "2", "--eval-freq", "1", "--eval-episodes", "1", "-params")
@@ -123,17 +125,17 @@ def test_the_task_s_own_wrappers_and_callbacks_are_applied(train, tmp_path, case
     assert config["env_wrapper"] == [f"{__name__}.DoubleCost"]
 
 
-# The wrappers and the normaliser of the reference
+# Wrappers and normaliser of the reference
 
 
-def test_a_policy_from_behind_an_env_wrapper(train, enjoy, tmp_path, timed_case, capsys):
+def test_env_wrapper_of_the_policy_is_applied(train, enjoy, tmp_path, timed_case, capsys):
     hyperparams = [f"pretrained:'{timed_case.folder}'", *timed_case.two_sets, "learning_rate:0.02"]
     train("-n", "20", "--eval-freq", "10", "--eval-episodes", "1", "-params", *hyperparams)
     model = load_run(tmp_path)
     assert model.observation_space.shape == (8,)
     config = yaml.safe_load((run_folder(tmp_path) / ENV_ID / "config.yml").read_text())
     assert config["env_wrapper"] == [{"sb3_contrib.common.wrappers.TimeFeatureWrapper": {}}]
-    # The environment's own observations are one shorter.
+    # The environment's own observations have one component less.
     last = np.load(run_folder(tmp_path) / "evaluations.npz")["results"][-1]
     np.testing.assert_array_equal(evaluate_policy(model, ENV_ID, 1, seed=3).episode_rewards, last)
 
@@ -147,25 +149,24 @@ def test_a_policy_from_behind_an_env_wrapper(train, enjoy, tmp_path, timed_case,
     assert [load_run(tmp_path, number).observation_space.shape for number in (2, 3)] == [(8,), (8,)]
 
 
-def test_a_wrapper_that_the_policy_brings_along_is_not_applied_twice(train, timed_case):
+def test_env_wrapper_of_the_policy_is_not_applied_twice(train, timed_case):
     path = "sb3_contrib.common.wrappers.TimeFeatureWrapper"
     hyperparams = [f"pretrained:'{timed_case.folder}'", *timed_case.two_sets, f"env_wrapper:'{path}'"]
-    with pytest.raises(ValueError, match=r"its observation_space has the shape \(9,\)") as raised:
+    with pytest.raises(ValueError, match=r"\(9,\)") as raised:
         train(*SHORT, "-params", *hyperparams)
-    assert raised.value.__notes__[0].startswith(f"env_wrapper: {path} is around this env.")
-    assert raised.value.__notes__[0].endswith("applied already: leave those out.")
+    assert raised.value.__notes__[0].startswith(f"env_wrapper: {path} ")
 
 
-def test_a_wrapper_that_a_run_of_prefine_brings_along(train, tmp_path, timed_case):
+def test_env_wrapper_of_a_run_of_prefine_is_not_applied_twice(train, tmp_path, timed_case):
     train(*SHORT, "-params", f"pretrained:'{timed_case.folder}'", *timed_case.two_sets)
     path = "sb3_contrib.common.wrappers.TimeFeatureWrapper"
     for given in (f"env_wrapper:'{path}'", f"env_wrapper:[{{'{path}': {{}}}}]"):
-        with pytest.raises(ValueError, match=rf"env_wrapper: {path} was given\. .* leave those out"):
+        with pytest.raises(ValueError, match=rf"^env_wrapper: {path} "):
             train(*SHORT, "-params", f"pretrained:'{run_folder(tmp_path)}'", *timed_case.two_sets, given)
 
 
-def test_walker2d_of_the_zoo_and_going_on_with_it(train, tmp_path, zoo):
-    """An old zip: its spaces are float32 and it saw a time feature, today's environment is float64 and has none."""
+def test_walker2d_of_the_zoo_is_trained_twice(train, tmp_path, zoo):
+    """An old zip with a time feature and float32 spaces. Today's environment has no time feature and is float64."""
     env_id = "SafetyWalker2dVelocity-v1"
     reference = load_reference(zoo / "ppo" / "Walker2d-v3_1")
     assert reference.observation_space.dtype == np.float32
@@ -192,10 +193,10 @@ def test_walker2d_of_the_zoo_and_going_on_with_it(train, tmp_path, zoo):
     assert_same_weights(weights(again.reference.policy), weights(reference.policy))
 
 
-# Going on with -i
+# Continuing with -i
 
 
-def test_going_on_with_a_run_of_prefine(train, tmp_path, case):
+def test_continuing_a_run_of_prefine_keeps_its_reference(train, tmp_path, case):
     train(*SHORT, "-params", f"pretrained:'{case.folder}'", *case.two_sets)
     first = run_folder(tmp_path) / f"{ENV_ID}.zip"
     train(*SHORT, "-i", str(first), "-params", *case.two_sets, "beta:0.4")
@@ -205,12 +206,12 @@ def test_going_on_with_a_run_of_prefine(train, tmp_path, case):
     preferences = PreferenceBuffer(Trajectories.from_hdf5(case.preferred), Trajectories.from_hdf5(case.dispreferred))
     expected = PREFINE.load(first, device="cpu", preferences=preferences, beta=0.4, seed=3).learn(20)
     assert_same_weights(weights(again.policy), weights(expected.policy))
-    # The reference is still the one it began with, not the one that it went on from.
+    # The reference is that of the first run, not the result of the first run.
     assert_same_weights(weights(again.reference.policy), weights(load_reference(case.folder).policy))
 
 
-def test_going_on_with_a_foreign_zip_is_starting_from_it(train, tmp_path, case):
-    """Although there is a vecnormalize.pkl beside it, in which RL Zoo would wrap the environment."""
+def test_continuing_a_zip_of_ppo_starts_from_it(train, tmp_path, case):
+    """RL Zoo would wrap the environment in the vecnormalize.pkl next to the zip."""
     train(*SHORT, "-i", str(case.zip_path), "-params", *case.two_sets)
     train(*SHORT, "-params", f"pretrained:'{case.folder}'", *case.two_sets)
     assert_same_weights(weights(load_run(tmp_path, 1).policy), weights(load_run(tmp_path, 2).policy))
@@ -220,7 +221,7 @@ def test_going_on_with_a_foreign_zip_is_starting_from_it(train, tmp_path, case):
 # Optuna
 
 
-def test_a_search_and_a_run_with_what_it_found(train, tmp_path, case):
+def test_search_and_a_run_with_its_result(train, tmp_path, case):
     hyperparams = [f"pretrained:'{case.folder}'", *case.two_sets, "eval_cost_limit:20"]
     study_options = ("--storage", str(tmp_path / "study.log"), "--study-name", "s")
     train(
@@ -240,13 +241,13 @@ def test_a_search_and_a_run_with_what_it_found(train, tmp_path, case):
 
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log")))
     study = optuna.load_study(storage=storage, study_name="s")
-    assert (tmp_path / "study.log").stat().st_size < 20_000  # no weights in it
+    assert (tmp_path / "study.log").stat().st_size < 20_000  # without weights
     train(*SHORT, *study_options, "--trial-id", "1", "-params", *hyperparams)
     model = load_run(tmp_path, 2)
     assert {name: getattr(model, name) for name in study.trials[1].params} == study.trials[1].params
 
 
-def test_a_trial_is_what_prefine_would_do_with_a_seed_of_its_own(train, tmp_path, case):
+def test_trial_learns_the_same_as_prefine_with_its_own_seed(train, tmp_path, case):
     train(
         *("-n", "10", "--eval-episodes", "1", "-optimize", "--n-trials", "2", "--no-optim-plots"),
         *("--optimization-log-path", str(tmp_path)),
@@ -261,7 +262,7 @@ def test_a_trial_is_what_prefine_would_do_with_a_seed_of_its_own(train, tmp_path
         assert_same_weights(weights(trial.policy), weights(model.learn(10).policy))
 
 
-def test_a_trial_whose_loss_is_not_finite_is_pruned(train, tmp_path, case, monkeypatch):
+def test_trial_that_diverges_is_pruned(train, tmp_path, case, monkeypatch):
     draws = iter([1e30, 1e-4])
     monkeypatch.setitem(HYPERPARAMS_SAMPLER, "prefine", lambda *_: {"learning_rate": next(draws)})
     train(
@@ -272,29 +273,29 @@ def test_a_trial_whose_loss_is_not_finite_is_pruned(train, tmp_path, case, monke
     assert [row["state"] for row in csv.DictReader(report.open())] == ["PRUNED", "COMPLETE"]
 
 
-# What is refused
+# Refused runs
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--algo", "ppo"), r"--algo ppo: this command trains PREFINE. Pass --algo prefine"),
-        ((), r"pretrained: there is no policy to start from"),
-        (("-params", "pretrained:'x'", "normalize:True"), r"normalize: True was given"),
-        (("-params", "pretrained:'x'", "dataset:'x'", "learning_rate:'3e-4'"), r"learning_rate: '3e-4' is text"),
+        (("--algo", "ppo"), r"^--algo ppo: .*--algo prefine"),
+        ((), r"^pretrained: "),
+        (("-params", "pretrained:'x'", "normalize:True"), r"^normalize: .*True"),
+        (("-params", "pretrained:'x'", "dataset:'x'", "learning_rate:'3e-4'"), r"^learning_rate: .*'3e-4'"),
     ],
 )
-def test_a_run_that_cannot_be(train, tmp_path, arguments, message):
+def test_wrong_arguments_are_refused(train, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         train(*arguments)
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_search_that_goes_on_from_a_run(train, case):
-    with pytest.raises(ValueError, match=f"-i {case.zip_path}: a search starts every trial .* \"pretrained:'"):
+def test_search_cannot_continue_a_run(train, case):
+    with pytest.raises(ValueError, match=f"^-i {case.zip_path}: .*pretrained:'"):
         train("-optimize", "-i", str(case.zip_path))
 
 
-def test_a_policy_that_is_not_there(train, case):
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint at nowhere"):
+def test_missing_policy_is_named(train, case):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         train("-params", "pretrained:'nowhere'", *case.two_sets)

@@ -1,4 +1,4 @@
-"""What a user types, and what then lies in the folder."""
+"""The commands that a user runs, and the files that they write."""
 
 import pickle
 import re
@@ -20,7 +20,7 @@ COST_LIMIT = 20
 
 @pytest.fixture(scope="module")
 def logs(case, tmp_path_factory):
-    """A finished run; the evaluations are those of the start, where it is too fast, and of later, where it is safe."""
+    """The logs of a run whose policy is too fast in the first evaluations, and safe in later ones."""
     logs = tmp_path_factory.mktemp("run") / "logs"
     options = "-n 80 --eval-freq 10 --eval-episodes 2 --n-eval-envs 2 --save-freq 40 --seed 3 --device cpu -P"
     hyperparams = (
@@ -33,7 +33,7 @@ def logs(case, tmp_path_factory):
     return logs
 
 
-def test_the_folder_is_rl_zoo_s(logs):
+def test_folder_has_the_files_of_rl_zoo(logs):
     run = logs / "prefine" / f"{ENV_ID}_1"
     found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert found == {
@@ -46,11 +46,11 @@ def test_the_folder_is_rl_zoo_s(logs):
         *(f"{ENV_ID}/{name}" for name in ("args.yml", "config.yml", "command.txt")),
     }
     config = yaml.safe_load((run / ENV_ID / "config.yml").read_text())
-    assert (config["beta"], config["learning_rate"]) == (0.2, 0.02)  # the file's, the command line's
+    assert (config["beta"], config["learning_rate"]) == (0.2, 0.02)  # from the file, from the command line
     assert "env_wrapper" not in config
 
 
-def test_the_best_model_is_the_best_safe_one(logs):
+def test_best_model_is_the_best_safe_model(logs):
     run = logs / "prefine" / f"{ENV_ID}_1"
     evaluations = np.load(run / "evaluations.npz")
     np.testing.assert_array_equal(evaluations["timesteps"], range(10, 90, 10))
@@ -59,13 +59,13 @@ def test_the_best_model_is_the_best_safe_one(logs):
     safe = costs <= COST_LIMIT
     assert not safe[0]
     assert safe.any()
-    assert rewards.max() > rewards[safe].max()  # by reward alone, it would be an unsafe one
+    assert rewards.max() > rewards[safe].max()  # the model with the highest reward is unsafe
     best = evaluate_policy(run / "best_model.zip", ENV_ID, 2, seed=3)
     assert best.mean_reward == pytest.approx(rewards[safe].max())
     assert best.mean_cost <= COST_LIMIT
 
 
-def test_what_it_saved_opens_without_rl_zoo(logs, case):
+def test_saved_models_open_without_rl_zoo(logs, case):
     run = logs / "prefine" / f"{ENV_ID}_1"
     for name in (f"{ENV_ID}.zip", "best_model.zip", "rl_model_40_steps.zip"):
         model = PREFINE.load(run / name)
@@ -74,7 +74,7 @@ def test_what_it_saved_opens_without_rl_zoo(logs, case):
     last = np.load(run / "evaluations.npz")
     evaluation = evaluate_policy(PREFINE.load(run / f"{ENV_ID}.zip"), ENV_ID, 2, seed=3)
     np.testing.assert_array_equal(evaluation.episode_rewards, last["results"][-1])
-    # RL Zoo's folder is a place to start from, too.
+    # load_reference also opens the folder of the run.
     observations = Trajectories.from_hdf5(case.preferred).observations
     np.testing.assert_array_equal(
         load_reference(run).predict(observations, deterministic=True)[0],
@@ -82,12 +82,12 @@ def test_what_it_saved_opens_without_rl_zoo(logs, case):
     )
 
 
-def test_enjoy_plays_it(logs, enjoy, capsys):
+def test_enjoy_plays_the_saved_model(logs, enjoy, capsys):
     enjoy("-f", str(logs), "-n", "300")
     returns = [float(number) for number in re.findall(r"Episode Reward: (-?[\d.]+)", capsys.readouterr().out)]
     expected = evaluate_policy(logs / "prefine" / f"{ENV_ID}_1" / f"{ENV_ID}.zip", ENV_ID, 20)
     assert len(returns) == 3
-    # Other episodes of the same policy: bad ones would earn 1,500 or nothing.
+    # Other episodes of the same policy. Another policy would earn about 1,500 or 0.
     spread = 6 * expected.episode_rewards.std() + 1
     assert np.abs(np.array(returns) - expected.mean_reward).max() < spread
 
