@@ -194,9 +194,10 @@ def write_layouts(
 
 
 def _luck_row(task: str, record: dict[str, Any], agent: Score, clone: Score) -> list[str]:
-    others = Score(std=0.0, **record["others_cost"])
-    intervals = (f"{score.mean:.0f} [{score.low:.0f}, {score.high:.0f}]" for score in (others, agent, clone))
-    return [task, f"{record['preferred_cost']:.0f}", *intervals]
+    others = record["others_cost"]
+    intervals = [(others["mean"], others["low"], others["high"]), *((s.mean, s.low, s.high) for s in (agent, clone))]
+    cells = (f"{mean:.0f} [{low:.0f}, {high:.0f}]" for mean, low, high in intervals)
+    return [task, f"{record['preferred_cost']:.0f}", *cells]
 
 
 def _highest_costs(runs: Sequence[Run], tasks: Sequence[str], methods: Sequence[str]) -> str:

@@ -1,8 +1,7 @@
 import pytest
 
 from benchmarks.report.names import label_of, style_of
-from benchmarks.runs.methods import MAKERS
-from benchmarks.runs.studies import BOUNDED_PREFINE
+from benchmarks.runs.studies import BOUNDED_PREFINE, TABLE_METHODS
 from sb3_prefine.evaluation.palette import PREFINE, STYLES
 
 
@@ -22,7 +21,7 @@ def test_methods_have_short_labels(method, label):
 
 
 def test_every_method_has_a_style_of_its_own():
-    styles = [style_of(method) for method in (*MAKERS, "reference", BOUNDED_PREFINE)]
+    styles = [style_of(method) for method in (*TABLE_METHODS, BOUNDED_PREFINE)]
     assert len(set(styles)) == len(styles)
     assert style_of("PREFINE:beta=1.0") == PREFINE
     assert style_of(f"{BOUNDED_PREFINE},n_counterfactuals=4") == STYLES["bounded"]
