@@ -1,39 +1,42 @@
-"""The figure of the cost gap: the gap by thirds of training, and the costs behind it."""
+"""The picture of cost_gap.py: the gap by thirds of training, and the costs that it is computed from."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from sb3_prefine.evaluation.plots import SAFE, UNSAFE
+from benchmarks.report.drawing import legend_above, new_figure, short_count, to_png
+from sb3_prefine.evaluation.palette import DISPREFERRED, PREFERRED
 
-COLORS = {"preferred": SAFE, "dispreferred": UNSAFE}
+COLORS = {"preferred": PREFERRED.color, "dispreferred": DISPREFERRED.color}
 LABELS = {"preferred": "D_p", "dispreferred": "D_np"}
 PHASES = ("before", "early", "mid", "late")
 
 
 def draw(found: Mapping[str, dict[str, Any]]) -> bytes:
     """
-    Draw one row for each task. The error bars reach from the lowest to the highest seed.
+    Draw a row for each task. The lines on the bars go from the lowest to the highest seed.
 
-    :param found: The records of `cost-gap`, by task.
-    :return: The figure as a PNG.
+    :param found: The records of cost_gap.py, by the name of their task.
+    :return: A PNG.
     """
-    figure = Figure(figsize=(11, 4 * max(1, len(found))), layout="constrained")
-    for row, (name, record) in zip(figure.subplots(max(1, len(found)), 2, squeeze=False), found.items(), strict=False):
-        _draw_thirds(row[0], record)
-        _draw_costs(row[1], record)
-        row[0].set_title(f"{name}: mean absolute gap")
-        row[1].set_title(f"{name}: violations an episode")
-        for axes in row:
-            axes.spines[["top", "right"]].set_visible(False)
+    n_rows = max(1, len(found))
+    figure = new_figure(0.8 + 2.6 * n_rows)
+    # One legend for each column.
+    parts = figure.subfigures(1, 2)
+    assert isinstance(parts, np.ndarray)
+    for part, draw_axes, title in (
+        (parts[0], _draw_thirds, "mean absolute gap"),
+        (parts[1], _draw_costs, "violations per episode"),
+    ):
+        grid = part.subplots(n_rows, 1, squeeze=False)[:, 0]
+        for axes, (name, record) in zip(grid, found.items(), strict=False):
+            draw_axes(axes, record)
+            axes.set_title(f"{name}: {title}")
             axes.set_ylim(bottom=0)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    return content.getvalue()
+        legend_above(part, grid, n_columns=2)
+    return to_png(figure)
 
 
 def phase_means(record: Mapping[str, Any], of: str) -> np.ndarray:
@@ -41,8 +44,8 @@ def phase_means(record: Mapping[str, Any], of: str) -> np.ndarray:
     Compute the gap before training, and its means over the thirds of training.
 
     :param record: The record of one task.
-    :param of: The set: ``"preferred"`` or ``"dispreferred"``.
-    :return: (n_seeds, 4) gaps.
+    :param of: The set, ``"preferred"`` or ``"dispreferred"``.
+    :return: Gaps, (n_seeds, 4).
     """
     gaps = np.array([run[of]["gap"] for run in record["runs"]])
     # The k-th third has the measurements after (k - 1) / 3 and up to k / 3 of the steps.
@@ -58,20 +61,26 @@ def _draw_thirds(axes: Axes, record: Mapping[str, Any]) -> None:
         spread = np.stack((middle - means.min(axis=0), means.max(axis=0) - middle))
         axes.bar(places + side * width, middle, width, yerr=spread, color=COLORS[of], label=LABELS[of], capsize=3)
         uniform = np.mean([run[of]["uniform"]["gap"] for run in record["runs"]])
-        axes.axhline(uniform, color=COLORS[of], linestyle=":", linewidth=1, label=f"{LABELS[of]}: random actions")
+        axes.axhline(uniform, color=COLORS[of], linestyle=":", linewidth=1.6, label=f"{LABELS[of]}: random actions")
     axes.set_xticks(places, PHASES)
     axes.set_xlabel(f"thirds of {record['steps']:,} steps")
-    axes.legend(frameon=False)
 
 
 def _draw_costs(axes: Axes, record: Mapping[str, Any]) -> None:
     steps = np.array(record["timesteps"])
-    for of, color in COLORS.items():
+    for of, style in (("preferred", PREFERRED), ("dispreferred", DISPREFERRED)):
         sampled = np.array([run[of]["sampled"] for run in record["runs"]])
         recorded = np.mean([run[of]["recorded"] for run in record["runs"]])
-        axes.fill_between(steps, sampled.min(axis=0), sampled.max(axis=0), color=color, alpha=0.2, linewidth=0)
-        axes.plot(steps, sampled.mean(axis=0), color=color, label=f"sampled at the states of {LABELS[of]}")
-        axes.axhline(recorded, color=color, linestyle="--", linewidth=1, label=f"recorded in {LABELS[of]}")
+        axes.fill_between(steps, sampled.min(axis=0), sampled.max(axis=0), color=style.color, alpha=0.2, linewidth=0)
+        axes.plot(
+            steps,
+            sampled.mean(axis=0),
+            color=style.color,
+            marker=style.marker,
+            markersize=5,
+            markerfacecolor="none",
+            label=f"sampled at states of {LABELS[of]}",
+        )
+        axes.axhline(recorded, color=style.color, linestyle="--", linewidth=1.2, label=f"recorded in {LABELS[of]}")
     axes.set_xlabel("gradient steps")
-    axes.legend(frameon=False, fontsize=9)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_formatter(lambda step, _: short_count(step))

@@ -7,109 +7,119 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report.study_figures import COLORS, mean_of
+from benchmarks.report.drawing import dodge, draw_data_mean, draw_limit, flat, legend_above, new_figure, scatter_hollow
+from benchmarks.report.names import label_of, style_of
+from benchmarks.report.study_figures import format_steps, mean_of
 from benchmarks.runs import scores
 from benchmarks.runs.scores import Run
 from benchmarks.runs.selection import Selection, describe
-from benchmarks.runs.studies import BOUNDED_PREFINE, STUDIES
+from benchmarks.runs.studies import STUDIES
 
-LABELS = {BOUNDED_PREFINE: "bounded"}
 METHODS = STUDIES["preferences"].methods
 RIVAL = "SFT"
 CONTENDERS = tuple(method for method in METHODS if method not in (RIVAL, "BC"))
+# Areas of the first and of the last method's markers, in points squared.
+_LARGEST, _SMALLEST = 80.0, 28.0
 
 
-def draw(runs: Sequence[Run]) -> Figure:
-    """What each has more than SFT: reward to the left, cost to the right; a row of places a task."""
-    tasks = tasks_of(runs)
-    found = conditions(runs)
-    figure = Figure(figsize=(12, 0.5 + 0.36 * len(found) * len(tasks)), layout="constrained")
-    places = figure.subplots(len(tasks), 2, sharey=True, squeeze=False)
-    for (left, right), task in zip(places, tasks, strict=True):
+def draw_differences(runs: Sequence[Run]) -> Figure:
+    """Draw the differences to SFT: reward on the left, cost on the right, a row for each task."""
+    tasks, found = tasks_of(runs), conditions_of(runs)
+    figure = new_figure(1.2 + 0.3 * len(found) * len(tasks))
+    grid = figure.subplots(len(tasks), 2, sharey=True, squeeze=False)
+    for (left, right), task in zip(grid, tasks, strict=True):
         of_task = scores.select(runs, task=task)
-        _differences(left, of_task, found, "rewards", f"{task}: normalised reward, minus that of {RIVAL}")
-        _differences(right, of_task, found, "costs", f"{task}: normalised cost, minus that of {RIVAL}")
+        _draw_differences(left, of_task, found, "rewards", task, "reward")
+        _draw_differences(right, of_task, found, "costs", task, "cost")
         left.set_yticks(range(len(found)), [describe(selection) for selection in found], fontsize=8)
-    # All places share it: the first choice is at the top.
-    places[0][0].invert_yaxis()
-    places[0][0].legend(frameon=False, fontsize=8)
+    # All axes share it: the first choice of the data is at the top.
+    grid[0][0].invert_yaxis()
+    legend_above(figure, [grid[0][0]])
     return figure
 
 
 def draw_plane(runs: Sequence[Run]) -> Figure:
-    """Return against cost: a place a task, a point for each condition and method."""
+    """Draw return against cost: axes for each task, a point for each choice of the data and method."""
     tasks = tasks_of(runs)
-    figure = Figure(figsize=(6 * len(tasks), 4.5), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+    figure = new_figure(4.2)
+    grid = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axes, task in zip(grid, tasks, strict=True):
         of_task = scores.select(runs, task=task)
-        for method in METHODS:
-            found = [
-                [run for run in scores.select(of_task, method=method) if run.condition == c]
-                for c in conditions(of_task)
-            ]
+        for method, size in zip(METHODS, np.linspace(_LARGEST, _SMALLEST, len(METHODS)), strict=True):
+            of_method = scores.select(of_task, method=method)
+            found = [[run for run in of_method if run.condition == c] for c in conditions_of(of_task)]
             points = [mean_point(of_condition) for of_condition in found if of_condition]
-            label = LABELS.get(method, method)
-            axes.scatter(*np.reshape(points, (-1, 2)).T, s=22, alpha=0.8, label=label, color=COLORS[label])
-        axes.axvline(of_task[0].kappa, color="0.3", linestyle="--", linewidth=1)
-        axes.set_title(task, fontsize=9)
-        axes.set_xlabel("episode cost")
-        axes.set_ylabel("episode return")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+            returns, costs = np.reshape(points, (-1, 2)).T
+            # Of different sizes, so that equal points do not hide each other.
+            scatter_hollow(axes, returns, costs, float(size), style_of(method), label_of(method))
+        draw_limit(axes, of_task[0].kappa)
+        axes.set_title(task)
+        axes.set_xlabel("episode return")
+        axes.set_ylabel("episode cost")
+    legend_above(figure, flat(grid))
     return figure
 
 
 def draw_stopping(runs: Sequence[Run]) -> Figure:
-    """Return and cost in training: a row a task, a pair of places for each choice of the data."""
+    """Draw return and cost in training: a row for each task, two axes for each choice of the data."""
     tasks, found = tasks_of(runs), list(dict.fromkeys(run.condition for run in runs))
-    figure = Figure(figsize=(7.5 * len(found), 3.2 * len(tasks)), layout="constrained")
-    places = figure.subplots(len(tasks), 2 * len(found), squeeze=False)
-    for row, task in zip(places, tasks, strict=True):
+    figure = new_figure(0.7 + 2.3 * len(tasks))
+    grid = figure.subplots(len(tasks), 2 * len(found), squeeze=False)
+    for row, task in zip(grid, tasks, strict=True):
         for pair, selection in zip(row.reshape(-1, 2), found, strict=True):
             of = [run for run in scores.select(runs, task=task) if run.condition == selection]
             for axes, key, label in zip(pair, ("rewards", "costs"), ("return", "cost"), strict=True):
                 for method in dict.fromkeys(run.method for run in of):
-                    _lines(axes, scores.select(of, method=method), key, LABELS.get(method, method))
-                means = [run.record["preferred"][key.removesuffix("s")] for run in of]
-                axes.axhline(float(np.mean(means)), color="0.3", linestyle=":", linewidth=1)
-                axes.set_title(f"{task}, {describe(selection)}: {label}", fontsize=8)
-            pair[1].axhline(of[0].kappa, color="0.3", linestyle="--", linewidth=1)
-    places[0][0].legend(frameon=False, fontsize=8)
-    figure.supxlabel("gradient steps")
+                    _draw_lines(axes, scores.select(of, method=method), key, method)
+                draw_data_mean(axes, float(np.mean([run.record["preferred"][key.removesuffix("s")] for run in of])))
+                axes.set_title(f"{task}: {label}\n{describe(selection)}", fontsize=8)
+            draw_limit(pair[1], of[0].kappa)
+    legend_above(figure, flat(grid))
+    figure.supxlabel("gradient steps", fontsize=9)
     return figure
 
 
-def _lines(axes: Axes, runs: Sequence[Run], key: str, label: str) -> None:
-    """A line a run: where some keep a skill and others lose it, no run is like their mean."""
+def _draw_lines(axes: Axes, runs: Sequence[Run], key: str, method: str) -> None:
+    """Draw a line for each run: where some keep a skill and others lose it, no run is like their mean."""
+    style = style_of(method)
     for number, run in enumerate(runs):
         curve = run.record["curve"]
-        values = [mean_of(key, point) for point in curve]
-        # One entry in the legend.
-        name = label if number == 0 else None
-        axes.plot([point["step"] for point in curve], values, color=COLORS[label], alpha=0.8, linewidth=1.2, label=name)
-    axes.spines[["top", "right"]].set_visible(False)
+        axes.plot(
+            [point["step"] for point in curve],
+            [mean_of(key, point) for point in curve],
+            color=style.color,
+            marker=style.marker,
+            markersize=3.5,
+            markerfacecolor="none",
+            linewidth=1.0,
+            # One entry in the legend.
+            label=None if number else label_of(method),
+        )
+    format_steps(axes)
 
 
-def conditions(runs: Sequence[Run]) -> list[Selection]:
-    """What the data were like, in the order of the study; those that there are runs of."""
-    there = {run.condition for run in runs}
-    return [selection for selection in STUDIES["preferences"].selections if selection in there]
+def conditions_of(runs: Sequence[Run]) -> list[Selection]:
+    """List the choices of the data that the runs have, in the order of the study ``preferences``."""
+    existing = {run.condition for run in runs}
+    return [selection for selection in STUDIES["preferences"].selections if selection in existing]
 
 
 def mean_point(runs: Sequence[Run]) -> tuple[float, float]:
-    """Cost and return, means over the seeds."""
-    cost, reward = (
-        np.mean([np.mean(run.record["deterministic"][key]) for run in runs]) for key in ("costs", "rewards")
+    """Compute return and cost, means over the seeds."""
+    reward, cost = (
+        np.mean([np.mean(run.record["deterministic"][key]) for run in runs]) for key in ("rewards", "costs")
     )
-    return float(cost), float(reward)
+    return float(reward), float(cost)
 
 
 def tasks_of(runs: Sequence[Run]) -> list[str]:
-    """In the order in which they come."""
+    """List the tasks of the runs, in the order of the runs."""
     return list(dict.fromkeys(run.task.name for run in runs))
 
 
-def _differences(axes: Axes, runs: Sequence[Run], found: Sequence[Selection], values: str, title: str) -> None:
+def _draw_differences(
+    axes: Axes, runs: Sequence[Run], found: Sequence[Selection], values: str, task: str, name: str
+) -> None:
     for number, method in enumerate(CONTENDERS):
         at, middles, errors = [], [], []
         for row, selection in enumerate(found):
@@ -118,13 +128,22 @@ def _differences(axes: Axes, runs: Sequence[Run], found: Sequence[Selection], va
             if not ours or not theirs:
                 continue
             middle, low, high = scores.difference(ours, theirs, attrgetter(values))
-            at.append(row + 0.22 * (number - (len(CONTENDERS) - 1) / 2))
+            at.append(row + dodge(number, len(CONTENDERS), 0.24))
             middles.append(middle)
             errors.append((max(0.0, middle - low), max(0.0, high - middle)))
-        label = LABELS.get(method, method)
+        style = style_of(method)
         axes.errorbar(
-            middles, at, xerr=np.array(errors).T, fmt="o", markersize=4, capsize=2, label=label, color=COLORS[label]
+            middles,
+            at,
+            xerr=np.array(errors).T,
+            fmt=style.marker,
+            color=style.color,
+            markersize=5,
+            markerfacecolor="none",
+            capsize=2,
+            label=label_of(method),
         )
     axes.axvline(0.0, color="0.3", linewidth=1)
-    axes.set_title(title, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(task)
+    axes.set_xlabel(f"normalised {name}, minus that of {RIVAL}")
+    axes.locator_params(axis="x", nbins=6)

@@ -1,92 +1,122 @@
-"""Whether the rivals that learn from the two sets would do better with other rates or weights than Table 1's."""
+"""Whether the rivals that learn from the two sets do better with other learning rates or weights than in Table 1."""
 
+import inspect
 from collections.abc import Sequence
+from operator import attrgetter
 
-from benchmarks.report.markdown import distinct, table
-from benchmarks.report.table_figures import LABELS
-from benchmarks.report.verdict import better
+from benchmarks import paper
+from benchmarks.report.markdown import CONFIDENCE, distinct, not_run, render, table
+from benchmarks.report.names import label_of
+from benchmarks.report.verdict import better_rivals
 from benchmarks.runs import scores
 from benchmarks.runs.methods import REFERENCE, Method
 from benchmarks.runs.scores import Run
 from benchmarks.runs.studies import STUDIES
 from sb3_prefine import dsrl
+from sb3_prefine.baselines import CPL, PPL
 
 # As in Table 1.
 _USUAL = ("PREFINE", "DPO", "PPL", "CPL")
-# The one that is better by so much that it ran on the other tasks, too.
-_GENTLE = "PPL:learning_rate=1e-05"
-_COMMAND = "python -m benchmarks run --study rivals"
+# So much better than Table 1's PPL that it ran on the other tasks too.
+_SLOW_PPL = "PPL:learning_rate=1e-05"
+_STUDY = STUDIES["rivals"]
 
 
-def rivals(runs: Sequence[Run]) -> str:
+def write_rivals(runs: Sequence[Run]) -> str:
     """
-    A section of the page.
+    Write the section of the page.
 
-    :param runs: of Table 1, and of the study ``rivals``
+    :param runs: Runs of Table 1, and of the study ``rivals``.
     """
-    title, study = "## Rivals with other learning rates and weights", STUDIES["rivals"]
-    ran = [task for task in dsrl.PAPER_TASKS if any(scores.select(runs, task=task, method=m) for m in study.methods)]
-    if not ran:
-        return f"{title}\n\nNot run yet: `{_COMMAND}`."
-    tasks = [task for task in ran if task in (study.tasks or ran)]
-    others = [task for task in ran if task not in tasks]
-    methods = (*_USUAL, *study.methods)
-    parts = [
-        title,
-        _TEXT,
-        f"{_summary(runs, ran, study.methods)} {_when(runs, study.methods)}",
-        table(["", *tasks], [[_name(method), *(_outcome(runs, task, method) for task in tasks)] for method in methods]),
-        f"`{_COMMAND}`",
-    ]
-    if others:
-        methods = (REFERENCE, "PREFINE", "PPL", _GENTLE)
-        rows = [[task, *(_outcome(runs, task, method) for method in methods)] for task in others]
-        parts += [
-            f"{_name(_GENTLE)}, on the other tasks:",
-            table(["task", *map(_name, methods)], rows),
-            f"`{_COMMAND} --methods {_GENTLE} --tasks {' '.join(others)}`",
-        ]
-    return "\n\n".join(parts)
+    swept = [run for run in runs if run.method in _STUDY.methods]
+    if not swept:
+        return not_run("run --study rivals")
+    ran = [task for task in dsrl.PAPER_TASKS if scores.select(swept, task=task)]
+    tasks = [task for task in ran if task in (_STUDY.tasks or ran)]
+    return render(
+        "rivals",
+        learning_rate=distinct(f"{paper.settings(dsrl.find_task(task))['learning_rate']:g}" for task in ran),
+        ppl_rate=f"{_default(PPL, 'learning_rate'):g}",
+        ppl_beta=f"{_default(PPL, 'beta'):g}",
+        cpl_rate=f"{_default(CPL, 'learning_rate'):g}",
+        confidence=CONFIDENCE,
+        better=_name_better(runs, ran),
+        seeds=distinct(run.seed for run in swept),
+        dates=distinct(run.record["date"] for run in swept),
+        summary=_summarize(runs, swept),
+        outcomes=_outcomes(runs, tasks, (*_USUAL, *_STUDY.methods)),
+        others=_other_tasks(runs, [task for task in ran if task not in tasks]),
+    )
 
 
-_TEXT = """\
-In Table 1 the learning rate of DPO and PPL is PREFINE's, 3e-4, and CPL's that of its paper, 1e-4; β of PPL, for which
-there is no paper's, is PREFINE's for Safety-Gymnasium. Here are others: they were looked at by their test episodes, so
-what is best among them is flattered. *PPL* wants a smaller rate rather than another β: then it is safe on 8 of 12
-tasks, with more reward than before, but on most of them less than PREFINE. *DPO* keeps HalfCheetah's gait at such a
-rate; PREFINE and DPO hardly mind it otherwise. *CPL* wants its paper's cloning term, and is near BC with it, though not
-on HalfCheetah. Normalised reward / normalised cost as in Table 1, with its steps; **bold** is safe."""
+def _default(method: type, parameter: str) -> float:
+    return float(inspect.signature(method).parameters[parameter].default)
 
 
-def _outcome(runs: Sequence[Run], task: str, method: str) -> str:
-    return scores.format_outcome(scores.select(runs, task=task, method=method))
-
-
-def _name(method: str) -> str:
-    """With its weights in letters."""
-    parsed = Method.parse(method)
-    options = [f"{_LETTERS.get(key, key)} = {value:g}" for key, value in parsed.options]
-    return ", ".join([LABELS.get(parsed.name, parsed.name), *options])
-
-
-def _when(runs: Sequence[Run], methods: Sequence[str]) -> str:
-    """Seeds and dates of what Table 1 has not."""
-    found = [run for run in runs if run.method in methods]
-    return f"Seeds {distinct(run.seed for run in found)}; {distinct(run.record['date'] for run in found)}."
-
-
-_LETTERS = {"beta": "β", "bias": "λ", "bc_coef": "cloning", "learning_rate": "rate"}
-
-
-def _summary(runs: Sequence[Run], tasks: Sequence[str], methods: Sequence[str]) -> str:
-    """Which of them are safe and earn more than PREFINE by more than chance."""
+def _name_better(runs: Sequence[Run], tasks: Sequence[str]) -> str:
+    """Name the sweeps that are safe and earn significantly more than Table 1's PREFINE, by task."""
     parts = []
     for task in tasks:
-        found = {
-            method: of for method in ("PREFINE", *methods) if (of := scores.select(runs, task=task, method=method))
-        }
-        if "PREFINE" in found and (names := better({_name(method): of for method, of in found.items()})):
+        methods = ("PREFINE", *_STUDY.methods)
+        found = {method: of for method in methods if (of := scores.select(runs, task=task, method=method))}
+        if "PREFINE" in found and (names := better_rivals(found)):
             parts.append(f"{task}: {'; '.join(names)}")
-    if not parts:
-        return "None is safe and earns significantly more than Table 1's PREFINE."
-    return f"Safe, with significantly more reward than Table 1's PREFINE: {'. '.join(parts)}."
+    return ". ".join(parts) or "none"
+
+
+def _summarize(runs: Sequence[Run], swept: Sequence[Run]) -> str:
+    """Write a row for each sweep: on how many tasks it is safe, and earns significantly more or less than others."""
+    rows = []
+    for method in dict.fromkeys(method for method in _STUDY.methods if scores.select(swept, method=method)):
+        usual = Method.parse(method).name
+        found = {task: of for task in dsrl.PAPER_TASKS if (of := scores.select(runs, task=task, method=method))}
+        safe, usual_safe = (
+            sum(scores.cost(of).mean <= 1 for of in groups if of)
+            for groups in (found.values(), [scores.select(runs, task=task, method=usual) for task in found])
+        )
+        compared = (_count_differences(runs, found, rival) for rival in (usual, "PREFINE", "BC"))
+        rows.append([label_of(method), f"{safe} of {len(found)}", f"{usual_safe}", *compared])
+    head = [
+        "tasks",
+        "safe",
+        "safe with Table 1's weights",
+        "more / less reward than with these",
+        "than PREFINE",
+        "than BC",
+    ]
+    return table(head, rows)
+
+
+def _count_differences(runs: Sequence[Run], found: dict[str, list[Run]], rival: str) -> str:
+    """Count the tasks on which the reward is significantly above and below that of a rival of Table 1."""
+    intervals = [
+        scores.difference(of, theirs, attrgetter("rewards"))
+        for task, of in found.items()
+        if (theirs := scores.select(runs, task=task, method=rival))
+    ]
+    return f"{sum(low > 0 for _, low, _ in intervals)} / {sum(high < 0 for _, _, high in intervals)}"
+
+
+def _outcomes(runs: Sequence[Run], tasks: Sequence[str], methods: Sequence[str]) -> str:
+    rows = [
+        [label_of(method), *(scores.format_outcome(scores.select(runs, task=task, method=method)) for task in tasks)]
+        for method in methods
+    ]
+    return table(["", *tasks], rows)
+
+
+def _other_tasks(runs: Sequence[Run], tasks: Sequence[str]) -> str:
+    """Write a table of the sweep that ran on more tasks than the study has; nothing if none did."""
+    if not tasks:
+        return ""
+    methods = (REFERENCE, "PREFINE", "PPL", _SLOW_PPL)
+    rows = [
+        [task, *(scores.format_outcome(scores.select(runs, task=task, method=method)) for method in methods)]
+        for task in tasks
+    ]
+    return render(
+        "rivals_other_tasks",
+        method=label_of(_SLOW_PPL),
+        table=table(["task", *map(label_of, methods)], rows),
+        command=f"run --study rivals --methods {_SLOW_PPL} --tasks {' '.join(tasks)}",
+    )

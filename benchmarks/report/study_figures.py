@@ -1,4 +1,4 @@
-"""The figures of the smaller studies: in training, and against λ, β, τ and the number of episodes."""
+"""The figures of the smaller studies: training curves, and results against λ, β, τ and the number of episodes."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,110 +9,139 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.report.drawing import (
+    dodge,
+    draw_data_mean,
+    draw_limit,
+    flat,
+    legend_above,
+    new_figure,
+    short_count,
+)
+from benchmarks.report.names import label_of, style_of
 from benchmarks.runs import scores
 from benchmarks.runs.methods import Method
 from benchmarks.runs.scores import Run
 from benchmarks.runs.selection import Selection
 from sb3_prefine import Evaluation
+from sb3_prefine.evaluation.palette import Style, cycle_style
 
-# The same in all pictures of studies, by label.
-COLORS = {
-    "PREFINE": "tab:blue",
-    "DPO": "tab:orange",
-    "SFT": "tab:green",
-    "bounded": "tab:red",
-    "BC": "tab:gray",
-    "SafeDICE": "tab:brown",
-    "CPQ": "tab:purple",
-}
+Episodes = dict[str, Any]
 
 
-def curves(runs: Sequence[Run]) -> Figure:
-    """Fig. 6, 10, 11, 12: a pair of places a task, three pairs in a row."""
+def draw_curves(runs: Sequence[Run]) -> Figure:
+    """Draw Fig. 6, 10, 11 and 12: return and cost in training, two tasks in a row."""
     tasks = list(dict.fromkeys(run.task.name for run in runs))
-    n_pairs = min(3, len(tasks))
+    n_pairs = min(2, len(tasks))
     n_rows = -(-len(tasks) // n_pairs)
-    figure = Figure(figsize=(5 * n_pairs, 2.6 * n_rows), layout="constrained")
-    places = figure.subplots(n_rows, 2 * n_pairs, squeeze=False).reshape(-1, 2)
-    for pair, task in zip(places, tasks, strict=False):
+    figure = new_figure(0.7 + 1.75 * n_rows)
+    grid = figure.subplots(n_rows, 2 * n_pairs, squeeze=False).reshape(-1, 2)
+    for pair, task in zip(grid, tasks, strict=False):
         found = scores.select(runs, task=task)
-        record = found[0].record
         for axes, key, label in zip(pair, ("rewards", "costs"), ("return", "cost"), strict=True):
             for method in dict.fromkeys(run.method for run in found):
-                band(axes, scores.select(found, method=method), partial(mean_of, key), method)
-            axes.axhline(record["preferred"][key.removesuffix("s")], color="0.3", linestyle=":", linewidth=1)
-            axes.set_title(f"{task}: {label}", fontsize=9)
-        pair[1].axhline(found[0].kappa, color="0.3", linestyle="--", linewidth=1)
-    for pair in places[len(tasks) :]:
-        for axes in pair:
-            axes.axis("off")
-    places[0][0].legend(frameon=False, fontsize=8)
-    figure.supxlabel("gradient steps")
+                of_method = scores.select(found, method=method)
+                draw_band(axes, of_method, partial(mean_of, key), label_of(method), style_of(method))
+            draw_data_mean(axes, found[0].record["preferred"][key.removesuffix("s")])
+            axes.set_title(f"{task}: {label}")
+        draw_limit(pair[1], found[0].kappa)
+    for axes in grid[len(tasks) :].flat:
+        axes.set_axis_off()
+    legend_above(figure, flat(grid))
+    figure.supxlabel("gradient steps", fontsize=9)
     return figure
 
 
-def weights(runs: Sequence[Run]) -> Figure:
-    """Fig. 9: for each task a row of cost, CVaR and return, a place for each β, a line for each λ."""
+def draw_weights(runs: Sequence[Run]) -> Figure:
+    """Draw Fig. 9: for each task rows of cost, CVaR and return, a column for each β, a line for each λ."""
     options = {run.method: dict(Method.parse(run.method).options) for run in runs}
     betas = sorted({option["beta"] for option in options.values()})
     coefs = sorted({option["sft_coef"] for option in options.values()})
-    rows: list[tuple[str, Callable[[dict[str, Any]], float]]] = [
+    rows: list[tuple[str, Callable[[Episodes], float]]] = [
         ("cost", partial(mean_of, "costs")),
         ("CVaR of the cost", _cvar),
         ("return", partial(mean_of, "rewards")),
     ]
     tasks = list(dict.fromkeys(run.task.name for run in runs))
-    figure = Figure(figsize=(3.2 * len(betas), 6.6 * len(tasks)), layout="constrained")
-    places = figure.subplots(len(rows) * len(tasks), len(betas), sharey="row", sharex=True, squeeze=False)
-    for row, (task, (label, value)) in zip(places, product(tasks, rows), strict=True):
+    figure = new_figure(0.8 + 1.55 * len(rows) * len(tasks))
+    grid = figure.subplots(len(rows) * len(tasks), len(betas), sharey="row", sharex=True, squeeze=False)
+    for row, (task, (label, value)) in zip(grid, product(tasks, rows), strict=True):
         found = scores.select(runs, task=task)
-        row[0].set_ylabel(f"{task}\n{label}", fontsize=9)
+        row[0].set_ylabel(f"{task}\n{label}")
         for axes, beta in zip(row, betas, strict=True):
-            for coef in coefs:
+            for number, coef in enumerate(coefs):
                 of = [run for run in found if options[run.method] == {"sft_coef": coef, "beta": beta}]
                 if of:
-                    band(axes, of, value, f"λ = {coef}")
+                    draw_band(axes, of, value, f"λ = {coef}", cycle_style(number))
             if label != "return":
-                axes.axhline(found[0].kappa, color="0.3", linestyle="--", linewidth=1)
-    for axes, beta in zip(places[0], betas, strict=True):
+                draw_limit(axes, found[0].kappa)
+    for axes, beta in zip(grid[0], betas, strict=True):
         axes.set_title(f"β = {beta}")
-    places[0][-1].legend(frameon=False, fontsize=8)
-    figure.supxlabel("gradient steps")
+    legend_above(figure, flat(grid))
+    figure.supxlabel("gradient steps", fontsize=9)
     return figure
 
 
-def mean_of(key: str, episodes: dict[str, Any]) -> float:
-    """Of the episodes of a point of a curve."""
+def mean_of(key: str, episodes: Episodes) -> float:
+    """
+    Compute a mean over the episodes of one point of a curve.
+
+    :param key: ``"rewards"`` or ``"costs"``.
+    :param episodes: The point, as the record has it.
+    """
     return float(np.mean(episodes[key]))
 
 
-def _cvar(episodes: dict[str, Any]) -> float:
+def _cvar(episodes: Episodes) -> float:
     return Evaluation(*(np.array(episodes[name]) for name in ("rewards", "costs", "lengths"))).cvar_cost(0.1)
 
 
-def band(axes: Axes, runs: Sequence[Run], value: Callable[[dict[str, Any]], float], label: str) -> None:
-    """The mean of the runs' curves, and from the lowest to the highest of them."""
+def draw_band(axes: Axes, runs: Sequence[Run], value: Callable[[Episodes], float], label: str, style: Style) -> None:
+    """
+    Draw the mean of the runs' curves, and a band from the lowest to the highest of them.
+
+    :param axes: Where to draw.
+    :param runs: Runs with the same steps.
+    :param value: Computes the value of a point of the curve from its episodes.
+    :param label: Name in the legend.
+    :param style: Colour and marker.
+    """
     steps = [point["step"] for point in runs[0].record["curve"]]
     values = np.array([[value(point) for point in run.record["curve"]] for run in runs])
-    [line] = axes.plot(steps, values.mean(axis=0), label=label, color=COLORS.get(label))
-    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.plot(
+        steps,
+        values.mean(axis=0),
+        label=label,
+        color=style.color,
+        marker=style.marker,
+        markersize=3.5,
+        markerfacecolor="none",
+        linewidth=1.2,
+    )
+    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style.color, alpha=0.15, linewidth=0)
+    format_steps(axes)
 
 
-def sizes(runs: Sequence[Run]) -> Figure:
-    """Fig. 5: against |D_p| and |D_np|."""
+def format_steps(axes: Axes) -> None:
+    """Write gradient steps on the x-axis in few characters."""
+    axes.xaxis.set_major_formatter(lambda step, _: short_count(step))
+
+
+def draw_sizes(runs: Sequence[Run]) -> Figure:
+    """Draw Fig. 5: results against the sizes of both sets."""
     usual = Selection()
     of_preferred = [run for run in runs if run.selection.n_dispreferred == usual.n_dispreferred]
     of_dispreferred = [run for run in runs if run.selection.n_preferred == usual.n_preferred]
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    places = figure.subplots(2, 2, sharey="row")
+    figure = new_figure(5.4)
+    grid = figure.subplots(2, 2, sharey="row")
     for column, found, name, label in (
-        (0, of_preferred, "n_preferred", "|D_p|"),
-        (1, of_dispreferred, "n_dispreferred", "|D_np|"),
+        (0, of_preferred, "n_preferred", "episodes in D_p"),
+        (1, of_dispreferred, "n_dispreferred", "episodes in D_np"),
     ):
-        for axes in places[:, column]:
+        for axes in grid[:, column]:
             axes.set_xscale("log")
-        _against(places[:, column], found, partial(_selected, name), label)
+        _draw_against(grid[:, column], found, partial(_selected, name), label)
+    legend_above(figure, flat(grid))
     return figure
 
 
@@ -120,30 +149,48 @@ def _selected(name: str, run: Run) -> float:
     return getattr(run.selection, name)
 
 
-def taus(runs: Sequence[Run]) -> Figure:
-    """Fig. 7: against τ."""
-    figure = Figure(figsize=(7.5, 7), layout="constrained")
-    _against(figure.subplots(2, 1), runs, lambda run: run.selection.tau, "τ")
+def draw_taus(runs: Sequence[Run]) -> Figure:
+    """Draw Fig. 7: results against τ."""
+    figure = new_figure(6.4)
+    grid = figure.subplots(2, 1, sharex=True)
+    _draw_against(grid, runs, lambda run: run.selection.tau, "τ")
+    legend_above(figure, flat(grid))
     return figure
 
 
-def _against(places: Sequence[Axes], runs: Sequence[Run], position: Callable[[Run], float], label: str) -> None:
-    """Reward above, cost below; a line a task."""
+def _draw_against(grid: Sequence[Axes], runs: Sequence[Run], position: Callable[[Run], float], label: str) -> None:
+    """Draw the reward above and the cost below, a line for each task."""
     ticks = sorted({position(run) for run in runs})
+    tasks = list(dict.fromkeys(run.task.name for run in runs))
     for axes, values, name in (
-        (places[0], scores.reward, "normalised reward"),
-        (places[1], scores.cost, "normalised cost"),
+        (grid[0], scores.reward, "normalised reward"),
+        (grid[1], scores.cost, "normalised cost"),
     ):
-        for task in dict.fromkeys(run.task.name for run in runs):
+        # Apart by a hundredth of the axis, whether its scale is logarithmic or not.
+        is_log = axes.get_xscale() == "log"
+        width = np.log(ticks[-1] / ticks[0]) if is_log else ticks[-1] - ticks[0]
+        for number, task in enumerate(tasks):
             of_task = scores.select(runs, task=task)
             at = sorted({position(run) for run in of_task})
+            shift = dodge(number, len(tasks), 0.012 * float(width))
+            shifted = [x * np.exp(shift) if is_log else x + shift for x in at]
             found = [values([run for run in of_task if position(run) == x]) for x in at]
             errors = [[s.mean - s.low for s in found], [s.high - s.mean for s in found]]
-            axes.errorbar(at, [s.mean for s in found], errors, marker="o", markersize=4, capsize=2, label=task)
-        axes.set_xlabel(label)
+            style = cycle_style(number)
+            axes.errorbar(
+                shifted,
+                [s.mean for s in found],
+                errors,
+                color=style.color,
+                marker=style.marker,
+                markersize=5,
+                markerfacecolor="none",
+                linewidth=1.1,
+                capsize=2,
+                label=task,
+            )
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.set_xticks([], minor=True)
         axes.set_ylabel(name)
-        axes.spines[["top", "right"]].set_visible(False)
-    places[1].axhline(1.0, color="0.3", linestyle="--", linewidth=1)
-    places[0].legend(frameon=False, fontsize=7, ncols=2)
+    grid[1].set_xlabel(label)
+    draw_limit(grid[1], 1.0)

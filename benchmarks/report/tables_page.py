@@ -1,148 +1,167 @@
 """
-Writes benchmarks/README.md, the paper's tables again, and benchmark.md beside it, from the records that run.py left.
+Write benchmarks/README.md (the paper's tables and figures, repeated) and benchmark.md from the records of ``run``.
 
     python -m benchmarks report                # of the small tier
     python -m benchmarks report --tier paper
-
-Its pictures are made by figures.py.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from rliable import library, metrics
 
-from benchmarks import paper, records
+from benchmarks import records
 from benchmarks.paths import HERE, RESULTS
-from benchmarks.report import figures, zoo_page
-from benchmarks.report.markdown import distinct, table, versions
-from benchmarks.report.rival_sweeps import rivals
-from benchmarks.report.table_figures import LABELS, pace_of
+from benchmarks.report import figure_facts, zoo_page
+from benchmarks.report.figures import FIGURES, write_figure
+from benchmarks.report.markdown import CONFIDENCE, count, distinct, list_names, render, table, versions
+from benchmarks.report.names import label_of
+from benchmarks.report.rival_sweeps import write_rivals
+from benchmarks.report.table_1 import write_table_1
+from benchmarks.report.table_figures import training_times_of
 from benchmarks.report.training_time import OWN_STEPS, TASK
-from benchmarks.report.tuned_weights import tuned
-from benchmarks.report.verdict import reached, small_failures
+from benchmarks.report.tuned_weights import write_tuned
+from benchmarks.report.verdict import write_layouts, write_shortfalls, write_verdict
 from benchmarks.runs import scores
 from benchmarks.runs.methods import REFERENCE, Method
 from benchmarks.runs.scores import Run
-from benchmarks.runs.studies import FAST_METHODS, SLOW_METHODS, STUDIES, TABLE_METHODS, TIERS, TierName, study_cells
+from benchmarks.runs.studies import (
+    FAST_METHODS,
+    SLOW_METHODS,
+    STUDIES,
+    TABLE_METHODS,
+    TIERS,
+    StudyName,
+    TierName,
+    study_cells,
+)
 from sb3_prefine import dsrl
 from sb3_prefine.utils.files import write_atomically
 from sb3_prefine.utils.randomness import OwnRandomState
 
 _AGGREGATED = (REFERENCE, *FAST_METHODS)
-SUITES = {
-    "Safety-Gymnasium": [name for name in dsrl.PAPER_TASKS if name in paper.TABLE_2],
-    "Bullet-Safety-Gym": [name for name in dsrl.PAPER_TASKS if name in paper.TABLE_3],
-}
+Records = Mapping[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """
+    All records that the page shows.
+
+    :param tier: Tier of the runs.
+    :param runs: Runs of each study; no runs where a study has no records.
+    :param luck: Records of layout_luck.py, by task.
+    :param standing: Records of standing_still.py, by task.
+    :param tuning: Records of tune.py, by task.
+    :param cost_gap: Records of cost_gap.py, by task.
+    :param agents: Records of ``generate train``, by task.
+    :param data: Records of ``generate rollout``, by task.
+    """
+
+    tier: TierName
+    runs: Mapping[StudyName, Sequence[Run]]
+    luck: Records
+    standing: Records
+    tuning: Records
+    cost_gap: Records
+    agents: Records
+    data: Records
+
+    @classmethod
+    def load(cls, folder: Path, tier: TierName) -> "Results":
+        """
+        Read the records.
+
+        :param folder: Folder of the results, with TIER/STUDY/TASK.
+        :param tier: Tier of the runs.
+        """
+        names = ("luck", "standing", "tuning", f"{tier}/cost_gap", "agents", "data")
+        runs = {study: scores.load(folder / tier / study) for study in get_args(StudyName)}
+        return cls(tier, runs, *(_load_by_task(folder / name) for name in names))
+
+    @property
+    def table(self) -> list[Run]:
+        """Runs of Table 1."""
+        return [run for run in self.all_runs if run.method in TABLE_METHODS]
+
+    @property
+    def all_runs(self) -> list[Run]:
+        """Runs of Table 1, of other rates and weights, and of chosen weights."""
+        return [*self.runs["table"], *self.runs["rivals"]]
+
+
+def _load_by_task(folder: Path) -> Records:
+    return {path.stem: records.load(path) for path in sorted(folder.glob("*.json"))}
 
 
 def main(tier: TierName = "small", results: Path = RESULTS, page: Path = HERE / "README.md") -> None:
     """
-    :param tier: whose records to read
-    :param results: the folder with TIER/STUDY/TASK
-    :param page: the page; its pictures go to images/ beside it
+    Write both pages and their pictures.
+
+    :param tier: Tier whose records are read.
+    :param results: Folder with TIER/STUDY/TASK.
+    :param page: Path of the page. Its pictures go to images/ beside it, benchmark.md too.
     """
-    runs = load_runs(results, tier)
-    if not runs:
-        raise SystemExit(
-            f"{results / tier / 'table'}: there are no records. Run: python -m benchmarks run --tier {tier}"
-        )
-    drawn = figures.draw_all(results, tier, page.parent / "images")
-    write_atomically(page, write(runs, tier, drawn, Others.load(results)).encode())
-    of_zoo = page.with_name("benchmark.md")
-    write_atomically(of_zoo, zoo_page.write(tabled(runs), tier).encode())
-    print(f"Wrote {page}, {of_zoo} and {len(drawn)} pictures.")
-
-
-def load_runs(results: Path, tier: TierName) -> list[Run]:
-    """
-    Of the studies ``table`` and ``rivals``.
-
-    :param results: the folder with TIER/STUDY/TASK
-    :param tier: whose
-    """
-    return [run for study in ("table", "rivals") for run in scores.load(results / tier / study)]
-
-
-def tabled(runs: Sequence[Run]) -> list[Run]:
-    """Those of Table 1, without those with other weights."""
-    return [run for run in runs if run.method in TABLE_METHODS]
-
-
-@dataclass(frozen=True)
-class Others:
-    """
-    What other commands found, by task.
-
-    :param luck: layout_luck.py
-    :param standing: standing_still.py
-    :param tuning: tune.py
-    """
-
-    luck: Mapping[str, dict[str, Any]]
-    standing: Mapping[str, dict[str, Any]]
-    tuning: Mapping[str, dict[str, Any]]
-
-    @classmethod
-    def load(cls, results: Path) -> "Others":
-        """From the folder of the results."""
-        found = (sorted((results / field.name).glob("*.json")) for field in fields(cls))
-        return cls(*({path.stem: records.load(path) for path in paths} for paths in found))
-
-
-def write(all_runs: Sequence[Run], tier: TierName, drawn: Sequence[figures.Figure], others: Others) -> str:
-    """
-    The page, as Markdown.
-
-    :param all_runs: as :func:`load_runs` gives them
-    :param tier: whose
-    :param drawn: the figures that there are
-    :param others: what else was found
-    """
-    runs = tabled(all_runs)
-    sections = [
-        _introduction(runs, tier),
-        _table_1(runs, tier),
-        f"## What PREFINE reaches\n\n{reached(runs)}",
-        *([small_failures(others.luck, others.standing)] if tier == "small" else []),
-        _aggregates(runs),
-        _by_samples(scores.stochastic(runs)),
-        _times(runs),
-        *(_figure(figure) for figure in drawn),
-        _OTHER_FIGURES,
-        tuned(all_runs, others.tuning),
-        rivals(all_runs),
-        _how(runs, tier),
+    loaded = Results.load(results, tier)
+    if not loaded.table:
+        raise SystemExit(f"{results / tier / 'table'}: found no records. Run: python -m benchmarks run --tier {tier}")
+    pictures = [
+        write_figure(figure, runs, page.parent / "images") for figure in FIGURES if (runs := loaded.runs[figure.study])
     ]
-    return "\n\n".join(sections) + "\n"
+    write_atomically(page, write(loaded).encode())
+    other_page = page.with_name("benchmark.md")
+    write_atomically(other_page, zoo_page.write(loaded.table, tier).encode())
+    print(f"Wrote {page}, {other_page} and {count(len(pictures), 'picture')}.")
 
 
-def _introduction(runs: Sequence[Run], tier: TierName) -> str:
-    return "\n".join(
-        [
-            "# The paper's tables and figures, again",
-            "",
-            "Every method on every task of the paper, on [generated data](data.md): **these are not DSRL's data**, so "
-            "the numbers are not the paper's, which stand below ours. What can be compared is who is better than whom. "
-            "The same runs in the environments' own units: [benchmark.md](benchmark.md).",
-            "",
-            f"This is the `{tier}` tier: {_size(runs)}. Whoever has the machines runs `--tier paper`."
-            f"{_missing(runs, tier)}",
-        ]
+def write(results: Results) -> str:
+    """Write the page in Markdown."""
+    runs, tier = results.table, results.tier
+    stochastic = scores.stochastic(runs)
+    references = {task: of for task in dsrl.PAPER_TASKS if (of := scores.select(runs, task=task, method=REFERENCE))}
+    safe = [task for task, of in references.items() if scores.cost(of).mean <= 1]
+    found = [run.record for run in runs]
+    page = render(
+        "tables_page",
+        tier=tier,
+        size=_size(runs),
+        missing=_missing(runs, tier),
+        table_1=write_table_1(runs),
+        reduced_budgets=_reduced_budgets(tier),
+        verdict=write_verdict(runs),
+        shortfalls=write_shortfalls(runs),
+        # standing_still.py trains with the budget of the small tier.
+        layouts=write_layouts(runs, results.luck, results.standing) if tier == "small" else "",
+        aggregates=_aggregates(runs),
+        n_references=len(references),
+        n_safe_references=len(safe),
+        n_safe_stochastic=sum(
+            scores.cost(of).mean <= 1 for task in safe if (of := scores.select(stochastic, task=task, method=REFERENCE))
+        ),
+        table_1_stochastic=write_table_1(stochastic),
+        verdict_stochastic=write_verdict(stochastic),
+        times=_times(runs),
+        figures="\n\n".join(figure.section(results.runs) for figure in FIGURES if results.runs[figure.study]),
+        cost_gap=figure_facts.write_cost_gap(results.cost_gap),
+        tuned=write_tuned(results.all_runs, results.tuning),
+        rivals=write_rivals(results.all_runs),
+        some_tasks=" ".join(TIERS["small"].slow_method_tasks),
+        ref_quantile=distinct(f"{record['ref_quantile']:.0%}" for record in found),
+        policy=distinct(record["policy"] for record in found),
+        slow_methods="; ".join(_slow_steps(runs, method) for method in SLOW_METHODS),
+        hours=_hours_by_study(results.runs),
+        slow_hours=_slow_hours(runs),
+        data_hours=_hours(results.data.values()),
+        agent_hours=_hours(results.agents.values()),
+        n_cells=len(found),
+        dates=distinct(record["date"] for record in found),
+        processors=distinct(record["processor"] for record in found),
+        versions=versions(found),
     )
-
-
-def _missing(runs: Sequence[Run], tier: TierName) -> str:
-    wanted, n_runs = len(study_cells(STUDIES["table"], TIERS[tier])), len(runs)
-    if n_runs >= wanted:
-        return ""
-    return (
-        f" **It is not complete: {n_runs} of its {wanted} cells are done.** Where there is one seed the intervals say "
-        "nothing about others."
-    )
+    return f"{page}\n"
 
 
 def _size(runs: Sequence[Run]) -> str:
@@ -150,120 +169,55 @@ def _size(runs: Sequence[Run]) -> str:
     steps, ref_steps = (distinct(format(b[name], ",") for b in budgets) for name in ("steps", "ref_steps"))
     episodes, samples = (distinct(b[name] for b in budgets) for name in ("episodes", "stochastic_episodes"))
     return (
-        f"{steps} gradient steps from a reference of {ref_steps}, τ = "
+        f"{steps} gradient steps from a reference of {ref_steps} steps, τ = "
         f"{distinct(format(run.selection.tau, 'g') for run in runs)}, seeds {distinct(run.seed for run in runs)}, "
-        f"{episodes} episodes a seed by the mode of the policy and {samples} by samples"
+        f"{episodes} episodes per seed with deterministic actions and {samples} with stochastic actions"
     )
 
 
-def _table_1(runs: Sequence[Run], tier: TierName) -> str:
-    return "\n\n".join(
-        [
-            "## Table 1",
-            "Normalised reward / normalised cost, mean ± standard deviation over the seeds. A cost of 1 is the limit "
-            "κ, the middle one of DSRL's three; **bold** is safe (cost up to 1), 🔵 the safe method of the highest "
-            "reward. *The second line is the paper's*, on DSRL's data. D_p are the preferred episodes. Policies act by "
-            f"their mode.{_stopped_early(tier)} Other learning rates and weights of DPO, PPL and CPL, some of them "
-            "better: [below](#rivals-with-other-learning-rates-and-weights).",
-            *_of_suites(runs),
-        ]
-    )
-
-
-def _stopped_early(tier: TierName) -> str:
-    """For whom the budget is not that of his own paper by far."""
-    steps = [Method.parse(method).steps(TIERS[tier].budget) for method in SLOW_METHODS]
-    if all(n >= OWN_STEPS[method] for n, method in zip(steps, SLOW_METHODS, strict=True)):
+def _missing(runs: Sequence[Run], tier: TierName) -> str:
+    n_planned = len(study_cells(STUDIES["table"], TIERS[tier]))
+    if len(runs) >= n_planned:
         return ""
-    shares = " and ".join(f"{n / OWN_STEPS[method]:.0%}" for n, method in zip(steps, SLOW_METHODS, strict=True))
     return (
-        f" {' and '.join(SLOW_METHODS)} make {shares} of the steps of their own papers here, for want of time: their "
-        "columns are no verdict on them."
+        f" **It is not complete: {len(runs)} of {n_planned} cells have run.** Intervals of a single seed do not "
+        "include the differences between seeds."
     )
 
 
-def _of_suites(runs: Sequence[Run]) -> list[str]:
-    """A table a suite, with a line of ours and a line of the paper's in each cell."""
-    parts = []
-    for suite, tasks in SUITES.items():
-        rows = []
-        for task in tasks:
-            found = {method: of for method in TABLE_METHODS if (of := scores.select(runs, task=task, method=method))}
-            best = best_safe([m for m in found if m != REFERENCE], found)
-            kappa = distinct(f"{run.kappa:g}" for of in found.values() for run in of)
-            rows.append([task, kappa, _of_preferred(found), *(_cell(task, m, found, m == best) for m in TABLE_METHODS)])
-        parts += [f"{suite}:", table(["task", "κ", "D_p", *(LABELS.get(m, m) for m in TABLE_METHODS)], rows)]
-    return parts
-
-
-def best_safe(methods: Sequence[str], found: dict[str, list[Run]]) -> str | None:
-    """The method with the highest reward among those whose mean cost is up to the limit."""
-    safe = [method for method in methods if scores.cost(found[method]).mean <= 1]
-    return max(safe, key=lambda method: scores.reward(found[method]).mean, default=None)
-
-
-def _cell(task: str, method: str, found: dict[str, list[Run]], best: bool) -> str:
-    theirs = paper.TABLE_1[task].get(method)
-    ours = scores.format_outcome(found.get(method, []))
-    ours = f"🔵 {ours}" if best else ours
-    return ours if theirs is None else f"{ours}<br>*{theirs.reward:.2f} / {theirs.cost:.2f}*"
-
-
-def _of_preferred(found: dict[str, list[Run]]) -> str:
-    """Its mean over the draws."""
-    runs = next(iter(found.values()), [])
-    if not runs:
+def _reduced_budgets(tier: TierName) -> str:
+    """Name the methods that make fewer steps than in their own papers."""
+    steps = {method: Method.parse(method).steps(TIERS[tier].budget) for method in SLOW_METHODS}
+    reduced = {
+        method: f"{method} makes {n / OWN_STEPS[method]:.0%}" for method, n in steps.items() if n < OWN_STEPS[method]
+    }
+    if not reduced:
         return ""
-    return f"{np.mean([_data_reward(run) for run in runs]):.2f} / {np.mean([_data_cost(run) for run in runs]):.2f}"
-
-
-def _data_reward(run: Run) -> float:
-    return float(dsrl.normalized_reward(run.task, run.record["preferred"]["reward"]))
-
-
-def _data_cost(run: Run) -> float:
-    return float(dsrl.normalized_cost(run.record["preferred"]["cost"], run.kappa))
-
-
-def _by_samples(runs: Sequence[Run]) -> str:
-    """Table 1 and the verdict again."""
-    return "\n\n".join(
-        [
-            "## Acting by samples",
-            "The same policies, with the noise that they were trained with. Where behaviour cloning learns what many "
-            "agents did, that noise is what breaks the limit: several references are safe by their mode alone.",
-            *_of_suites(runs),
-            reached(runs),
-        ]
+    return (
+        f" Do not judge {' and '.join(reduced)} by these columns: to save time, "
+        f"{' and '.join(reduced.values())} of the steps of its own paper."
     )
 
 
 def _aggregates(runs: Sequence[Run]) -> str:
-    """Over all tasks, by rliable."""
+    """Aggregate over all tasks, with rliable."""
     tasks = [t for t in dsrl.PAPER_TASKS if all(scores.select(runs, task=t, method=m) for m in _AGGREGATED)]
     if not tasks:
-        return "## Over all tasks\n\nThere is no task that every method has run on."
+        return "No task has runs of every method."
     rows = []
     for method in _AGGREGATED:
-        row = [LABELS.get(method, method)]
+        row = [label_of(method)]
         for value in (lambda run: run.rewards.mean(), lambda run: run.costs.mean()):
             row.append(_interval(scores.matrix(runs, tasks, method, value), metrics.aggregate_iqm, "{:.2f}"))
         safe = scores.matrix(runs, tasks, method, lambda run: float(run.costs.mean() <= 1))
         row.append(_interval(safe, metrics.aggregate_mean, "{:.0%}"))
         rows.append(row)
-    return "\n\n".join(
-        [
-            "## Over all tasks",
-            f"Of the {len(tasks)} tasks that all of these have run on: interquartile means, and the share of runs that "
-            "are safe, with 95% intervals by stratified bootstrap "
-            "([rliable](https://github.com/google-research/rliable)).",
-            table(["method", "reward: IQM", "cost: IQM", "safe runs"], rows),
-        ]
-    )
+    head = ["method", "reward: IQM", "cost: IQM", "safe runs"]
+    return render("aggregates", n_tasks=len(tasks), confidence=CONFIDENCE, table=table(head, rows))
 
 
 def _interval(values: np.ndarray, aggregate: library.Callable, form: str) -> str:
-    # It draws from numpy's global state, whatever random_state is.
+    # rliable draws from numpy's global state, even with a random_state.
     with OwnRandomState(0):
         points, intervals = library.get_interval_estimates({"": values}, lambda x: np.array([aggregate(x)]), reps=2_000)
     (low,), (high,) = intervals[""]
@@ -271,26 +225,26 @@ def _interval(values: np.ndarray, aggregate: library.Callable, form: str) -> str
 
 
 def _times(runs: Sequence[Run]) -> str:
-    """What training takes, and would take with the steps of each method's own paper."""
-    found = pace_of(runs)
+    """Write the training times, here and with the steps of each method's own paper."""
+    found = training_times_of(runs)
     if "PREFINE" not in found:
-        return f"## Training time\n\nPREFINE has not run on {TASK} yet."
+        return f"PREFINE has not run on {TASK} yet."
     rows = [
         [
             method,
-            f"{pace.milliseconds:.1f}",
-            f"{pace.steps:,}",
-            f"{pace.seconds:,.0f} s",
-            f"{pace.own_steps:,}",
-            f"{pace.own_hours:.1f} h",
-            f"{pace.own_hours / found['PREFINE'].own_hours:.1f}",
-            f"{3600 * pace.own_hours / found['PREFINE'].seconds:,.0f}",
+            f"{time.milliseconds:.1f}",
+            f"{time.steps:,}",
+            f"{time.seconds:,.0f} s",
+            f"{time.own_steps:,}",
+            f"{time.own_hours:.1f} h",
+            f"{time.own_hours / found['PREFINE'].own_hours:.1f}",
+            f"{3600 * time.own_hours / found['PREFINE'].seconds:,.0f}",
         ]
-        for method, pace in found.items()
+        for method, time in found.items()
     ]
     head = [
         "method",
-        "ms a step",
+        "ms per step",
         "steps here",
         "time",
         "its paper's steps",
@@ -298,82 +252,30 @@ def _times(runs: Sequence[Run]) -> str:
         "of PREFINE's",
         "of PREFINE's here",
     ]
-    return "\n\n".join(
-        [
-            "## Training time",
-            f"On {TASK}, of one core ({distinct(pace.processor for pace in found.values())}): with the budget of this "
-            "tier, and at the same pace with that of each method's own paper; and that as a multiple of what PREFINE "
-            "takes with its paper's budget, and with the one of this tier, which was enough.",
-            table(head, rows),
-        ]
+    return render(
+        "times", task=TASK, processor=distinct(time.processor for time in found.values()), table=table(head, rows)
     )
 
 
-_OTHER_FIGURES = """\
-## Fig. 2: the cost gap
-
-How far the cost of the policy's own actions is from the cost of the data's, at the states of the data, by thirds of
-training: the mean absolute difference in violations an episode, and the violations themselves. Dotted is what random
-actions have. The paper's trend is there for dispreferred episodes of HalfCheetah, and hardly elsewhere: in a few
-thousand steps the actions change, but a single one does not change the speed of a robot that runs.
-
-![Fig. 2: the cost gap](images/cost_gap.png)
-
-`python -m benchmarks cost-gap`
-
-## Fig. 13: how much the two sets overlap
-
-States of preferred and dispreferred episodes in the plane (UMAP), and the Jaccard index of the cells that they lie in.
-
-![Fig. 13: how much the two sets overlap](images/overlap.png)
-
-`python -m benchmarks overlap`"""
+def _slow_steps(runs: Sequence[Run], method: str) -> str:
+    steps = distinct(f"{run.record['steps']:,}" for run in scores.select(runs, method=method)) or "no"
+    return f"{method} makes {steps} steps here and {OWN_STEPS[method]:,} in its own paper"
 
 
-def _figure(figure: figures.Figure) -> str:
-    return "\n\n".join(
-        [
-            f"## {figure.title}",
-            figure.text,
-            f"![{figure.title}](images/{figure.name}.png)",
-            f"`{figure.command}`",
-        ]
-    )
+def _hours_by_study(runs: Mapping[StudyName, Sequence[Run]]) -> str:
+    parts = [
+        f"`{study}` {_hours(run.record for run in of_study)} ({count(len(of_study), 'cell')})"
+        for study, of_study in runs.items()
+        if of_study
+    ]
+    return list_names(parts)
 
 
-def _how(runs: Sequence[Run], tier: TierName) -> str:
-    records = [run.record for run in runs]
-    hours = sum(record["cpu_seconds"] for record in records) / 3600
-    safedice, cpq = (
-        distinct(format(run.record["steps"], ",") for run in scores.select(runs, method=method)) or "no"
-        for method in ("SafeDICE", "CPQ")
-    )
-    return "\n\n".join(
-        [
-            "## Make it again",
-            "```bash\npython -m benchmarks generate rollout BallRun BallCircle HalfCheetahVelocity Walker2dVelocity    "
-            f"# and the others\npython -m benchmarks run --tier {tier} --executor joblib\n"
-            f"python -m benchmarks report --tier {tier}\n```",
-            "- **The reference** is behaviour cloning of the episodes of the highest "
-            f"{distinct(format(r['ref_quantile'], '.0%') for r in records)} of returns, one for each task "
-            f"({distinct(r['policy'] for r in records)}).\n"
-            "- **BC** starts from nothing and sees D_p alone. **SFT** is PREFINE with β = 0: the same data from the "
-            "reference's weights. **DPO** is PREFINE with λ = 0. **PPL**, **CPL** and **CPL-KL** start from the "
-            "reference, too. All have the same steps.\n"
-            "- **SafeDICE** has D_np as its labelled and both sets as its unlabelled data, **CPQ** the rewards and "
-            f"costs of all of the task's data, and κ. They make {safedice} and {cpq} steps here; 1,100,000 and 100,000 "
-            "are their papers'.\n"
-            "- PREFINE's β and λ are the paper's ([prefine.yml](../sb3_prefine/zoo/hyperparams/prefine.yml)), those of "
-            "the others their papers'. Nothing was tuned on test episodes.",
-            *([_SMALL_TIME] if tier == "small" else []),
-            f"Training took {hours:.1f} hours of one core, {len(runs)} cells. {distinct(r['date'] for r in records)}; "
-            f"{distinct(r['processor'] for r in records)}; {versions(records)}.",
-        ]
-    )
+def _slow_hours(runs: Sequence[Run]) -> str:
+    """Write the share of the slow methods in the training time of Table 1."""
+    slow = [run.record for run in runs if run.method in SLOW_METHODS]
+    return f" Of the hours of `table`, {' and '.join(SLOW_METHODS)} took {_hours(slow)}." if slow else ""
 
 
-# By the clock, on 2026-11-28; the processor is the one of the training times.
-_SMALL_TIME = """\
-On two cores the whole tier takes a little over five hours: the table an hour without SafeDICE and CPQ, which take 37
-minutes a seed, and the other studies two and a half. The data before them take half an hour. Not counted are
-`rivals`, three quarters of an hour of one core, and `longer`, two hours of one core a seed."""
+def _hours(of: Iterable[dict[str, Any]]) -> str:
+    return f"{sum(record.get('cpu_seconds', 0.0) for record in of) / 3600:.1f}"

@@ -1,4 +1,4 @@
-"""How long training takes: Fig. 4's numbers, all of one processor."""
+"""How long training takes: the numbers of Fig. 4, all from one processor."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,23 +8,24 @@ import numpy as np
 
 from benchmarks.runs import scores
 from benchmarks.runs.scores import Run
+from benchmarks.runs.studies import TIERS
 
-# The paper's Fig. 4 is of this task.
+# The task of the paper's Fig. 4.
 TASK = "Walker2dVelocity"
-# What the methods' own papers take; PREFINE's rivals in its paper as many as PREFINE.
-OWN_STEPS = {"SafeDICE": 1_100_000, "CPQ": 100_000}
-_PAPER_STEPS = 500_000
+_PAPER = TIERS["paper"].budget
+# Gradient steps in the methods' own papers. PREFINE's paper trains all other methods as long as PREFINE.
+OWN_STEPS = {"SafeDICE": sum(_PAPER.safedice_steps), "CPQ": _PAPER.cpq_steps}
 
 
 @dataclass(frozen=True)
-class Pace:
+class TrainingTime:
     """
-    Of a method.
+    Training time of one method.
 
-    :param steps: of a run of this budget
-    :param seconds: of one core, that such a run takes: a mean
-    :param own_steps: of the method's own paper
-    :param processor: what computed
+    :param steps: Gradient steps of a run with this tier's budget.
+    :param seconds: Seconds of one core that such a run takes; a mean over runs.
+    :param own_steps: Gradient steps in the method's own paper.
+    :param processor: Processor of the runs.
     """
 
     steps: int
@@ -34,26 +35,30 @@ class Pace:
 
     @property
     def milliseconds(self) -> float:
-        """A step."""
+        """Milliseconds per gradient step."""
         return 1e3 * self.seconds / self.steps
 
     @property
     def own_hours(self) -> float:
-        """What the steps of its paper would take."""
+        """Hours that the steps of the method's own paper would take."""
         return self.milliseconds * self.own_steps / 3.6e6
 
 
-def paces(runs: Sequence[Run], methods: Sequence[str]) -> dict[str, Pace]:
+def training_times(runs: Sequence[Run], methods: Sequence[str]) -> dict[str, TrainingTime]:
     """
-    Of each of the methods that was trained on :data:`TASK`, on one processor: the one that trained the most of them.
+    Find the training time of each method on :data:`TASK`.
 
-    Processors differ by more than methods do.
+    All times are from one processor, the one that trained the most methods: processors differ more than methods do.
+
+    :param runs: Runs of any task.
+    :param methods: Methods to look for.
+    :return: The training time by method, for methods with runs on that processor.
     """
     trained = [run for run in scores.select(runs, task=TASK) if run.method in methods and run.record["steps"]]
     pairs = {(run.record["processor"], run.method) for run in trained}
     if not pairs:
         return {}
-    # Sorted: of two with as many methods it is always the same.
+    # Sorted, so that a tie has the same winner each time.
     [(processor, _)] = Counter(sorted(processor for processor, _ in pairs)).most_common(1)
     found = {}
     for method in methods:
@@ -62,6 +67,6 @@ def paces(runs: Sequence[Run], methods: Sequence[str]) -> dict[str, Pace]:
         ]
         if of_method:
             seconds = float(np.mean([record["cpu_seconds"] for record in of_method]))
-            own_steps = OWN_STEPS.get(method, _PAPER_STEPS)
-            found[method] = Pace(of_method[0]["steps"], seconds, own_steps, processor)
+            own_steps = OWN_STEPS.get(method, _PAPER.steps)
+            found[method] = TrainingTime(of_method[0]["steps"], seconds, own_steps, processor)
     return found

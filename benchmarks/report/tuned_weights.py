@@ -4,23 +4,24 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from benchmarks.report.markdown import table
+from benchmarks.report.markdown import CONFIDENCE, count, not_run, render, table
 from benchmarks.runs import scores
 from benchmarks.runs.methods import Method
 from benchmarks.runs.scores import Run
+from benchmarks.runs.tune import HELD_OUT
 
 
-def tuned(runs: Sequence[Run], chosen: Mapping[str, dict[str, Any]]) -> str:
+def write_tuned(runs: Sequence[Run], chosen: Mapping[str, dict[str, Any]]) -> str:
     """
-    A section of the page.
+    Write the section of the page.
 
-    :param runs: of Table 1, and of the weights that were chosen
-    :param chosen: by task, as tune.py wrote it
+    :param runs: Runs of Table 1, and of the weights that were chosen.
+    :param chosen: Records of tune.py, by task.
     """
-    title = "## λ and β, chosen on held-out preferences"
     if not chosen:
-        return f"{title}\n\nNot run yet: `python -m benchmarks tune BallRun`."
-    rows = [_row(task, record, runs) for task, record in chosen.items()]
+        return not_run("tune BallRun")
+    pairs = [_both(task, record, runs) for task, record in chosen.items()]
+    intervals = [scores.difference(other, usual, attrgetter("rewards")) for usual, other in pairs if usual and other]
     head = [
         "task",
         "the paper's λ, β",
@@ -32,21 +33,17 @@ def tuned(runs: Sequence[Run], chosen: Mapping[str, dict[str, Any]]) -> str:
         "difference in reward",
         "in cost",
     ]
-    n_trials = max(len(record["trials"]) for record in chosen.values())
-    text = (
-        f"The best of {n_trials} trials by the loss on a fifth of the preferences that was held out (Eq. 9, with the "
-        "paper's weights); no environment was stepped to choose. Then trained as in Table 1; differences are of runs "
-        f"of the same seed, with 95% intervals. {_summary(runs, chosen)}"
+    return render(
+        "tuned",
+        n_trials=max(len(record["trials"]) for record in chosen.values()),
+        held_out=f"{HELD_OUT:.0%}",
+        confidence=CONFIDENCE,
+        n_more=sum(low > 0 for _, low, _ in intervals),
+        n_less=sum(high < 0 for _, _, high in intervals),
+        n_tasks=count(len(intervals), "task"),
+        table=table(head, [_row(task, record, runs) for task, record in chosen.items()]),
+        command=f"tune {' '.join(chosen)}",
     )
-    return f"{title}\n\n{text}\n\n{table(head, rows)}\n\n`python -m benchmarks tune {' '.join(chosen)}`"
-
-
-def _summary(runs: Sequence[Run], chosen: Mapping[str, dict[str, Any]]) -> str:
-    """On how many tasks the reward differs by more than chance."""
-    pairs = [_both(task, record, runs) for task, record in chosen.items()]
-    intervals = [scores.difference(other, usual, attrgetter("rewards")) for usual, other in pairs if usual and other]
-    more, less = sum(low > 0 for _, low, _ in intervals), sum(high < 0 for _, _, high in intervals)
-    return f"With the chosen weights the reward is higher on {more} of {len(intervals)} tasks, and lower on {less}."
 
 
 def _row(task: str, record: dict[str, Any], runs: Sequence[Run]) -> list[str]:
@@ -62,7 +59,7 @@ def _row(task: str, record: dict[str, Any], runs: Sequence[Run]) -> list[str]:
 
 
 def _both(task: str, record: dict[str, Any], runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs with the paper's weights, and with the chosen ones."""
+    """Select the runs with the paper's weights, and those with the chosen weights."""
     return scores.select(runs, task=task, method="PREFINE"), scores.select(runs, task=task, method=record["method"])
 
 

@@ -1,10 +1,10 @@
-"""The runs of Table 1 as RL Zoo lists its agents: a line an algorithm and environment, not normalised."""
+"""The runs of Table 1 in the form of RL Zoo's benchmark: a line per algorithm and environment, not normalised."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.report.markdown import distinct, table, versions
+from benchmarks.report.markdown import distinct, render, table, versions
 from benchmarks.runs import scores
 from benchmarks.runs.scores import Run
 from benchmarks.runs.studies import TABLE_METHODS, TierName
@@ -28,31 +28,22 @@ _HEAD = (
 
 def write(runs: Sequence[Run], tier: TierName) -> str:
     """
-    The page, as Markdown.
+    Write the page in Markdown.
 
-    :param runs: of Table 1
-    :param tier: whose
+    :param runs: Runs of Table 1.
+    :param tier: Tier of the runs.
     """
     cells = (scores.select(runs, task=task, method=method) for task in dsrl.PAPER_TASKS for method in TABLE_METHODS)
     records = [run.record for run in runs]
-    return (
-        "\n\n".join(
-            [
-                "# Performance of trained agents",
-                "The runs of [Table 1](README.md) in the form of [RL Zoo's benchmark](https://github.com/DLR-RM/"
-                "rl-baselines3-zoo/blob/master/benchmark.md): returns and costs of episodes as the environment gives "
-                "them, not normalised. The policy acts by its mode. Means and standard deviations are over the "
-                "episodes of all seeds; `violation_rate` is the share of episodes that cost more than `cost_limit`; "
-                "`n_timesteps` are gradient steps, for no environment is stepped in training; `reference` is what was "
-                "fine-tuned.",
-                table(_HEAD, [_line(found) for found in cells if found]),
-                f"`python -m benchmarks run --tier {tier}`, then `python -m benchmarks report --tier {tier}`; seeds "
-                f"{distinct(run.seed for run in runs)}, {distinct(record['date'] for record in records)}, "
-                f"{versions(records)}.",
-            ]
-        )
-        + "\n"
+    page = render(
+        "zoo_page",
+        table=table(_HEAD, [_line(found) for found in cells if found]),
+        tier=tier,
+        seeds=distinct(run.seed for run in runs),
+        dates=distinct(record["date"] for record in records),
+        versions=versions(records),
     )
+    return f"{page}\n"
 
 
 def _line(runs: Sequence[Run]) -> list[str]:

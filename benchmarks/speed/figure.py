@@ -1,15 +1,15 @@
-"""The figure of speed.md: the time of a step, and how it grows."""
+"""The picture of speed.md: one gradient step of each contender, and how its time grows."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from sb3_prefine.evaluation.plots import SAFE
+from benchmarks.report.drawing import flat, new_figure, short_count, to_png
+from sb3_prefine.evaluation.palette import BACKGROUND, LIMIT_COLOR, PREFINE
 
-COLORS = {"floor": "0.7", "learn": SAFE, "plain": "#c62828"}
+COLORS = {"floor": BACKGROUND, "learn": PREFINE.color, "plain": LIMIT_COLOR}
 LABELS = {"floor": "floor: behaviour cloning", "learn": "PREFINE.learn", "plain": "Algorithm 1 as written"}
 TITLES = {
     "batch size": "transitions of each set in a batch",
@@ -21,27 +21,31 @@ TITLES = {
 
 def draw(step: Mapping[str, Any], growth: Mapping[str, Any]) -> bytes:
     """
-    Draw the figure.
+    Draw the bars of one step, and a line for each quantity that grows.
 
     :param step: The record of ``speed step``.
     :param growth: The record of ``speed growth``.
-    :return: The figure as a PNG.
+    :return: A PNG.
     """
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    axes = figure.subplots(2, 3)
-    _draw_step(axes.flat[0], step["families"])
+    figure = new_figure(5.2)
+    axes = flat(figure.subplots(2, 3))
+    _draw_step(axes[0], step["families"])
     highest = max(max(points.values()) for points in growth["ms"].values())
-    for each, name in zip(axes.flat[1:], TITLES, strict=False):
+    for each, name in zip(axes[1:], TITLES, strict=False):
         _draw_growth(each, name, growth["ms"][name], highest)
-    handles, labels = axes.flat[1].get_legend_handles_labels()
-    axes.flat[5].legend(handles, labels, loc="center", frameon=False)
-    axes.flat[5].axis("off")
-    for each in axes.flat[:5]:
-        each.spines[["top", "right"]].set_visible(False)
-        each.set_ylabel("ms a step")
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    return content.getvalue()
+    for each in axes[:5]:
+        each.set_ylabel("ms per step")
+    # The last axes are empty: both legends are there.
+    axes[5].set_axis_off()
+    first = axes[5].legend(*_handles(axes[0]), loc="upper center")
+    axes[5].legend(*_handles(axes[1]), loc="lower center")
+    axes[5].add_artist(first)
+    return to_png(figure)
+
+
+def _handles(axes: Axes) -> tuple[list[Artist], list[str]]:
+    handles, labels = axes.get_legend_handles_labels()
+    return handles, [str(label) for label in labels]
 
 
 def _draw_step(axes: Axes, families: Mapping[str, Any]) -> None:
@@ -51,25 +55,20 @@ def _draw_step(axes: Axes, families: Mapping[str, Any]) -> None:
         heights = [family["ms"][name] for family in families.values()]
         axes.bar(places, heights, width, color=COLORS[name], label=label)
     axes.set_xticks(range(len(families)), list(families))
-    axes.set_title("a gradient step")
-    axes.margins(y=0.4)
-    axes.legend(loc="upper left", frameon=False)
+    axes.set_xlabel("policy, one gradient step")
 
 
 def _draw_growth(axes: Axes, name: str, milliseconds: Mapping[str, float], highest: float) -> None:
     x, y = [int(n) for n in milliseconds], list(milliseconds.values())
-    axes.loglog(x, y, "o-", color=SAFE, label="measured")
-    # A hidden layer's work grows with the square of its width, and a step's work does not grow with the data.
+    axes.loglog(x, y, color=PREFINE.color, marker=PREFINE.marker, label="PREFINE.learn, measured")
+    # The work of a hidden layer grows with the square of its width; that of a step does not grow with the data.
     power = {"width": 2, "transitions": 0}.get(name, 1)
-    # Extrapolated from the largest size, where the overhead of small operations matters least.
-    axes.loglog(x, [y[-1] * (n / x[-1]) ** power for n in x], "--", color="0.5", label="ideal: its work alone")
-    axes.set_xticks(x, [_short(n) for n in x])
+    # From the largest, where small operations do not hide it.
+    ideal = [y[-1] * (n / x[-1]) ** power for n in x]
+    axes.loglog(x, ideal, linestyle="--", color=LIMIT_COLOR, label="ideal: growth of the work alone")
+    axes.set_xticks(x, [short_count(n) if n >= 10_000 else f"{n:,}" for n in x])
     axes.set_yticks(ticks := [0.3, 1, 3, 10, 30, 100], [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    # The same limits in all panels, so that times that do not grow look flat.
+    # The same for all, so that what does not grow looks flat.
     axes.set_ylim(0.5, 1.5 * highest)
     axes.set_xlabel(TITLES[name])
-
-
-def _short(n: int) -> str:
-    return f"{n // 1_000_000}M" if n >= 1_000_000 else f"{n // 1_000}k" if n >= 10_000 else f"{n:,}"

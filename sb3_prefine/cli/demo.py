@@ -33,8 +33,9 @@ def demo(out: Path = Path("runs/demo"), steps: int = 3_000, episodes: int = 20, 
 
     from sb3_prefine.data.preferences import PreferenceBuffer
     from sb3_prefine.data.trajectories import Trajectories
+    from sb3_prefine.evaluation import palette
     from sb3_prefine.evaluation.evaluate import evaluate_policy
-    from sb3_prefine.evaluation.plots import SAFE, PlotSeries, draw_plane
+    from sb3_prefine.evaluation.plots import PlotSeries, draw_plane
     from sb3_prefine.evaluation.tables import print_table, results_table
     from sb3_prefine.prefine import PREFINE
     from sb3_prefine.reference.load import load_reference
@@ -69,10 +70,10 @@ def demo(out: Path = Path("runs/demo"), steps: int = 3_000, episodes: int = 20, 
     plot = draw_plane(
         out / "plane.png",
         [
-            PlotSeries("dispreferred data", bad.episode_returns, bad.episode_costs, "#c62828", "x"),
-            PlotSeries("preferred data", good.episode_returns, good.episode_costs, SAFE, "+"),
-            PlotSeries("reference", before.episode_rewards, before.episode_costs, "#212121"),
-            PlotSeries("PREFINE", after.episode_rewards, after.episode_costs, "#1565c0"),
+            PlotSeries("dispreferred data", bad.episode_returns, bad.episode_costs, palette.DISPREFERRED),
+            PlotSeries("preferred data", good.episode_returns, good.episode_costs, palette.PREFERRED),
+            PlotSeries("reference", before.episode_rewards, before.episode_costs, palette.REFERENCE),
+            PlotSeries("PREFINE", after.episode_rewards, after.episode_costs, palette.PREFINE),
         ],
         COST_LIMIT,
         title="HalfCheetah with a speed limit, one point per episode",

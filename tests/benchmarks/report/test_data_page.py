@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from benchmarks import paper, records
@@ -13,7 +14,9 @@ from benchmarks.datasets.generate import describe_episodes, describe_sets
 from benchmarks.paths import HERE, RESULTS
 from benchmarks.report.data_page import PICTURE, Results, main, write
 from sb3_prefine import dsrl
+from sb3_prefine.evaluation.palette import DISPREFERRED, PREFERRED
 from tests.benchmarks.datasets.test_generate import one_step_episodes
+from tests.benchmarks.report.by_hand import cells_of
 
 VERSIONS = {"python": "3.11.7", "mujoco": "4.0.0"}
 # Distinguishable everywhere, so that a number on the page has one source.
@@ -53,15 +56,9 @@ def page(folder) -> str:
     return write(Results.load(folder / "results"))
 
 
-def rows(page: str, task: str) -> list[list[str]]:
-    """The cells of each table's row of a task, in the order of the page."""
-    found = re.findall(rf"^\| {task} \|(.*)\|$", page, flags=re.MULTILINE)
-    return [[cell.strip() for cell in line.split("|")] for line in found]
-
-
 def test_every_task_has_a_row_in_every_table(page):
     for task in dsrl.PAPER_TASKS:
-        assert len(rows(page, task)) == 3
+        assert len(cells_of(page, task)) == 3
 
 
 def test_all_rows_of_a_table_are_as_long_as_its_head(page):
@@ -70,8 +67,8 @@ def test_all_rows_of_a_table_are_as_long_as_its_head(page):
         assert len({line.count("|") for line in lines}) == 1, lines[0]
 
 
-def test_the_sets_stand_beside_the_paper_s(page, folder):
-    sets, ranges, *_ = rows(page, "BallRun")
+def test_sets_stand_beside_the_papers(page, folder):
+    sets, ranges, *_ = cells_of(page, "BallRun")
     record = records.load(folder / "results" / "data" / "BallRun.json")
     returns, costs = np.array(record["returns"]), np.array(record["costs"])
     preferred, dispreferred = record["preferred"], record["dispreferred"]
@@ -92,31 +89,31 @@ def test_the_sets_stand_beside_the_paper_s(page, folder):
 
 
 def test_files_have_their_time_and_checksum(page):
-    assert rows(page, "BallRun")[-1] == ["25.0", "24", "1,111", "3.2", "12.3", f"`{'b' * 64}`"]
-    assert rows(page, "PointGoal1")[-1] == ["not recorded", "24", "1,111", "3.2", "12.3", f"`{'p' * 64}`"]
+    assert cells_of(page, "BallRun")[-1] == ["25.0", "24", "1,111", "3.2", "12.3", f"`{'b' * 64}`"]
+    assert cells_of(page, "PointGoal1")[-1] == ["not recorded", "24", "1,111", "3.2", "12.3", f"`{'p' * 64}`"]
 
 
-def test_the_time_of_a_training_that_nobody_measured_is_not_made_up(folder):
+def test_unmeasured_training_times_are_not_made_up(folder):
     (folder / "results" / "agents" / "BallRun.json").unlink()
-    assert rows(write(Results.load(folder / "results")), "BallRun")[-1][0] == "not recorded"
+    assert cells_of(write(Results.load(folder / "results")), "BallRun")[-1][0] == "not recorded"
 
 
-def test_what_is_missing_is_named_and_has_no_numbers_of_ours(page):
+def test_missing_tasks_are_named_and_have_no_numbers(page):
     (line,) = re.findall(r"^\*\*Missing so far\*\*: (.*)\.$", page, flags=re.MULTILINE)
     assert line == ", ".join(name for name in dsrl.PAPER_TASKS if name not in RETURNS)
-    sets, ranges, files = rows(page, "CarRun")
+    sets, ranges, files = cells_of(page, "CarRun")
     assert [cell for cell in (*sets, *ranges[1:], *files) if cell] == ["missing"] * 3
 
 
-def test_it_says_that_the_data_are_generated_and_how_they_differ(page):
-    assert "generated data, not DSRL's own" in page
-    assert "MuJoCo 4.0.0; DSRL recorded with 2.3" in page
-    assert "with τ = 40" in page
-    assert "python 3.11.7, mujoco 4.0.0" in page
-    assert "2026-11-21" in page
+def test_the_differences_to_dsrl_are_computed(page):
+    text = " ".join(page.split())
+    assert "rolled out with 1, 2 and 4 times its own noise, Ant with 0.5, 1 and 2 times" in text
+    assert "MuJoCo 4.0.0; DSRL" in text
+    assert "(100 and 20 episodes), with τ = 40. The paper uses 30, 40 and 50" in text
+    assert "Seed 0, 2026-11-21; python 3.11.7, mujoco 4.0.0." in text
 
 
-def test_it_is_complete_without_any_record(tmp_path):
+def test_the_page_is_complete_without_records(tmp_path):
     page = write(Results.load(tmp_path))
     assert page.count("missing") == 3 * 12
     assert "cost of D_p: paper" in page
@@ -128,11 +125,11 @@ def test_the_page_and_its_picture_are_written(page, folder):
     assert f"]({PICTURE.as_posix()})" in page
     pixels = imread(folder / PICTURE)
     assert pixels.shape[0] > 1000
-    for color in ((0x2E, 0x7D, 0x32), (0xC6, 0x28, 0x28)):  # the preferred and the dispreferred episodes
-        assert (np.abs(pixels[..., :3] - np.array(color) / 255).max(axis=-1) < 0.01).sum() > 100
+    for style in (PREFERRED, DISPREFERRED):
+        assert (np.abs(pixels[..., :3] - to_rgb(style.color)).max(axis=-1) < 0.01).sum() > 100
 
 
-def test_the_paper_s_tables_are_of_the_twelve_tasks():
+def test_the_papers_tables_have_the_twelve_tasks():
     assert set(paper.TABLE_1) == set(paper.TABLE_2) | set(paper.TABLE_3) == set(dsrl.PAPER_TASKS)
     # The highest cut in cost is Walker2dVelocity's, the lowest CarCircle's.
     cuts = {name: 1 - row["PREFINE"].cost / row["reference"].cost for name, row in paper.TABLE_1.items()}

@@ -1,63 +1,60 @@
 """Rivals with other rates and weights, by hand."""
 
-from benchmarks.report.rival_sweeps import rivals
-from benchmarks.runs.scores import Run
-from tests.benchmarks.runs import test_scores
-from tests.benchmarks.runs.test_scores import record
+from functools import partial
 
-LOWEST, HIGHEST = 0.3831, 881.4633  # returns of DSRL's data for BallCircle
-LARGE = "PPL:beta=1.0"
+import pytest
 
+from benchmarks.report.rival_sweeps import write_rivals
+from tests.benchmarks.report import by_hand
+from tests.benchmarks.report.by_hand import cells_of
 
-def lines(runs: list[Run]) -> dict[str, list[str]]:
-    split = (line.strip("|").split("|") for line in rivals(runs).splitlines() if line.startswith("|"))
-    return {name.strip(): [cell.strip() for cell in cells] for name, *cells in split}
+LARGE, SLOW = "PPL:beta=1.0", "PPL:learning_rate=1e-05"
+TASK = "BallCircle"
+LOWEST, HIGHEST = 0.3831, 881.4633  # returns of DSRL's data for this task
+make_runs = partial(by_hand.make_runs, task=TASK)
+PREFINE = make_runs("PREFINE", 400, 10)
 
 
 def normalised(reward: float) -> float:
     return (reward - LOWEST) / (HIGHEST - LOWEST)
 
 
-def runs_of(levels: dict[str, tuple[float, float]], task: str = "BallCircle") -> list[Run]:
-    return [
-        Run(record(method, (reward, reward), (cost, cost), seed, task))
-        for seed in range(3)
-        for method, (reward, cost) in levels.items()
-    ]
+def outcome(reward: float, cost: float) -> str:
+    text = f"{normalised(reward):.2f} ± 0.00 / {cost / 20:.2f} ± 0.00"
+    return f"**{text}**" if cost <= 20 else text
 
 
-def test_a_column_a_task_and_a_line_for_each_choice_of_weights():
-    found = lines(runs_of({"PREFINE": (400.0, 10.0), "PPL": (100.0, 30.0), LARGE: (500.0, 5.0)}))
-    assert found[""] == ["BallCircle"]
-    assert found["PREFINE"] == [f"**{normalised(400):.2f} ± 0.00 / 0.50 ± 0.00**"]
-    assert found["PPL"] == [f"{normalised(100):.2f} ± 0.00 / 1.50 ± 0.00"]
-    assert found["PPL, β = 1"] == [f"**{normalised(500):.2f} ± 0.00 / 0.25 ± 0.00**"]
-    assert found["CPL, λ = 1, cloning = 1"] == ["not run"]
+def test_outcomes_and_counts_by_hand():
+    runs = [*PREFINE, *make_runs("PPL", 100, 30), *make_runs(LARGE, 300, 5), *make_runs("BC", 300, 5)]
+    page = write_rivals(runs)
+    assert cells_of(page, "PREFINE") == [[outcome(400, 10)]]
+    assert cells_of(page, "PPL") == [[outcome(100, 30)]]
+    # Safe, safe with Table 1's weights, more / less than with these, than PREFINE, than BC; then the outcome.
+    assert cells_of(page, "PPL, β = 1") == [["1 of 1", "0", "1 / 0", "0 / 1", "0 / 0"], [outcome(300, 5)]]
+    assert cells_of(page, "CPL, λ = 1, cloning = 1") == [["not run"]]
+    assert "Seeds 0, 1, 2; 2026-11-22." in page
 
 
-def test_who_is_better_is_named_if_safe():
-    more = normalised(500) - normalised(400)
-    runs = runs_of({"PREFINE": (400.0, 10.0), LARGE: (500.0, 5.0)})
-    named = f"BallCircle: PPL, β = 1 (+{more:.2f} to +{more:.2f})."
-    assert f"Safe, with significantly more reward than Table 1's PREFINE: {named}" in rivals(runs)
-    for levels in ({"PREFINE": (400.0, 10.0), LARGE: (500.0, 50.0)}, {"PREFINE": (400.0, 10.0), LARGE: (399.0, 1.0)}):
-        assert "None is safe and earns significantly more than Table 1's PREFINE." in rivals(runs_of(levels))
+@pytest.mark.parametrize(("level", "is_named"), [((500, 5), True), ((500, 50), False), ((399, 1), False)])
+def test_only_safe_sweeps_with_more_reward_are_named(level, is_named):
+    page = write_rivals([*PREFINE, *make_runs(LARGE, *level)])
+    assert (f"{TASK}: PPL, β = 1 (+" in page) == is_named
+    assert ("PREFINE: none." in page) == (not is_named)
 
 
-def test_the_gentle_ppl_of_other_tasks_has_a_table_of_its_own():
-    gentle = "PPL:learning_rate=1e-05"
-    runs = runs_of({"PREFINE": (400.0, 10.0), gentle: (300.0, 5.0)})
-    assert "on the other tasks" not in rivals(runs)
-    runs += runs_of({"reference": (900.0, 50.0), "PREFINE": (400.0, 10.0), gentle: (300.0, 5.0)}, "BallRun")
-    found = lines(runs)
-    assert found["task"] == ["π_ref", "PREFINE", "PPL", "PPL, rate = 1e-05"]
-    assert found["BallRun"][2:] == ["not run", f"**{test_scores.normalised(300):.2f} ± 0.00 / 0.25 ± 0.00**"]
-    assert f"--study rivals --methods {gentle} --tasks BallRun`" in rivals(runs)
+def test_tasks_beyond_the_study_have_a_table_of_their_own():
+    swept = [*PREFINE, *make_runs(SLOW, 300, 5)]
+    assert "on the other tasks" not in write_rivals(swept)
+    page = write_rivals(
+        [*swept, *make_runs("reference", 900, 50, task="CarRun"), *make_runs(SLOW, 300, 5, task="CarRun")]
+    )
+    assert cells_of(page, "task") == [["π_ref", "PREFINE", "PPL", "PPL, rate = 1e-05"]]
+    [[reference, prefine, ppl, slow]] = cells_of(page, "CarRun")
+    assert reference.endswith("/ 2.50 ± 0.00")
+    assert (prefine, ppl) == ("not run", "not run")
+    assert slow.endswith("/ 0.25 ± 0.00**")
+    assert f"--study rivals --methods {SLOW} --tasks CarRun`" in page
 
 
-def test_its_seeds_and_dates_are_told():
-    assert " Seeds 0, 1, 2; 2026-11-22." in rivals(runs_of({"PREFINE": (400.0, 10.0), LARGE: (500.0, 5.0)}))
-
-
-def test_what_to_run_is_said():
-    assert "Not run yet: `python -m benchmarks run --study rivals`." in rivals([])
+def test_missing_runs_are_named():
+    assert "`python -m benchmarks run --study rivals`" in write_rivals(PREFINE)
