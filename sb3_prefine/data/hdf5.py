@@ -204,7 +204,7 @@ def _map_copy(copy: Path, columns: Mapping[str, _Column], version: Mapping[str, 
     """
     with _open_file(copy) as file, _report_damage():
         if dict(file.attrs) != version or any(name not in file for name in columns):
-            raise ValueError("it was made from another version of the file")
+            raise ValueError("the copy was made from another version of the file. Write it again.")
         # The copy contains only columns that can be mapped, so none of them is None.
         return {name: column for name in columns if (column := _Column(name, file[name]).map_in_place()) is not None}
 

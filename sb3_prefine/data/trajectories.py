@@ -142,7 +142,7 @@ class Trajectories:
             check_lengths(columns)
             ends = episode_ends(columns["terminals"], columns["timeouts"])
             if not len(ends):
-                raise ValueError("no row of 'terminals' or 'timeouts' is set, so there is no whole episode.")
+                raise ValueError("timeouts: no episode ends. Set 'terminals' or 'timeouts' where one ends.")
             n_whole = int(ends[-1]) + 1
             trajectories = cls(**unflatten({name: column[:n_whole] for name, column in columns.items()}))
         except ValueError as error:
