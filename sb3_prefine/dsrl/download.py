@@ -119,6 +119,6 @@ def _import_client() -> ModuleType:
         from huggingface_hub.file_download import http_get  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f'huggingface_hub: a download needs version 1.26 or newer ({error}). pip install "sb3-prefine[hub]".'
+            f'huggingface_hub: a download needs version 1.26 or newer ({error}). Run pip install "sb3-prefine[hub]".'
         ) from error
     return huggingface_hub

@@ -35,11 +35,8 @@ def parts(draw: st.DrawFn) -> dict[str, np.ndarray]:
     return found
 
 
-masks = st.integers(1, 5).flatmap(
-    lambda n: hnp.arrays(bool, (N, n)).map(
-        lambda mask: mask | (np.arange(n) == 0)
-    )  # The first action is always allowed.
-)
+# Each mask allows the first action, so that none is empty.
+masks = st.integers(1, 5).flatmap(lambda n: hnp.arrays(bool, (N, n)).map(lambda mask: mask | (np.arange(n) == 0)))
 
 
 def columns(**replaced: Any) -> dict[str, Any]:
