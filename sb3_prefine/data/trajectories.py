@@ -12,23 +12,24 @@ import numpy as np
 
 from sb3_prefine.data.columns import (
     COLUMNS,
-    OBSERVATIONS,
+    OBSERVATION_COLUMNS,
     OPTIONAL_COLUMNS,
     Observations,
-    as_column,
+    check_action_masks,
     check_costs,
     check_finite,
     check_last_row,
     check_lengths,
-    check_masks,
-    check_same_rows,
+    check_same_format,
     episode_ends,
     episode_sums,
     flatten,
+    make_column,
     read_only,
     unflatten,
 )
-from sb3_prefine.data.memory_map import concatenate, mapping_of, take
+from sb3_prefine.data.hdf5 import map_columns, read_columns, write_columns
+from sb3_prefine.data.memory_map import concatenate, copy_spans, mapping_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,33 +37,33 @@ class Trajectories:
     """
     Whole episodes, one after the other, in columns of N transitions.
 
-    An episode ends where ``terminals | timeouts`` is set, and the last row ends one. There is no empty set.
-    ``len(t)`` counts episodes. ``t[i]``, ``t[2:5]``, ``t[[3, 1]]`` and ``t[mask]`` choose episodes and give
-    ``Trajectories``; so does every step of ``for episode in t``; ``t1 + t2`` joins two sets.
+    An episode ends where ``terminals | timeouts`` is set, and the last row ends one. An empty ``Trajectories`` is not
+    allowed. ``len(t)`` counts episodes. ``t[i]``, ``t[2:5]``, ``t[[3, 1]]`` and ``t[mask]`` choose episodes and return
+    ``Trajectories``, as does each step of ``for episode in t``; ``t1 + t2`` concatenates two sets.
 
-    The arrays are read-only. An array that its giver could still write to is copied; one that is read-only
-    down to its memory, or to a file (``numpy.load(…, mmap_mode="r")``), is shared.
+    The arrays are read-only. An array that other code could still write to is copied. An array that is read-only down
+    to its memory, or to a file (``numpy.load(…, mmap_mode="r")``), is shared.
 
-    Data larger than the memory stay on disk: ``from_hdf5(path, mmap=True)``. Their arrays are mapped: the system reads
-    what is touched. They are checked a few MiB at a time, and PREFINE trains on them without loading them. A pickle or
-    ``copy.deepcopy`` of them holds the values. The file must not be written to meanwhile.
+    Data larger than the memory stay on disk: ``from_hdf5(path, mmap=True)``. Their arrays are mapped, so the system
+    reads only what is used. The checks read a few MiB at a time, and PREFINE trains on mapped data without loading
+    them. A pickle or ``copy.deepcopy`` of them contains the values. Do not write to the file while it is mapped.
 
-    :param observations: (N, ...); floats become float32, integers stay as they are (images, discrete). For a Dict
-        observation space a dict of such arrays
-    :param next_observations: (N, ...), of the observations' shape and dtype; at the end of an episode the
-        observation that the episode ended in, not the first of the next one
-    :param actions: (N, ...); floats become float32, integers stay as they are
-    :param rewards: (N,), float32
-    :param costs: (N,), float32, not negative; NaN in all of an episode says that its cost is unknown
-    :param terminals: (N,), bool; the environment ended the episode
-    :param timeouts: (N,), bool; a time limit, or the recorder, cut the episode
+    :param observations: (N, ...). Floats become float32, integers (images, discrete observations) keep their dtype.
+        For a Dict observation space, a dict of such arrays.
+    :param next_observations: (N, ...), in the shape and dtype of the observations. At the end of an episode, the
+        observation in which the episode ended, not the first one of the next episode.
+    :param actions: (N, ...). Floats become float32, integers keep their dtype.
+    :param rewards: (N,), float32.
+    :param costs: (N,), float32, not negative. NaN in a whole episode means that its cost is unknown.
+    :param terminals: (N,), bool. The environment ended the episode.
+    :param timeouts: (N,), bool. A time limit, or the recorder, cut the episode.
     :param action_masks: (N, n_options), bool: which discrete actions were allowed at each observation, in the layout
-        of sb3-contrib's MaskablePPO (the options of all choices side by side); None if all were
-    :raises ValueError: for columns of different lengths, empty, NaN or infinite ones, negative costs, costs that
-        are NaN in a part of an episode, flags other than 0 and 1, dtypes that are not numbers, or a last row that
-        does not end an episode
+        of sb3-contrib's MaskablePPO (the options of all choices side by side). None if all actions were allowed.
+    :raises ValueError: If columns have different lengths, are empty, or contain NaN or infinite values; if costs are
+        negative, or NaN in a part of an episode; if flags are neither 0 nor 1; if a dtype is not a number; or if the
+        last row does not end an episode.
 
-    (N, 1) columns of rewards, costs and flags are flattened, as DSRL's own reader does.
+    Columns of shape (N, 1) for rewards, costs and flags are flattened, as by DSRL's own reader.
     """
 
     observations: Observations
@@ -75,72 +76,73 @@ class Trajectories:
     action_masks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        columns = {name: as_column(name, value) for name, value in self._columns().items()}
+        columns = {name: make_column(name, value) for name, value in self._columns().items()}
         for name, value in unflatten(columns).items():
             object.__setattr__(self, name, value)
         check_lengths(columns)
-        _check_successors(columns)
+        _check_next_observations(columns)
         check_last_row(episode_ends(self.terminals, self.timeouts), self.n_transitions)
         for name, column in columns.items():
             if name != "costs":
                 check_finite(name, column)
         if self.action_masks is not None:
-            check_masks(self.action_masks)
+            check_action_masks(self.action_masks)
         check_costs(self.costs, self.episode_starts, self.episode_lengths)
 
     @classmethod
     def concatenate(cls, sets: Iterable["Trajectories"]) -> "Trajectories":
         """
-        The episodes of several sets in one, in the order given. The rows are copied once, so this is also the way
-        to build a set from many single episodes. Of a single set nothing is copied.
+        Concatenate the episodes of several sets.
 
-        :param sets: at least one, all of the same observation and action shapes and dtypes
-        :raises TypeError: if one of them is something else than ``Trajectories``
-        :raises ValueError: if there are none, or shapes or dtypes differ
+        The rows are copied once, so this is also the way to build a set from many single episodes. A single set is
+        not copied.
+
+        :param sets: At least one set. All have the same shapes and dtypes of observations and actions.
+        :return: The episodes of all sets, in the order given.
+        :raises TypeError: If an element is not ``Trajectories``.
+        :raises ValueError: If no set is given, or shapes or dtypes differ.
         """
         sets = list(sets)
         if not sets:
             raise ValueError("sets: there is nothing to concatenate. Give at least one Trajectories.")
         for position, other in enumerate(sets):
             if not isinstance(other, Trajectories):
-                raise TypeError(f"sets: number {position} is a {type(other).__name__}, not Trajectories.")
-            check_same_layout("set 0", sets[0], f"set {position}", other)
+                raise TypeError(f"sets[{position}]: expected Trajectories, found {type(other).__name__}.")
+            check_same_layout(f"sets[{position}]", other, "sets[0]", sets[0])
         if len(sets) == 1:
             return sets[0]
         columns = [s._columns() for s in sets]
-        return _of_checked({name: concatenate([c[name] for c in columns]) for name in columns[0]})
+        return _from_checked_columns({name: concatenate([c[name] for c in columns]) for name in columns[0]})
 
     @classmethod
     def from_hdf5(cls, path: str | os.PathLike[str], mmap: bool = False) -> "Trajectories":
         """
-        Read a file in DSRL's layout: one dataset for each column, at the root, under the column's name.
+        Read a file in DSRL's layout: one dataset for each column, at the root, under the name of the column.
 
-        Float flags and (N, 1) columns are accepted; other datasets and attributes are ignored. An episode at the
-        end of the file that does not end is dropped with a warning.
+        Float flags and columns of shape (N, 1) are accepted; other datasets and attributes are ignored. If the last
+        episode of the file does not end, it is dropped with a warning.
 
-        With ``mmap=True`` the data stay on disk, whatever their size. Columns that lie in the file in one piece, in the
-        dtype that is kept here, are mapped where they lie. Compressed ones, as in DSRL's files, and other dtypes are
-        written once into a copy beside the file, ``data.hdf5.mmap`` for ``data.hdf5``, which is used until the file
-        changes and may be deleted. Choosing episodes that do not follow each other copies them, as in memory; a copy of
-        more than 256 MiB a column lies on disk too, in the same folder, for as long as it is used.
+        With ``mmap=True`` the data stay on disk, whatever their size. Columns that are contiguous in the file, in the
+        stored dtype, are mapped in place. Compressed columns, as in DSRL's files, and other dtypes are written once to
+        a copy next to the file (``data.hdf5.mmap`` for ``data.hdf5``), which is used until the file changes and may be
+        deleted. Choosing episodes that are not consecutive copies them, as in memory. Such a copy is on disk too if it
+        has more than 256 MiB in a column: in the same folder, for as long as it is used.
 
-        :param path: the file
-        :param mmap: leave the data on disk
-        :raises FileNotFoundError: if there is no such file
-        :raises ValueError: if the file is not HDF5, is cut off or damaged, lacks a column, holds no whole episode,
-            or its columns do not make ``Trajectories``; the message begins with the path
-        :raises OSError: if the copy beside the file cannot be written
+        :param path: The path of the file.
+        :param mmap: Whether to leave the data on disk.
+        :return: The episodes of the file, in its order.
+        :raises FileNotFoundError: If the file does not exist.
+        :raises ValueError: If the file is not HDF5, is cut off or damaged, lacks a column, contains no whole episode,
+            or its columns are not valid ``Trajectories``. The message begins with the path.
+        :raises OSError: If the copy next to the file cannot be written.
         """
-        # It brings h5py, which `import sb3_prefine` does not wait for.
-        from sb3_prefine.data.hdf5 import map_columns, read_columns
-
         path = Path(path)
         try:
             columns = map_columns(path) if mmap else read_columns(path)
             check_lengths(columns)
             ends = episode_ends(columns["terminals"], columns["timeouts"])
             if not len(ends):
-                raise ValueError("no row of 'terminals' or 'timeouts' is set, so there is no whole episode.")
+                raise ValueError("timeouts: no episode ends. Set 'terminals' or 'timeouts' where one ends.")
             n_whole = int(ends[-1]) + 1
             trajectories = cls(**unflatten({name: column[:n_whole] for name, column in columns.items()}))
         except ValueError as error:
@@ -159,20 +161,18 @@ class Trajectories:
         """
         Write a file in DSRL's layout: flat, gzip-compressed datasets; floats are float32, flags are bool.
 
-        The file appears whole or not at all: a failure leaves what was there before. The same data and attributes
-        give the same bytes. Missing folders are made.
+        The file is written atomically: after a failure, an existing file stays as it was. The same data and attributes
+        give the same bytes. Missing folders are created.
 
-        :param path: the file, replaced if it is there
-        :param attributes: what to note about the data at the file's root (versions, seeds); not read back
-        :raises TypeError: if an attribute is not a text or a number
+        :param path: The path of the file. An existing file is replaced.
+        :param attributes: Notes about the data (versions, seeds) for the root of the file. They are not read back.
+        :raises TypeError: If an attribute is not a string or a number.
         """
-        from sb3_prefine.data.hdf5 import write_columns
-
         path = Path(path)
         attributes = attributes or {}
         for key, value in attributes.items():
             if not isinstance(value, str | int | float | np.number):
-                raise TypeError(f"attributes: {key!r} is a {type(value).__name__}. Give a text or a number.")
+                raise TypeError(f"attributes: {key!r} is a {type(value).__name__}. Give a string or a number.")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_columns(path, self._columns(), attributes)
 
@@ -183,19 +183,23 @@ class Trajectories:
         self, index: int | np.integer | slice | Sequence[int] | Sequence[bool] | np.ndarray
     ) -> "Trajectories":
         """
-        Choose episodes. Consecutive ones share memory with this set, others are copied.
+        Choose episodes. Consecutive episodes share memory with this set, others are copied.
 
-        :param index: an episode's number, a slice, numbers (in any order, also repeated), or one bool an episode
-        :raises IndexError: if an episode does not exist, or a mask has another length than the set
-        :raises TypeError: if the numbers are not integers
-        :raises ValueError: if no episode is chosen
+        :param index: The index of an episode, a slice, several indices (in any order, also repeated), or one bool for
+            each episode.
+        :return: The chosen episodes.
+        :raises IndexError: If an episode does not exist, or a mask does not have one bool for each episode.
+        :raises TypeError: If the indices are not integers.
+        :raises ValueError: If no episode is chosen.
         """
         ids = _episode_ids(index, len(self))
         starts, lengths = self.episode_starts[ids], self.episode_lengths[ids]
         if (np.diff(ids) == 1).all():
             first, end = starts[0], starts[-1] + lengths[-1]
-            return _of_checked({name: column[first:end] for name, column in self._columns().items()})
-        return _of_checked({name: take(column, starts, lengths) for name, column in self._columns().items()})
+            return _from_checked_columns({name: column[first:end] for name, column in self._columns().items()})
+        return _from_checked_columns(
+            {name: copy_spans(column, starts, lengths) for name, column in self._columns().items()}
+        )
 
     def __iter__(self) -> Iterator["Trajectories"]:
         return (self[i] for i in range(len(self)))
@@ -219,95 +223,106 @@ class Trajectories:
 
     @property
     def n_transitions(self) -> int:
-        """The number of rows N, over all episodes."""
+        """Number of rows N, over all episodes."""
         return len(self.rewards)
 
     @property
     def is_mapped(self) -> bool:
-        """Whether columns lie on disk."""
+        """Whether any column is on disk."""
         return any(mapping_of(column) is not None for column in self._columns().values())
 
     @cached_property
     def episode_starts(self) -> np.ndarray:
-        """(n_episodes,), int64: each episode's first row."""
+        """(n_episodes,), int64: the first row of each episode."""
         ends = episode_ends(self.terminals, self.timeouts)
         return read_only(np.concatenate([[0], ends[:-1] + 1]))
 
     @cached_property
     def episode_lengths(self) -> np.ndarray:
-        """(n_episodes,), int64: each episode's number of rows."""
+        """(n_episodes,), int64: the number of rows of each episode."""
         return read_only(np.diff(self.episode_starts, append=self.n_transitions))
 
     @cached_property
     def episode_returns(self) -> np.ndarray:
-        """(n_episodes,), float64: each episode's sum of rewards, not discounted."""
+        """(n_episodes,), float64: the undiscounted sum of rewards of each episode."""
         return read_only(episode_sums(self.rewards, self.episode_starts))
 
     @cached_property
     def episode_costs(self) -> np.ndarray:
-        """(n_episodes,), float64: each episode's sum of costs, not discounted; NaN where it is unknown."""
+        """(n_episodes,), float64: the undiscounted sum of costs of each episode; NaN if it is unknown."""
         return read_only(episode_sums(self.costs, self.episode_starts))
 
     def _columns(self) -> dict[str, np.ndarray]:
-        """By their path, as in ``observations/camera`` for a dict of observations."""
+        """Return the columns by their path, as in ``observations/camera`` for a dict of observations."""
         return flatten({name: getattr(self, name) for name in COLUMNS + OPTIONAL_COLUMNS})
 
 
-def _of_checked(columns: Mapping[str, np.ndarray]) -> Trajectories:
-    """Whole episodes of sets that were checked, not checked again: that would read all that lies on disk once more."""
+def check_same_layout(name: str, episodes: Trajectories, other_name: str, other: Trajectories) -> None:
+    """
+    Check that two sets can be used together.
+
+    :param name: The name of the first set in messages.
+    :param episodes: The set to check.
+    :param other_name: The name of the other set in messages.
+    :param other: The set to compare with.
+    :raises ValueError: If the sets have different columns, or observations, actions or action masks differ in shape or
+        dtype.
+    """
+    a, b = episodes._columns(), other._columns()
+    if a.keys() != b.keys():
+        only_a, only_b = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
+        raise ValueError(
+            f"{name}: it does not have the columns of {other_name}: only {name} has {only_a or 'none'}, only "
+            f"{other_name} has {only_b or 'none'}. Record them in one environment, behind the same wrappers."
+        )
+    for column in a:
+        if column.partition("/")[0] in ("observations", "actions", "action_masks"):
+            check_same_format(f"{name}: {column}", a[column], other_name, b[column])
+
+
+def _from_checked_columns(columns: Mapping[str, np.ndarray]) -> Trajectories:
+    """Make a set of whole, checked episodes. Checking them again would read all data on disk again."""
     trajectories = object.__new__(Trajectories)
     for name, value in unflatten(columns).items():
         object.__setattr__(trajectories, name, value)
     return trajectories
 
 
-def check_same_layout(name: str, first: Trajectories, other_name: str, second: Trajectories) -> None:
-    """
-    Raise ``ValueError`` if observations, actions or action masks differ in what they are made of; the names are the
-    message's.
-    """
-    a, b = first._columns(), second._columns()
-    if a.keys() != b.keys():
-        only_first, only_second = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
-        raise ValueError(
-            f"{name} and {other_name} do not have the same columns: only {name} has {only_first or 'none'}, only "
-            f"{other_name} has {only_second or 'none'}. Record them in one environment, behind the same wrappers."
-        )
-    for column in a:
-        if column.partition("/")[0] in ("observations", "actions", "action_masks"):
-            check_same_rows(f"{column} of {name}", a[column], f"{column} of {other_name}", b[column])
-
-
-def _check_successors(columns: Mapping[str, np.ndarray]) -> None:
-    """Observations and next observations are of the same parts, shapes and dtypes."""
-    parts, next_parts = ({name: c for name, c in columns.items() if name.partition("/")[0] == o} for o in OBSERVATIONS)
+def _check_next_observations(columns: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless observations and next observations have the same parts, shapes and dtypes."""
+    parts, next_parts = (
+        {name: column for name, column in columns.items() if name.partition("/")[0] == observations}
+        for observations in OBSERVATION_COLUMNS
+    )
     if {f"next_{name}" for name in parts} != set(next_parts):
         raise ValueError(
-            f"next_observations: they are {', '.join(next_parts)}, where the observations are {', '.join(parts)}. Give "
+            f"next_observations: they are {', '.join(next_parts)}, but the observations are {', '.join(parts)}. Give "
             "both the same parts."
         )
     for name, column in parts.items():
-        check_same_rows(name, column, f"next_{name}", next_parts[f"next_{name}"])
+        check_same_format(f"next_{name}", next_parts[f"next_{name}"], name, column)
 
 
 def _episode_ids(index: Any, n_episodes: int) -> np.ndarray:
-    """The episodes that ``index`` chooses, as a 1-D array of numbers from 0 to ``n_episodes - 1``."""
+    """Return the indices of the episodes that ``index`` chooses, (n,), each from 0 to ``n_episodes - 1``."""
     if isinstance(index, slice):
         ids = np.arange(n_episodes)[index]
     else:
         ids = np.asarray(index)
         if ids.dtype == bool:
             if ids.shape != (n_episodes,):
-                raise IndexError(f"A mask of shape {ids.shape} does not fit {n_episodes} episodes: give one bool each.")
+                raise IndexError(
+                    f"index: a mask of shape {ids.shape} for {n_episodes} episodes. Give one bool for each."
+                )
             ids = np.flatnonzero(ids)
         ids = np.atleast_1d(ids)
     if ids.ndim != 1:
-        raise IndexError(f"Episodes are chosen by a 1-D array of numbers; this one has shape {ids.shape}.")
+        raise IndexError(f"index: an array of shape {ids.shape}. Give a 1-D array of indices.")
     if not len(ids):
-        raise ValueError(f"This index chooses none of the {n_episodes} episodes, and there are no empty Trajectories.")
+        raise ValueError(f"index: it chooses none of the {n_episodes} episodes. Choose at least one.")
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"Episodes are chosen by integers, bools or a slice, not by {ids.dtype}.")
+        raise TypeError(f"index: the dtype is {ids.dtype}. Choose episodes by integers, bools or a slice.")
     outside = (ids < -n_episodes) | (ids >= n_episodes)
     if outside.any():
-        raise IndexError(f"There is no episode {ids[outside][0]}: this set has {n_episodes} (0 to {n_episodes - 1}).")
+        raise IndexError(f"index: there is no episode {ids[outside][0]}. Choose from 0 to {n_episodes - 1}.")
     return np.where(ids < 0, ids + n_episodes, ids).astype(np.int64)

@@ -1,35 +1,33 @@
-"""DSRL's datasets: loading them, and normalised scores."""
+"""DSRL's datasets: downloading, loading and checking them."""
 
-import math
 import os
 from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import ArrayLike
 
 from sb3_prefine.data.columns import Observations
 from sb3_prefine.data.trajectories import Trajectories
-from sb3_prefine.dsrl.download import REPOSITORY, downloaded
+from sb3_prefine.dsrl.download import REPOSITORY, download_file
 from sb3_prefine.dsrl.tasks import PAPER_TASKS, TASKS, Task, find_task
 from sb3_prefine.envs import env_ids
 
 
 def load(task: str | Task, path: str | os.PathLike[str] | None = None) -> Trajectories:
     """
-    The episodes of a task's dataset: from its file, which is downloaded if it is not there.
+    Load the dataset of a task. If the file does not exist, it is downloaded.
 
-    The download goes on where one was cut off, and its file appears under its name only once it is whole and checked.
-    What dsrl downloaded is found, and dsrl finds what was downloaded here.
+    An interrupted download is resumed by the next call, and the file appears under its name only when it is complete
+    and checked. Files are shared with dsrl, which uses the same folder and names.
 
-    :param task: its name, the id of its environment or dsrl's id, as :func:`find_task` takes them
-    :param path: a file elsewhere, for example one of your own episodes of this task; None for :func:`dataset_path`
-    :return: all its episodes, in the file's order
-    :raises FileNotFoundError: there is no such file, here or (without ``path``) in the repository
-    :raises ConnectionError: the file is not here and cannot be downloaded; says where to put it
-    :raises ImportError: the file is not here, and huggingface_hub, which downloads it, is missing
-    :raises ValueError: there is no such task; the file is damaged, lacks columns, holds NaN or infinite values, or is
-        that of another task. A file that was just downloaded is removed then, another stays
+    :param task: The name of the task, the id of its environment or dsrl's id, as in :func:`find_task`.
+    :param path: Another file, for example with your own episodes of this task. None means :func:`dataset_path`.
+    :return: All episodes, in the order of the file.
+    :raises FileNotFoundError: If there is no such file, locally or (without ``path``) in the repository.
+    :raises ConnectionError: If the file does not exist and cannot be downloaded. The message says where to put it.
+    :raises ImportError: If the file does not exist and huggingface_hub, which downloads it, is missing.
+    :raises ValueError: If there is no such task; or if the file is damaged, lacks columns, contains NaN or infinite
+        values, or belongs to another task. A file that was just downloaded is then removed; other files stay.
     """
     task = find_task(task)
     if path is not None:
@@ -41,63 +39,38 @@ def load(task: str | Task, path: str | os.PathLike[str] | None = None) -> Trajec
         except ValueError as error:
             raise ValueError(f"{error} (The file stays where it is; without it, load() downloads DSRL's.)") from error
     try:
-        with downloaded(path) as fresh:
-            return _read(fresh, task)
+        with download_file(path) as downloaded:
+            return _read(downloaded, task)
     except (ImportError, ConnectionError, FileNotFoundError) as error:
-        raise type(error)(f"{error} {_other_ways(task, path)}") from error
+        raise type(error)(f"{error} {_alternatives(task, path)}") from error
 
 
 def dataset_path(task: str | Task) -> Path:
     """
-    Where the file of a task belongs: in ``$DSRL_DATASET_DIR``, or in ``~/.dsrl/datasets``, as with dsrl.
+    Return the path of a task's dataset in ``$DSRL_DATASET_DIR``, or in ``~/.dsrl/datasets``, as in dsrl.
 
-    :raises ValueError: there is no such task
+    :param task: A name of the task, as in :func:`find_task`.
+    :return: The path, whether the file exists or not.
+    :raises ValueError: If there is no such task.
     """
     folder = os.environ.get("DSRL_DATASET_DIR") or "~/.dsrl/datasets"
     return Path(folder).expanduser() / find_task(task).file_name
 
 
-def normalized_reward(task: str | Task, episode_returns: ArrayLike) -> np.ndarray:
-    """
-    DSRL's normalised reward: 0 for the lowest return in the task's dataset, 1 for the highest.
-
-    :param task: whose constants to take
-    :param episode_returns: of any shape; the normalised mean is the mean of the normalised ones
-    :return: of the same shape, float64
-    :raises ValueError: there is no such task
-    """
-    task = find_task(task)
-    returns = np.asarray(episode_returns, np.float64)
-    return (returns - task.min_episode_reward) / (task.max_episode_reward - task.min_episode_reward)
-
-
-def normalized_cost(episode_costs: ArrayLike, kappa: float) -> np.ndarray:
-    """
-    DSRL's normalised cost, (C + ε) / (κ + ε) with ε = 1 where κ is 0 and 0 elsewhere; safe up to 1 (paper, Eq. 10).
-
-    It depends on no task. DSRL's scores are means over the three κ of ``Task.target_costs``.
-
-    :param episode_costs: of any shape; NaN where it is unknown, and so is the result there
-    :param kappa: the limit κ of the evaluation, which dsrl calls ``target_cost``; not the threshold τ on the data
-    :return: of the same shape, float64
-    :raises ValueError: ``kappa`` is negative, NaN or infinite
-    """
-    if not 0 <= kappa < math.inf:
-        raise ValueError(f"kappa={kappa}: give a limit on the cost of an episode, 0 or more.")
-    epsilon = 1.0 if kappa == 0 else 0.0
-    return (np.asarray(episode_costs, np.float64) + epsilon) / (kappa + epsilon)
-
-
 def _read(path: Path, task: Task) -> Trajectories:
+    """Read a file, and check that it contains the task's episodes, of known cost."""
     other = next((t for t in TASKS.values() if t.file_name == path.name and t != task), None)
     if other is not None:
-        raise ValueError(f"{path}: by its name this is the dataset of {other.name}, not of {task.name}.")
+        raise ValueError(
+            f"{path}: its name is that of the dataset of {other.name}, not of {task.name}. Load it as {other.name}, or "
+            "rename the file."
+        )
     trajectories = Trajectories.from_hdf5(path)
     with h5py.File(path, "r") as file:
-        # What `sb3-prefine collect` notes. An id of somebody's own may well stand for the same task.
+        # `sb3-prefine collect` writes this. A user's own id may stand for the same task, so only known ids count.
         env_id = str(file.attrs.get("env")).rpartition(":")[2]
     if env_id in env_ids() and env_id != task.env_id:
-        raise ValueError(f"{path}: recorded in {env_id}, which is not the environment of {task.name}.")
+        raise ValueError(f"{path}: recorded in {env_id}. Give episodes of {task.name}, recorded in {task.env_id}.")
     _check_sizes(path, task, trajectories)
     unknown = np.flatnonzero(np.isnan(trajectories.episode_costs))
     if len(unknown):
@@ -109,7 +82,7 @@ def _read(path: Path, task: Task) -> Trajectories:
 
 
 def _check_sizes(path: Path, task: Task, trajectories: Trajectories) -> None:
-    """Refuse another task's observations, actions and lengths of episodes."""
+    """Check that observations, actions and episodes have the sizes of the task."""
     longest = int(trajectories.episode_lengths.argmax())
     n_steps = int(trajectories.episode_lengths[longest])
     found = _size(trajectories.observations), _size(trajectories.actions)
@@ -119,30 +92,29 @@ def _check_sizes(path: Path, task: Task, trajectories: Trajectories) -> None:
             f"{task.observation_size} and {task.action_size}"
         )
     elif n_steps > task.max_episode_steps:
-        problem = (
-            f"episode {longest} has {n_steps} steps, those of {task.name} end after {task.max_episode_steps} at the "
-            "latest"
-        )
+        problem = f"episode {longest} has {n_steps} steps, those of {task.name} have at most {task.max_episode_steps}"
     else:
         return
-    fitting = [
+    matching = [
         other.name
         for other in TASKS.values()
         if (other.observation_size, other.action_size) == found and other.max_episode_steps >= n_steps
     ]
     raise ValueError(
-        f"{path}: {problem}. These are episodes of another task (fitting: {', '.join(fitting) or 'none'})."
+        f"{path}: {problem}. Load it as the task that it belongs to (tasks with these sizes: "
+        f"{', '.join(matching) or 'none'})."
     )
 
 
 def _size(column: Observations) -> int | str:
-    """The length of the vectors in a column, or what it holds instead."""
+    """Return the length of the vectors in a column, or a description if it does not contain vectors."""
     if not isinstance(column, np.ndarray):
         return "of a dict"
     return column.shape[1] if column.ndim == 2 else str(column.shape[1:])
 
 
-def _other_ways(task: Task, path: Path) -> str:
+def _alternatives(task: Task, path: Path) -> str:
+    """Say how to get the file, or such episodes, without the download."""
     ways = [
         f"Or put {task.file_name} into {path.parent} yourself: "
         f"https://huggingface.co/datasets/{REPOSITORY}/resolve/main/{task.file_name}."

@@ -1,10 +1,10 @@
 """
-DSRL's post-processing of a dataset: the five filters of its ``pre_process_data`` (dsrl 0.1.0), each a function.
+DSRL's post-processing of a dataset: the five filters of ``pre_process_data`` (dsrl 0.1.0), each as a function.
 
-They give new ``Trajectories``, leave what they were given as it is, and draw from a seed of their own. DSRL applies
-them in one call, in the order :func:`thin`, :func:`add_outliers`, :func:`inpaint`, :func:`drop_best`,
-:func:`add_noise`, where inpainting spares the outliers and goes by the costs of the data before thinning. Here the
-order is the caller's, and each filter sees what the one before it gave: inpaint before adding outliers to spare them.
+Each filter returns new ``Trajectories`` and takes its own seed. DSRL applies the filters in one call, in the order
+:func:`thin`, :func:`add_outliers`, :func:`inpaint`, :func:`drop_best`, :func:`add_noise`; its inpainting spares the
+outliers and uses the costs of the data before thinning. Here the caller chooses the order, and each filter sees the
+result of the one before: inpaint before adding outliers to spare them.
 """
 
 import math
@@ -13,28 +13,31 @@ from dataclasses import replace
 
 import numpy as np
 
+from sb3_prefine.data.selection import known_costs
 from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.dsrl.tasks import Grid, Task, find_task
+from sb3_prefine.utils.validation import require
 
 
 def thin(trajectories: Trajectories, grid: Grid, seed: int = 0) -> Trajectories:
     """
-    Keep a few episodes in each cell of the cost-return plane (DSRL's ``density``).
+    Keep a few episodes in each cell of a grid over costs and returns (DSRL's ``density``).
 
-    The plane is cut into ``cbins`` x ``rbins`` equal cells between the lowest and the highest episode cost and return;
-    the highest have a row of cells of their own, as in DSRL where rounding lets them. Of a cell with more than
-    ``max_npb`` episodes so many are drawn, without replacement. A cell with ``min_npb`` or fewer is emptied.
+    The grid has ``cbins`` x ``rbins`` equal cells between the lowest and the highest episode cost and return. The
+    highest values have their own row of cells, as in DSRL where rounding allows it. If a cell has more than ``max_npb``
+    episodes, ``max_npb`` of them are drawn without replacement. If it has ``min_npb`` or fewer, all are removed.
 
-    Unlike DSRL, this draws from ``seed`` instead of Python's global random state, keeps the episodes in their order,
-    and takes one cell for a dimension in which all episodes are equal, where DSRL divides by zero.
+    Unlike DSRL, this draws from ``seed`` instead of Python's global random state, keeps the order of the episodes, and
+    uses one cell for a dimension in which all episodes are equal, where DSRL divides by zero.
 
-    :param trajectories: episodes of known cost
-    :param grid: ``find_task("BallRun").grid(0.5)`` for one of DSRL's own, or a :class:`Grid`
-    :param seed: the same seed keeps the same episodes
-    :raises ValueError: a cost is unknown, or no cell keeps an episode
+    :param trajectories: Episodes of known cost.
+    :param grid: ``find_task("BallRun").grid(0.5)`` for one of DSRL's own grids, or a :class:`Grid`.
+    :param seed: Seed of the draws.
+    :return: The episodes that were kept, in their order.
+    :raises ValueError: If a cost is unknown, or no cell keeps an episode.
     """
     cells: dict[tuple[int, int], list[int]] = {}
-    columns = _cells(_known_costs(trajectories), grid.cbins)
+    columns = _cells(known_costs(trajectories), grid.cbins)
     rows = _cells(trajectories.episode_returns, grid.rbins)
     for episode, cell in enumerate(zip(columns.tolist(), rows.tolist(), strict=True)):
         cells.setdefault(cell, []).append(episode)
@@ -63,31 +66,32 @@ def add_outliers(
     """
     Make costly episodes look safe and good (DSRL's ``outliers_percent``).
 
-    They are drawn, without replacement, from the episodes with at least half of the task's highest cost and half of its
-    highest reward. Each gets a cost of 0 or more below ``target_cost``: that many of its steps, chosen at random, cost
-    1, the others 0. Its rewards are multiplied by 1.5. With ``seed=1234`` the draws are those of a new environment
-    of DSRL's, whose generator is fixed.
+    Outliers are drawn without replacement from the episodes with at least half of the task's highest cost and half of
+    its highest return. Each outlier gets a whole-number cost from 0 to below ``target_cost``: this number of its steps,
+    chosen at random, cost 1, the others 0. Its rewards are multiplied by 1.5. With ``seed=1234`` the draws are those of
+    a new environment of DSRL, whose generator has a fixed seed.
 
-    :param trajectories: episodes of known cost
-    :param task: whose constants to take
-    :param outliers_percent: the part of all episodes to change, from 0 to 1 (not a percentage); at least one is
-    :param target_cost: the limit κ that the outliers keep to, at least 1
-    :param seed: the same seed makes the same outliers
-    :raises ValueError: an argument is out of range, a cost is unknown, or too few episodes are costly and good
+    :param trajectories: Episodes of known cost.
+    :param task: A name of the task whose constants are used, as in :func:`find_task`.
+    :param outliers_percent: Fraction of all episodes to change, from 0 to 1 (not a percentage). At least one episode
+        is changed.
+    :param target_cost: The limit κ that the outliers keep, at least 1.
+    :param seed: Seed of the draws.
+    :return: The episodes with the outliers among them.
+    :raises ValueError: If an argument is out of range, a cost is unknown, or too few episodes are costly and good.
     """
     task = find_task(task)
-    if not 0 <= outliers_percent <= 1:
-        raise ValueError(f"outliers_percent={outliers_percent}: give a part of all episodes, from 0 to 1.")
-    if not 1 <= target_cost < math.inf:
-        raise ValueError(f"target_cost={target_cost}: give a limit of at least 1, below which the outliers' costs lie.")
-    costly = _known_costs(trajectories) >= task.max_episode_cost / 2
+    require(0 <= outliers_percent <= 1, "outliers_percent", outliers_percent, "a fraction of all episodes in [0, 1]")
+    require(1 <= target_cost < math.inf, "target_cost", target_cost, "a finite limit on the outliers' costs, >= 1")
+    costly = known_costs(trajectories) >= task.max_episode_cost / 2
     candidates = np.flatnonzero(costly & (trajectories.episode_returns >= task.max_episode_reward / 2))
     n_outliers = max(int(len(trajectories) * outliers_percent), 1)
     if len(candidates) < n_outliers:
         raise ValueError(
-            f"outliers_percent={outliers_percent}: {n_outliers} of {len(trajectories)} episodes are to become outliers "
-            f"and only {len(candidates)} cost at least {task.max_episode_cost / 2:g} and return at least "
-            f"{task.max_episode_reward / 2:g}, half of the highest of {task.name}. Lower it, or add such episodes."
+            f"outliers_percent: {outliers_percent} makes {n_outliers} of {len(trajectories)} episodes outliers, and "
+            f"only {len(candidates)} cost at least {task.max_episode_cost / 2:g} and return at least "
+            f"{task.max_episode_reward / 2:g}, half of the highest values of {task.name}. Lower it, or add such "
+            "episodes."
         )
     rng = np.random.default_rng(seed)
     outliers = rng.choice(candidates, n_outliers, replace=False)
@@ -97,7 +101,7 @@ def add_outliers(
         start, length = trajectories.episode_starts[outlier], trajectories.episode_lengths[outlier]
         if cost > length:
             raise ValueError(
-                f"target_cost={target_cost}: episode {outlier} has {length} steps and cannot cost {cost}. Lower it."
+                f"target_cost: with {target_cost}, episode {outlier} of {length} steps would cost {cost}. Lower it."
             )
         costs[start : start + length] = 0
         costs[start + rng.choice(length, cost, replace=False)] = 1
@@ -107,106 +111,99 @@ def add_outliers(
 
 def inpaint(trajectories: Trajectories, inpaint_ranges: Sequence[tuple[float, float, float, float]]) -> Trajectories:
     """
-    Cut rectangles out of the cost-return plane (DSRL's ``inpaint_ranges``).
+    Remove the episodes in rectangles of costs and returns (DSRL's ``inpaint_ranges``).
 
-    A rectangle is ``(pcmin, pcmax, prmin, prmax)``, all from 0 to 1, edges included: costs between these parts of the
-    way from the lowest to the highest cost of all episodes, and returns between these parts of the way from the lowest
-    to the highest return of the episodes with such costs. Rectangles are cut one after the other, each from what is
-    left; one without episodes cuts nothing. DSRL fails on that, and on rectangles of unlike numbers of episodes.
+    A rectangle is ``(pcmin, pcmax, prmin, prmax)``, four fractions from 0 to 1. The costs of the removed episodes are
+    between the fractions ``pcmin`` and ``pcmax`` of the range of costs of all episodes. Their returns are between the
+    fractions ``prmin`` and ``prmax`` of the range of returns among the remaining episodes with such costs. Edges are
+    included. Rectangles are removed one after the other, each from the remaining episodes; a rectangle without episodes
+    removes nothing. DSRL fails on that, and on rectangles with different numbers of episodes.
 
-    :param trajectories: episodes of known cost
-    :param inpaint_ranges: the rectangles
-    :raises ValueError: a rectangle is not of that form, a cost is unknown, or no episode is left
+    :param trajectories: Episodes of known cost.
+    :param inpaint_ranges: The rectangles.
+    :return: The remaining episodes.
+    :raises ValueError: If a rectangle does not have that form, a cost is unknown, or no episode remains.
     """
-    costs, returns = _known_costs(trajectories), trajectories.episode_returns
-    left = np.arange(len(trajectories))
+    costs, returns = known_costs(trajectories), trajectories.episode_returns
+    remaining = np.arange(len(trajectories))
     for rectangle in inpaint_ranges:
         if np.shape(rectangle) != (4,):
             raise ValueError(f"inpaint_ranges: {rectangle!r}. Give each as (pcmin, pcmax, prmin, prmax).")
         pcmin, pcmax, prmin, prmax = rectangle
         if not (0 <= pcmin <= pcmax <= 1 and 0 <= prmin <= prmax <= 1):
-            raise ValueError(f"inpaint_ranges: {rectangle!r}. Give parts from 0 to 1, the lower one first.")
-        in_band = _between(costs[left], costs.min(), costs.max(), pcmin, pcmax)
+            raise ValueError(f"inpaint_ranges: {rectangle!r}. Give fractions from 0 to 1, the lower one first.")
+        in_band = _between(costs[remaining], costs.min(), costs.max(), pcmin, pcmax)
         if in_band.any():
-            band = returns[left[in_band]]
-            left = left[~(in_band & _between(returns[left], band.min(), band.max(), prmin, prmax))]
-        if not len(left):
-            raise ValueError(f"inpaint_ranges: none of {len(trajectories)} episodes is left. Cut out smaller ranges.")
-    return trajectories[left]
+            band = returns[remaining[in_band]]
+            remaining = remaining[~(in_band & _between(returns[remaining], band.min(), band.max(), prmin, prmax))]
+        if not len(remaining):
+            raise ValueError(
+                f"inpaint_ranges: after {rectangle!r} none of {len(trajectories)} episodes remains. Give smaller "
+                "ranges."
+            )
+    return trajectories[remaining]
 
 
 def drop_best(trajectories: Trajectories, epsilon: float, target_cost: float) -> Trajectories:
     """
-    Drop the episodes of the highest returns on one side of a limit (DSRL's ``epsilon``).
+    Drop the episodes with the highest returns on one side of a limit (DSRL's ``epsilon``).
 
-    ``epsilon`` above 0 makes the data harder to learn from: of the episodes that cost no more than ``target_cost``, it
-    drops those that return at most ``epsilon`` less than the best of them. Below 0 it makes them easier: the same with
-    ``-epsilon`` among those that cost more. After inpainting, DSRL mixes up the numbers of the episodes here; this does
-    not.
+    An ``epsilon`` above 0 makes the data harder to learn from: among the episodes that cost ``target_cost`` or less, it
+    drops those whose return is at most ``epsilon`` below the best one. An ``epsilon`` below 0 makes the data easier: it
+    does the same with ``-epsilon`` among the episodes that cost more. After inpainting, DSRL confuses the indices of
+    the episodes here; this function does not.
 
-    :param trajectories: episodes of known cost
-    :param epsilon: a difference of returns, not 0
-    :param target_cost: the limit κ
-    :raises ValueError: an argument is out of range, a cost is unknown, no episode is on that side of the limit, or none
-        is left
+    :param trajectories: Episodes of known cost.
+    :param epsilon: A difference of returns, not 0.
+    :param target_cost: The limit κ.
+    :return: The remaining episodes.
+    :raises ValueError: If an argument is out of range, a cost is unknown, no episode is on that side of the limit, or
+        no episode remains.
     """
-    if epsilon == 0 or not math.isfinite(epsilon):
-        raise ValueError(
-            f"epsilon={epsilon}: give a number above 0 to drop safe episodes, below 0 to drop unsafe ones."
-        )
-    if not target_cost >= 0:
-        raise ValueError(f"target_cost={target_cost}: give a sum of costs, 0 or more.")
-    costs, returns = _known_costs(trajectories), trajectories.episode_returns
+    expected = "a number above 0 to drop safe episodes, or below 0 to drop unsafe ones"
+    require(epsilon != 0 and math.isfinite(epsilon), "epsilon", epsilon, expected)
+    require(target_cost >= 0, "target_cost", target_cost, "a sum of costs >= 0")
+    costs, returns = known_costs(trajectories), trajectories.episode_returns
     side = costs <= target_cost if epsilon > 0 else costs > target_cost
     if not side.any():
         raise ValueError(
-            f"target_cost={target_cost}: the {len(costs)} episodes cost {costs.min():g} to {costs.max():g}, none of "
-            f"them {'no more' if epsilon > 0 else 'more'}, so none can be dropped."
+            f"target_cost: none of the {len(costs)} episodes, which cost {costs.min():g} to {costs.max():g}, costs "
+            f"{'at most' if epsilon > 0 else 'more than'} {target_cost:g}, so none can be dropped. Give a limit "
+            "between their costs."
         )
     kept = ~side | (returns < returns[side].max() - abs(epsilon))
     if not kept.any():
-        raise ValueError(f"epsilon={epsilon}: none of {len(costs)} episodes is left. Give one nearer to 0.")
+        raise ValueError(f"epsilon: {epsilon} drops all of the {len(costs)} episodes. Give a number closer to 0.")
     return trajectories[kept]
 
 
 def add_noise(trajectories: Trajectories, noise_scale: float, seed: int = 0) -> Trajectories:
     """
-    Add Gaussian noise to observations and next observations, each drawn by itself (DSRL's ``noise_scale``).
+    Add Gaussian noise to observations and next observations (DSRL's ``noise_scale``).
 
-    The standard deviation is ``noise_scale`` times that of all numbers in the column, over rows and dimensions alike:
-    so an observation and the next observation of the row before are no longer the same. With ``seed=1234`` the noise is
-    that of a new environment of DSRL's, whose generator is fixed.
+    The standard deviation of the noise is ``noise_scale`` times that of all numbers in the column, over rows and
+    dimensions. The two columns get separate noise, so an observation no longer equals the next observation of the row
+    before. With ``seed=1234`` the noise is that of a new environment of DSRL, whose generator has a fixed seed.
 
-    :param trajectories: with observations that are an array of floats
-    :param noise_scale: 0 or more
-    :param seed: the same seed gives the same noise
-    :raises TypeError: the observations are a dict or integers
-    :raises ValueError: ``noise_scale`` is out of range
+    :param trajectories: Episodes whose observations are an array of floats.
+    :param noise_scale: Scale of the noise, 0 or more.
+    :param seed: Seed of the noise.
+    :return: The episodes with noise.
+    :raises TypeError: If the observations are a dict or integers.
+    :raises ValueError: If ``noise_scale`` is out of range.
     """
-    if not 0 <= noise_scale < math.inf:
-        raise ValueError(f"noise_scale={noise_scale}: give a factor of 0 or more.")
+    require(0 <= noise_scale < math.inf, "noise_scale", noise_scale, "a finite factor >= 0")
     rng = np.random.default_rng(seed)
     noisy = []
     for column in (trajectories.observations, trajectories.next_observations):
         if not isinstance(column, np.ndarray) or column.dtype.kind != "f":
-            raise TypeError("trajectories: the observations are a dict or integers. Noise needs an array of floats.")
+            raise TypeError("trajectories: the observations are a dict or integers. Give an array of floats.")
         noisy.append(column + noise_scale * rng.normal(0, column.std(), column.shape))
     return replace(trajectories, observations=noisy[0], next_observations=noisy[1])
 
 
-def _known_costs(trajectories: Trajectories) -> np.ndarray:
-    costs = trajectories.episode_costs
-    unknown = np.flatnonzero(np.isnan(costs))
-    if len(unknown):
-        raise ValueError(
-            f"trajectories: the cost of {len(unknown)} of {len(costs)} episodes is unknown (first: episode "
-            f"{unknown[0]}). Leave them out: trajectories[~np.isnan(trajectories.episode_costs)]."
-        )
-    return costs
-
-
 def _cells(values: np.ndarray, n: int) -> np.ndarray:
-    """The number of each value's cell: 0 to ``n - 1``, and ``n`` for the highest value."""
+    """Return the index of each value's cell: 0 to ``n - 1``, and ``n`` for the highest value."""
     lowest, highest = values.min(), values.max()
     if lowest == highest:
         return np.zeros(len(values), int)
@@ -215,7 +212,7 @@ def _cells(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def _between(values: np.ndarray, lowest: float, highest: float, low: float, high: float) -> np.ndarray:
-    """Whether each value is between the parts ``low`` and ``high`` of the way from ``lowest`` to ``highest``."""
-    # In this form both ends are exact.
-    edges = [(1 - part) * lowest + part * highest for part in (low, high)]
+    """Return True where a value is between two fractions of the range from ``lowest`` to ``highest``."""
+    # This formula is exact for the fractions 0 and 1.
+    edges = [(1 - fraction) * lowest + fraction * highest for fraction in (low, high)]
     return (edges[0] <= values) & (values <= edges[1])

@@ -1,4 +1,4 @@
-"""The 38 tasks of DSRL as data: files, environments, the ranges of reward and cost, the density grids."""
+"""The constants of DSRL's 38 tasks: files, environments, ranges of reward and cost, density grids."""
 
 import difflib
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from sb3_prefine.envs import CATALOGUE
+from sb3_prefine.utils.validation import require
 
 Suite = Literal["bullet-safety-gym", "safety-gymnasium", "metadrive"]
 
@@ -14,12 +15,12 @@ Suite = Literal["bullet-safety-gym", "safety-gymnasium", "metadrive"]
 @dataclass(frozen=True)
 class Grid:
     """
-    The cost-return plane in cells, for DSRL's density filter; names and defaults as in its ``pre_process_data``.
+    A grid over costs and returns, for DSRL's density filter. Names and defaults are those of ``pre_process_data``.
 
-    :param cbins: cells along the cost
-    :param rbins: cells along the return
-    :param max_npb: the most episodes that a cell keeps
-    :param min_npb: a cell with so few episodes, or fewer, loses them all
+    :param cbins: Number of cells along the cost.
+    :param rbins: Number of cells along the return.
+    :param max_npb: Largest number of episodes that a cell keeps.
+    :param min_npb: A cell with this number of episodes, or fewer, loses them all.
     """
 
     cbins: int = 10
@@ -30,8 +31,7 @@ class Grid:
     def __post_init__(self) -> None:
         for name, lowest in (("cbins", 1), ("rbins", 1), ("max_npb", 1), ("min_npb", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < lowest:
-                raise ValueError(f"{name}={value}: give a whole number of at least {lowest}.")
+            require(isinstance(value, int) and value >= lowest, name, value, f"a whole number >= {lowest}")
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Task:
     """
     One task of DSRL, with the constants of dsrl 0.1.0.
 
-    :param name: as in dsrl's tables: ``HalfCheetahVelocity``, ``PointGoal1``, ``BallRun``, ``easysparse``
-    :param suite: the package that simulates it, as pip writes it
-    :param env_id: what ``gymnasium.make`` takes after ``import sb3_prefine.envs``; None for MetaDrive
-    :param dsrl_id: what dsrl registers it as
-    :param file_name: of its dataset; in it the highest cost and the number of episodes
-    :param observation_size: length of the observation vector; None for MetaDrive, where dsrl does not say it
-    :param action_size: length of the action vector, in [-1, 1]; None for MetaDrive
-    :param max_episode_steps: the horizon
-    :param min_episode_reward: lowest sum of rewards of an episode in the dataset, normalised to 0
-    :param max_episode_reward: highest, normalised to 1
-    :param min_episode_cost: lowest sum of costs of an episode in the dataset
-    :param max_episode_cost: highest
-    :param target_costs: the limits κ of DSRL's evaluation: its scores are means over these three
+    :param name: Name in dsrl's tables: ``HalfCheetahVelocity``, ``PointGoal1``, ``BallRun``, ``easysparse``.
+    :param suite: Package that simulates the task, under its name in pip.
+    :param env_id: Id for ``gymnasium.make`` after ``import sb3_prefine.envs``; None for MetaDrive.
+    :param dsrl_id: Id under which dsrl registers the task.
+    :param file_name: Name of the dataset's file. It contains the highest cost and the number of episodes.
+    :param observation_size: Length of the observation vector; None for MetaDrive, where dsrl does not give it.
+    :param action_size: Length of the action vector, in [-1, 1]; None for MetaDrive.
+    :param max_episode_steps: Time limit of an episode, in steps.
+    :param min_episode_reward: Lowest return of an episode in the dataset, normalized to 0.
+    :param max_episode_reward: Highest return of an episode in the dataset, normalized to 1.
+    :param min_episode_cost: Lowest cost of an episode in the dataset.
+    :param max_episode_cost: Highest cost of an episode in the dataset.
+    :param target_costs: The limits κ of DSRL's evaluation, whose scores are means over these three.
     """
 
     name: str
@@ -70,19 +70,42 @@ class Task:
 
     def grid(self, density: float) -> Grid:
         """
-        The grid with which :func:`~sb3_prefine.dsrl.thin` leaves about this part of the task's dataset.
+        Look up the grid with which :func:`~sb3_prefine.dsrl.thin` keeps about this fraction of the task's dataset.
 
-        :raises ValueError: DSRL has none for this density; says for which
+        :param density: Fraction of the episodes to keep.
+        :return: The grid that DSRL uses.
+        :raises ValueError: If DSRL has no grid for this density. The message lists the densities that it has.
         """
         grids = _GRIDS.get(self.name, {})
         if density not in grids:
-            known = " and ".join(map(str, grids)) or "no density"
-            raise ValueError(f"density={density}: DSRL has grids of {self.name} for {known}. Give a Grid of your own.")
+            known = " and ".join(map(str, grids)) or "no other density"
+            raise ValueError(
+                f"density: DSRL has no grid of {self.name} for {density}, only for {known}. Give a Grid of your own."
+            )
         rbins, max_npb = grids[density]
         return Grid(rbins=rbins, max_npb=max_npb)
 
 
-# The end of the file's name (highest cost and number of episodes), the lowest and highest episode reward, the lowest
+def find_task(name: str | Task) -> Task:
+    """
+    Find a task by its name, the id of its environment, dsrl's id or the name of its file.
+
+    :param name: ``HalfCheetahVelocity``, ``SafetyHalfCheetahVelocity-v1``, ``OfflineHalfCheetahVelocityGymnasium-v1``
+        or ``SafetyHalfCheetahVelocityGymnasium-v1-250-2495.hdf5``. A ``Task`` is returned unchanged.
+    :return: The task.
+    :raises ValueError: If there is no such task. The message suggests similar names.
+    """
+    if isinstance(name, Task):
+        return name
+    if name in _ALIASES:
+        return _ALIASES[name]
+    by_lower = {alias.lower(): task.name for alias, task in _ALIASES.items()}
+    close = dict.fromkeys(by_lower[alias] for alias in difflib.get_close_matches(str(name).lower(), by_lower))
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"Its tasks are {', '.join(TASKS)}."
+    raise ValueError(f"task: DSRL has no {name!r}. {hint}")
+
+
+# The end of the file name (highest cost and number of episodes), the lowest and highest episode return, and the lowest
 # and highest episode cost (dsrl/infos.py).
 _Row = tuple[str, float, float, float, float]
 
@@ -133,7 +156,7 @@ _METADRIVE: dict[str, _Row] = {
     "harddense": ("85-1000", 15.386894226074219, 486.63616943359375, 0.0, 84.76679229736328),
 }
 
-# For each density rbins and max_npb; cbins and min_npb are the defaults everywhere (dsrl/infos.py, DENSITY_CFG).
+# rbins and max_npb for each density; cbins and min_npb always have the defaults (dsrl/infos.py, DENSITY_CFG).
 _GRIDS: dict[str, dict[float, tuple[int, int]]] = {
     "AntCircle": {0.5: (50, 12), 0.75: (50, 20)},
     "AntRun": {0.5: (50, 6), 0.75: (50, 10)},
@@ -168,7 +191,7 @@ _GRIDS: dict[str, dict[float, tuple[int, int]]] = {
 }
 
 
-def _suite(
+def _make_tasks(
     suite: Suite,
     rows: Mapping[str, _Row],
     target_costs: tuple[float, ...],
@@ -176,7 +199,7 @@ def _suite(
     dsrl_id: str,
     file_name: str,
 ) -> dict[str, Task]:
-    """Tasks of one suite; ``{}`` in ids and file names stands for a task's name."""
+    """Make the tasks of one suite. ``{}`` in ids and file names stands for the name of a task."""
     envs = {info.id: info for info in CATALOGUE}
     tasks = {}
     for name, (ending, min_reward, max_reward, min_cost, max_cost) in rows.items():
@@ -199,15 +222,17 @@ def _suite(
     return tasks
 
 
-_LOW, _HIGH = (10.0, 20.0, 40.0), (20.0, 40.0, 80.0)
+_LOW, _HIGH = (10.0, 20.0, 40.0), (20.0, 40.0, 80.0)  # target costs
 
 TASKS: Mapping[str, Task] = MappingProxyType(
-    _suite("bullet-safety-gym", _BULLET, _LOW, "Safety{}-v0", "Offline{}-v0", "Safety{}-v0")
-    | _suite("safety-gymnasium", _NAVIGATION, _HIGH, "Safety{}-v0", "Offline{}Gymnasium-v0", "Safety{}Gymnasium-v0")
-    | _suite("safety-gymnasium", _VELOCITY, _HIGH, "Safety{}-v1", "Offline{}Gymnasium-v1", "Safety{}Gymnasium-v1")
-    | _suite("metadrive", _METADRIVE, _LOW, None, "OfflineMetadrive-{}-v0", "SafeMetaDrive-{}-v0")
+    _make_tasks("bullet-safety-gym", _BULLET, _LOW, "Safety{}-v0", "Offline{}-v0", "Safety{}-v0")
+    | _make_tasks(
+        "safety-gymnasium", _NAVIGATION, _HIGH, "Safety{}-v0", "Offline{}Gymnasium-v0", "Safety{}Gymnasium-v0"
+    )
+    | _make_tasks("safety-gymnasium", _VELOCITY, _HIGH, "Safety{}-v1", "Offline{}Gymnasium-v1", "Safety{}Gymnasium-v1")
+    | _make_tasks("metadrive", _METADRIVE, _LOW, None, "OfflineMetadrive-{}-v0", "SafeMetaDrive-{}-v0")
 )
-"""All 38, by name."""
+"""All 38 tasks by their names."""
 
 PAPER_TASKS = (
     "AntVelocity",
@@ -223,26 +248,8 @@ PAPER_TASKS = (
     "CarCircle",
     "DroneRun",
 )
-"""The names of the twelve that the paper reports, Safety-Gymnasium's first."""
+"""The names of the twelve tasks in the paper, those of Safety-Gymnasium first."""
 
 _ALIASES = {
     alias: task for task in TASKS.values() for alias in (task.name, task.env_id, task.dsrl_id, task.file_name) if alias
 }
-
-
-def find_task(name: str | Task) -> Task:
-    """
-    A task by its name, the id of its environment, dsrl's id or the name of its file.
-
-    :param name: ``HalfCheetahVelocity``, ``SafetyHalfCheetahVelocity-v1``, ``OfflineHalfCheetahVelocityGymnasium-v1``
-        or ``SafetyHalfCheetahVelocityGymnasium-v1-250-2495.hdf5``; a ``Task`` is returned as it is
-    :raises ValueError: there is none; says what is close to it
-    """
-    if isinstance(name, Task):
-        return name
-    if name in _ALIASES:
-        return _ALIASES[name]
-    by_lower = {alias.lower(): task.name for alias, task in _ALIASES.items()}
-    close = dict.fromkeys(by_lower[alias] for alias in difflib.get_close_matches(str(name).lower(), by_lower))
-    hint = f"Did you mean {' or '.join(close)}?" if close else f"Its tasks are {', '.join(TASKS)}."
-    raise ValueError(f"task: DSRL has no {name!r}. {hint}")

@@ -1,1 +1,1 @@
-"""Files, random numbers, threads and argument checks: nothing here knows what a policy is."""
+"""Files, random numbers, threads, observations and argument checks: nothing here knows what a policy is."""

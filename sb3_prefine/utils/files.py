@@ -1,4 +1,4 @@
-"""Writing files so that a good one is never replaced by half of another."""
+"""Atomic writes: a failure never replaces a good file with half of another one."""
 
 import contextlib
 import os
@@ -10,9 +10,11 @@ from typing import BinaryIO
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """
-    Write a file whole or not at all.
+    Write a whole file, or nothing.
 
-    :raises OSError: it cannot be written; what stood at ``path`` before is untouched
+    :param path: The path of the file. An existing file is replaced.
+    :param content: The bytes to write.
+    :raises OSError: If the file cannot be written. An existing file then stays as it was.
     """
     with replacing(path) as file:
         file.write(content)
@@ -21,10 +23,11 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """
-    A temporary file of the same folder, open to be written and read. At the end of the ``with`` it becomes ``path``;
-    after an exception it is gone.
+    Open a temporary file that becomes ``path`` at the end of the ``with`` block, or is deleted after an exception.
 
-    :raises OSError: it cannot be written; what stood at ``path`` before is untouched
+    :param path: The path of the final file. An existing file is replaced.
+    :return: The temporary file in the same folder, open for reading and writing.
+    :raises OSError: If the file cannot be written. An existing file then stays as it was.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -33,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner may read; a saved model gets what the umask allows.
+        # mkstemp creates files that only their owner may read. Give the file the permissions that the umask allows.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -44,6 +47,11 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def with_zip_suffix(path: str | Path) -> Path:
-    """The path as SB3 would write it: with ``.zip`` if it has no suffix."""
+    """
+    Add ``.zip`` to a path without suffix, as SB3 does.
+
+    :param path: The path that the user gave.
+    :return: The path that SB3 would write.
+    """
     path = Path(path)
     return path if path.suffix else path.with_name(path.name + ".zip")

@@ -1,4 +1,4 @@
-"""As many threads as there is work for."""
+"""One thread for small networks, all threads for large ones."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,24 +6,24 @@ from contextlib import contextmanager
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# Multiplications and additions of an update from which on more than one thread pays. Below, other processes on the same
-# cores make two threads many times slower than one, and idle cores at best a quarter faster (benchmarks/speed.md).
-_WORTH_SHARING = 1e9
+# Floating-point operations of an update from which several threads pay off. Below this, two threads are at best a
+# quarter faster on idle cores, and many times slower if other processes use the same cores (benchmarks/speed.md).
+_MIN_FLOPS_FOR_THREADS = 1e9
 
 
 @contextmanager
 def threads_for(forward: Callable[[], object], n_states: int) -> Iterator[None]:
     """
-    One thread where an update is little work; otherwise as many as torch is set to.
+    Use one thread for small updates, and torch's current number of threads for large ones.
 
-    The choice depends on the work alone, not on how busy the machine is: with other threads the sums of floats are
-    others in their last bits, and the same seed would not give the same weights.
+    The choice depends on the work only, never on the load of the machine: the number of threads changes the last bits
+    of sums of floats, so the same seed would give different weights.
 
-    :param forward: puts one state through the network
-    :param n_states: in an update
+    :param forward: Function that puts one state through the network.
+    :param n_states: Number of states in an update.
     """
-    # The way back takes twice as much as the way forward.
-    if torch.get_num_threads() == 1 or 3.0 * n_states * count_flops(forward) >= _WORTH_SHARING:
+    # The backward pass costs about twice the forward pass.
+    if torch.get_num_threads() == 1 or 3.0 * n_states * count_flops(forward) >= _MIN_FLOPS_FOR_THREADS:
         yield
         return
     with one_thread():
@@ -32,7 +32,7 @@ def threads_for(forward: Callable[[], object], n_states: int) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread, whatever torch is set to."""
+    """Use one thread of torch inside the ``with`` block."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -43,7 +43,12 @@ def one_thread() -> Iterator[None]:
 
 @torch.no_grad()
 def count_flops(function: Callable[[], object]) -> int:
-    """Multiplications and additions of the matrix products and convolutions in a call."""
+    """
+    Count the floating-point operations of a call.
+
+    :param function: The function to call.
+    :return: Number of multiplications and additions in its matrix products and convolutions.
+    """
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""The filters against DSRL's own ``pre_process_data``, and what they promise beyond it."""
+"""The filters equal DSRL's own ``pre_process_data``, and keep their own promises."""
 
 import random
 from collections import Counter
@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from sb3_prefine import Trajectories
 from sb3_prefine.data.columns import COLUMNS
 from sb3_prefine.dsrl import TASKS, Grid, add_noise, add_outliers, drop_best, inpaint, thin
-from tests.dsrl.test_tasks import of_dsrl
+from tests.dsrl.test_tasks import dsrl_module
 
-# What a new environment of DSRL's draws from.
+# The fixed seed of a new environment of DSRL.
 DSRL_SEED = 1234
 BALL_RUN = TASKS["BallRun"]
 
 
 def episodes(costs: np.ndarray, returns: np.ndarray, length: int = 100, seed: int = 0) -> Trajectories:
-    """Episodes of these costs (whole numbers up to ``length``) and returns; the returns are exact in float32."""
+    """Make episodes with these costs (whole numbers up to ``length``) and returns (exact in float32)."""
     rng = np.random.default_rng(seed)
     n = len(costs)
     step_costs = np.arange(length) < np.asarray(costs)[:, None]
@@ -41,7 +41,7 @@ def episodes(costs: np.ndarray, returns: np.ndarray, length: int = 100, seed: in
 
 
 def random_episodes(n: int = 200, seed: int = 0, **kwargs: int) -> Trajectories:
-    """With costs from 0 to 80 and returns from 0 to 1280: a width of any number of cells that divides them is exact."""
+    """Make episodes with costs from 0 to 80 and returns from 0 to 1280, for exact divisions into cells."""
     rng = np.random.default_rng(seed)
     costs, returns = rng.integers(0, 81, n), rng.integers(0, 1281, n).astype(float)
     (costs[0], returns[0]), (costs[1], returns[1]) = (0, 0), (80, 1280)
@@ -50,12 +50,12 @@ def random_episodes(n: int = 200, seed: int = 0, **kwargs: int) -> Trajectories:
 
 @pytest.fixture
 def pre_process_data(monkeypatch):
-    """DSRL's filters, of a new environment each time, without the picture that they save."""
+    """DSRL's filters, each time from a new environment, without the picture that they save."""
     plt.switch_backend("agg")
     monkeypatch.setattr(plt, "savefig", lambda name: None)
 
     def run(trajectories: Trajectories, target_cost: float | None = None, **kwargs: Any) -> Trajectories:
-        env = of_dsrl("offline_env").OfflineEnv(
+        env = dsrl_module("offline_env").OfflineEnv(
             max_episode_reward=BALL_RUN.max_episode_reward, max_episode_cost=BALL_RUN.max_episode_cost
         )
         env.set_target_cost(target_cost)
@@ -72,7 +72,7 @@ def assert_same(found: Trajectories, expected: Trajectories) -> None:
 
 
 def ids(filtered: Trajectories, of: Trajectories) -> list[int]:
-    """The numbers that the episodes had before, by their first observation."""
+    """Find the indices of the episodes before filtering, by their first observations."""
     firsts = [row.tobytes() for row in of.observations[of.episode_starts]]
     return [firsts.index(row.tobytes()) for row in filtered.observations[filtered.episode_starts]]
 
@@ -83,7 +83,7 @@ def ids(filtered: Trajectories, of: Trajectories) -> list[int]:
 @pytest.mark.parametrize(
     "grid", [Grid(10, 10, 4, 1), Grid(8, 5, 6, 2), Grid(10, 20, 1, 0), Grid(2, 2, 1000, 2)], ids=str
 )
-def test_thin_keeps_as_many_of_each_cell_as_dsrl(pre_process_data, grid):
+def test_thin_keeps_the_same_number_in_each_cell_as_dsrl(pre_process_data, grid):
     t = random_episodes()
     random.seed(0)
     expected = pre_process_data(
@@ -100,10 +100,10 @@ def test_thin_keeps_as_many_of_each_cell_as_dsrl(pre_process_data, grid):
     assert len(chosen) < len(t) or not crowded
 
 
-def test_thin_draws_from_a_full_cell_without_preference():
+def test_thin_draws_uniformly_from_a_full_cell():
     t = episodes(np.zeros(6), np.zeros(6), length=2)
     kept = Counter(i for seed in range(600) for i in ids(thin(t, Grid(max_npb=2), seed), t))
-    # 200 each; the standard deviation is 11.5.
+    # The mean is 200 and the standard deviation 11.5.
     assert sum(kept.values()) == 1200
     assert all(abs(n - 200) < 50 for n in kept.values())
 
@@ -114,11 +114,11 @@ def test_thin_draws_from_a_full_cell_without_preference():
     st.builds(Grid, st.integers(1, 6), st.integers(1, 6), st.integers(1, 4), st.integers(0, 3)),
     st.integers(0, 5),
 )
-def test_thin_keeps_whole_episodes_in_order_and_no_more_than_allowed(plane, grid, seed):
+def test_thin_keeps_whole_episodes_in_order_up_to_the_limit(plane, grid, seed):
     costs, returns = np.array(plane).T
     t = episodes(costs, returns, length=5)
     if not any(n > min(grid.min_npb, grid.max_npb) for n in cell_counts(t, grid).values()):
-        with pytest.raises(ValueError, match="Lower min_npb"):
+        with pytest.raises(ValueError, match=r"^grid: "):
             thin(t, grid, seed)
         return
     kept = thin(t, grid, seed)
@@ -132,7 +132,7 @@ def test_thin_keeps_whole_episodes_in_order_and_no_more_than_allowed(plane, grid
 
 
 def position(t: Trajectories, i: int, grid: Grid) -> tuple[int, ...]:
-    """An episode's cell, in whole fractions of the way from the lowest to the highest."""
+    """Compute the cell of an episode with exact fractions."""
     place = []
     for values, n in ((t.episode_costs, grid.cbins), (t.episode_returns, grid.rbins)):
         lowest, value, highest = (Fraction(v) for v in (values.min(), values[i], values.max()))
@@ -144,7 +144,7 @@ def cell_counts(t: Trajectories, grid: Grid) -> Counter:
     return Counter(position(t, i, grid) for i in range(len(t)))
 
 
-def test_the_sparser_of_dsrls_grids_leaves_less():
+def test_grids_of_lower_density_keep_fewer_episodes():
     t = random_episodes(2249, length=80)
     kept = [len(thin(t, TASKS["HalfCheetahVelocity"].grid(density))) / len(t) for density in (0.25, 0.5)]
     assert 0 < kept[0] < kept[1] < 1
@@ -154,7 +154,7 @@ def test_the_sparser_of_dsrls_grids_leaves_less():
 
 
 @pytest.mark.parametrize(("outliers_percent", "target_cost"), [(0.05, 20), (0.1, 40.5), (0.0, 10)])
-def test_outliers_are_those_of_dsrl(pre_process_data, outliers_percent, target_cost):
+def test_add_outliers_equals_dsrl(pre_process_data, outliers_percent, target_cost):
     t = random_episodes()
     expected = pre_process_data(t, target_cost, outliers_percent=outliers_percent)
     found = add_outliers(t, "BallRun", outliers_percent, target_cost, seed=DSRL_SEED)
@@ -167,7 +167,7 @@ def test_outliers_are_those_of_dsrl(pre_process_data, outliers_percent, target_c
     assert_same(found[unchanged], t[unchanged])
 
 
-def test_outliers_depend_on_their_seed_and_leave_the_data_as_it_was():
+def test_add_outliers_depends_on_the_seed_and_copies_the_data():
     t = random_episodes()
     before = t.costs.copy(), t.rewards.copy()
     assert_same(add_outliers(t, BALL_RUN, 0.1, 20, seed=3), add_outliers(t, BALL_RUN, 0.1, 20, seed=3))
@@ -181,26 +181,25 @@ def test_outliers_depend_on_their_seed_and_leave_the_data_as_it_was():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"outliers_percent": 10}, r"outliers_percent=10: give a part of all episodes, from 0 to 1"),
-        ({"outliers_percent": np.nan}, r"outliers_percent=nan"),
-        ({"target_cost": 0.5}, r"target_cost=0\.5: give a limit of at least 1"),
-        ({"target_cost": np.inf}, r"target_cost=inf"),
+        ({"outliers_percent": 10}, r"^outliers_percent: .*10"),
+        ({"outliers_percent": np.nan}, r"^outliers_percent: .*nan"),
+        ({"target_cost": 0.5}, r"^target_cost: .*0\.5"),
+        ({"target_cost": np.inf}, r"^target_cost: .*inf"),
         (
             {"outliers_percent": 0.9},
-            r"outliers_percent=0\.9: 180 of 200 episodes are to become outliers and only \d+ cost at least 40 and "
-            r"return at least 663\.723, half of the highest of BallRun",
+            r"^outliers_percent: 0\.9 .*180 of 200 .* 40 .* 663\.723.*BallRun",
         ),
-        ({"task": "BalRun"}, "Did you mean BallRun"),
+        ({"task": "BalRun"}, "^task: .*BallRun"),
     ],
 )
-def test_outliers_that_cannot_be_made_are_refused(arguments, message):
+def test_add_outliers_refuses_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         add_outliers(random_episodes(), **{"task": "BallRun", "outliers_percent": 0.1, "target_cost": 20, **arguments})
 
 
-def test_an_outlier_cannot_cost_more_than_it_has_steps():
+def test_an_outlier_cannot_cost_more_than_its_steps():
     t = episodes(np.full(20, 40), np.full(20, 1000.0), length=40)
-    with pytest.raises(ValueError, match=r"target_cost=1000: episode \d+ has 40 steps and cannot cost \d+"):
+    with pytest.raises(ValueError, match=r"^target_cost: .*1000, episode \d+ of 40 steps"):
         add_outliers(t, "BallRun", 0.5, 1000)
 
 
@@ -217,16 +216,16 @@ def test_an_outlier_cannot_cost_more_than_it_has_steps():
         [(0.0, 1.0, 0.75, 1.0)],
     ],
 )
-def test_a_rectangle_is_cut_as_by_dsrl(pre_process_data, ranges):
+def test_inpaint_equals_dsrl(pre_process_data, ranges):
     t = random_episodes()
     assert_same(inpaint(t, ranges), pre_process_data(t, inpaint_ranges=ranges))
 
 
-def test_rectangles_are_cut_one_after_the_other_as_by_dsrl(pre_process_data):
-    """DSRL can do this only where both cut out the same number of episodes."""
+def test_inpaint_removes_rectangles_one_after_the_other_like_dsrl(pre_process_data):
+    """DSRL can do this only if both rectangles remove the same number of episodes."""
     t = episodes([0, 8, 16, 24, 32, 40], [64, 128, 256, 32, 512, 0])
     ranges = [(0.0, 0.5, 0.5, 1.0), (0.25, 0.5, 0.5, 1.0)]
-    # Costs up to 20: 256 is in the upper half of 64..256. Then costs from 10 to 20: nothing is left of them.
+    # Costs up to 20: 256 is in the upper half of 64..256. Then costs from 10 to 20: no episode remains there.
     assert ids(inpaint(t, ranges), t) == [0, 1, 3, 4, 5]
     ranges = [(0.0, 0.5, 0.5, 1.0), (0.0, 0.5, 0.5, 1.0)]
     expected = pre_process_data(t, inpaint_ranges=ranges)
@@ -234,24 +233,24 @@ def test_rectangles_are_cut_one_after_the_other_as_by_dsrl(pre_process_data):
     assert ids(expected, t) == [0, 3, 4, 5]
 
 
-def test_rectangles_reach_to_the_highest_cost_and_return_whatever_the_rounding():
+def test_inpaint_includes_the_highest_values_despite_rounding():
     rng = np.random.default_rng(0)
     for seed in range(50):
         t = episodes(rng.integers(0, 10, 5), rng.normal(0, 100, 5), length=10, seed=seed)
-        with pytest.raises(ValueError, match="none of 5 episodes is left"):
+        with pytest.raises(ValueError, match=r"^inpaint_ranges: .*none of 5 "):
             inpaint(t, [(0.0, 1.0, 0.0, 1.0)])
 
 
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ([(0.0, 0.5)], r"inpaint_ranges: \(0\.0, 0\.5\)\. Give each as \(pcmin, pcmax, prmin, prmax\)"),
-        ([(0.5, 0.25, 0.0, 1.0)], r"Give parts from 0 to 1, the lower one first"),
-        ([(0.0, 20.0, 0.0, 1.0)], r"Give parts from 0 to 1"),
-        ([(0.0, 1.0, 0.0, np.nan)], r"Give parts from 0 to 1"),
+        ([(0.0, 0.5)], r"^inpaint_ranges: \(0\.0, 0\.5\)\."),
+        ([(0.5, 0.25, 0.0, 1.0)], r"^inpaint_ranges: \(0\.5, 0\.25, "),
+        ([(0.0, 20.0, 0.0, 1.0)], r"^inpaint_ranges: \(0\.0, 20\.0, "),
+        ([(0.0, 1.0, 0.0, np.nan)], r"^inpaint_ranges: .*nan"),
     ],
 )
-def test_what_is_no_rectangle_is_refused(ranges, message):
+def test_inpaint_refuses_wrong_rectangles(ranges, message):
     with pytest.raises(ValueError, match=message):
         inpaint(random_episodes(), ranges)
 
@@ -260,7 +259,7 @@ def test_what_is_no_rectangle_is_refused(ranges, message):
 
 
 @pytest.mark.parametrize(("epsilon", "target_cost"), [(100.0, 20), (640.0, 40), (-100.0, 20), (-1000.0, 40)])
-def test_the_best_on_one_side_of_the_limit_are_dropped_as_by_dsrl(pre_process_data, epsilon, target_cost):
+def test_drop_best_equals_dsrl(pre_process_data, epsilon, target_cost):
     t = random_episodes()
     expected = pre_process_data(t, target_cost, epsilon=epsilon)
     found = drop_best(t, epsilon, target_cost)
@@ -273,15 +272,15 @@ def test_the_best_on_one_side_of_the_limit_are_dropped_as_by_dsrl(pre_process_da
 @pytest.mark.parametrize(
     ("epsilon", "target_cost", "message"),
     [
-        (0, 20, "epsilon=0: give a number above 0"),
-        (np.nan, 20, "epsilon=nan"),
-        (10, -1, "target_cost=-1: give a sum of costs, 0 or more"),
-        (10, 7, r"target_cost=7: the 3 episodes cost 8 to 10, none of them no more, so none can be dropped"),
-        (-10, 10, r"the 3 episodes cost 8 to 10, none of them more, so"),
-        (1e9, 10, r"epsilon=1000000000\.0: none of 3 episodes is left"),
+        (0, 20, "^epsilon: .*0"),
+        (np.nan, 20, "^epsilon: .*nan"),
+        (10, -1, "^target_cost: .*-1"),
+        (10, 7, r"^target_cost: .*8 to 10.*at most 7,"),
+        (-10, 10, r"^target_cost: .*8 to 10.*more than 10,"),
+        (1e9, 10, r"^epsilon: 1000000000\.0 .* 3 "),
     ],
 )
-def test_an_epsilon_that_drops_nothing_or_everything_is_refused(epsilon, target_cost, message):
+def test_drop_best_refuses_to_drop_nothing_or_everything(epsilon, target_cost, message):
     with pytest.raises(ValueError, match=message):
         drop_best(episodes([8, 9, 10], [1.0, 2.0, 3.0]), epsilon, target_cost)
 
@@ -290,12 +289,12 @@ def test_an_epsilon_that_drops_nothing_or_everything_is_refused(epsilon, target_
 
 
 @pytest.mark.parametrize("noise_scale", [0.0, 0.1, 2.0])
-def test_noise_is_that_of_dsrl(pre_process_data, noise_scale):
+def test_add_noise_equals_dsrl(pre_process_data, noise_scale):
     t = random_episodes(20)
     assert_same(add_noise(t, noise_scale, seed=DSRL_SEED), pre_process_data(t, noise_scale=noise_scale))
 
 
-def test_noise_has_the_size_asked_for_and_its_own_draws_for_both_columns():
+def test_noise_has_its_scale_and_differs_between_the_columns():
     t = random_episodes(50)
     noisy = add_noise(t, 0.5, seed=1)
     differences = noisy.observations - t.observations, noisy.next_observations - t.next_observations
@@ -310,19 +309,19 @@ def test_noise_has_the_size_asked_for_and_its_own_draws_for_both_columns():
 
 
 @pytest.mark.parametrize("noise_scale", [-0.1, np.nan, np.inf])
-def test_noise_out_of_range_is_refused(noise_scale):
-    with pytest.raises(ValueError, match=r"noise_scale=.*give a factor of 0 or more"):
+def test_add_noise_refuses_a_scale_out_of_range(noise_scale):
+    with pytest.raises(ValueError, match=rf"^noise_scale: .*{noise_scale}"):
         add_noise(random_episodes(2), noise_scale)
 
 
 @pytest.mark.parametrize("kind", ["dict", "integers"])
-def test_noise_needs_an_array_of_floats(kind):
+def test_add_noise_needs_an_array_of_floats(kind):
     t = random_episodes(2)
     column = {"a": t.observations} if kind == "dict" else t.observations.astype(np.uint8)
     other = Trajectories(
         **{name: getattr(t, name) for name in COLUMNS} | {"observations": column, "next_observations": column}
     )
-    with pytest.raises(TypeError, match="Noise needs an array of floats"):
+    with pytest.raises(TypeError, match=r"^trajectories: "):
         add_noise(other, 0.1)
 
 
@@ -344,19 +343,19 @@ def test_filters_by_cost_refuse_unknown_costs(filtered):
     costs = t.costs.copy()
     costs[300:400] = np.nan
     unknown = Trajectories(**{name: getattr(t, name) for name in COLUMNS} | {"costs": costs})
-    with pytest.raises(ValueError, match=r"the cost of 1 of 10 episodes is unknown \(first: episode 3\)"):
+    with pytest.raises(ValueError, match=r"^trajectories: .*1 of 10 .*episode 3\)"):
         filtered(unknown)
 
 
-def test_the_filters_of_dsrl_in_one_call_are_these_one_after_the_other(pre_process_data):
-    """Where inpainting does not meet an outlier, all the numbers agree."""
+def test_dsrls_single_call_equals_the_filters_in_sequence(pre_process_data):
+    """The numbers agree if no rectangle contains an outlier."""
     t = random_episodes(400)
     expected = pre_process_data(t, 20, outliers_percent=0.05, inpaint_ranges=[(0.5, 0.75, 0.0, 0.25)], noise_scale=0.0)
     found = inpaint(add_outliers(t, "BallRun", 0.05, 20, seed=DSRL_SEED), [(0.5, 0.75, 0.0, 0.25)])
     assert_same(found, expected)
 
 
-def test_pictures_are_drawn_by_dsrl_alone(tmp_path: Path, monkeypatch):
+def test_filters_write_no_pictures(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     drop_best(inpaint(thin(random_episodes(), Grid(10, 10, 4, 1)), [(0.0, 0.25, 0.5, 1.0)]), 10.0, 40)
     assert not list(tmp_path.iterdir())

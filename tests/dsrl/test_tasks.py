@@ -1,4 +1,4 @@
-"""The catalogue against the dsrl package's own tables, and against the environments themselves."""
+"""The constants of the tasks equal those of the dsrl package and of the environments."""
 
 import functools
 import importlib.util
@@ -20,8 +20,8 @@ from tests.envs.packages import PAPER
 
 
 @functools.cache
-def of_dsrl(module: str) -> ModuleType:
-    """One file of the dsrl package. The package does not import beside a current gymnasium; these files of it do."""
+def dsrl_module(module: str) -> ModuleType:
+    """Import one file of the dsrl package. The package does not import with a current gymnasium, but these files do."""
     package = importlib.util.find_spec("dsrl")
     assert package is not None, "these tests compare with DSRL's own code: sb3-prefine envs --install"
     assert package.origin is not None
@@ -30,13 +30,13 @@ def of_dsrl(module: str) -> ModuleType:
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, DSRL_DATASET_DIR=folder):
-        # offline_env makes the folder of the datasets when it is imported.
+        # Importing offline_env creates the folder of the datasets.
         spec.loader.exec_module(loaded)
     return loaded
 
 
-def test_the_38_tasks_are_those_of_dsrl():
-    infos = of_dsrl("infos")
+def test_the_38_tasks_equal_those_dsrl_module():
+    infos = dsrl_module("infos")
     assert len(TASKS) == 38
     assert list(TASKS) == list(infos.DATASET_URLS)
     for name, task in TASKS.items():
@@ -49,24 +49,24 @@ def test_the_38_tasks_are_those_of_dsrl():
         assert task.max_episode_cost == infos.MAX_EPISODE_COST[name]
 
 
-def test_the_density_grids_are_those_of_dsrl():
+def test_the_density_grids_equal_those_dsrl_module():
     by_id = {task.dsrl_id: task for task in TASKS.values()}
     expected = {
         (by_id[dsrl_id], float(density)): Grid(**grid)
         for (dsrl_id, density), grid in (
-            (key.split("_density"), grid) for key, grid in of_dsrl("infos").DENSITY_CFG.items()
+            (key.split("_density"), grid) for key, grid in dsrl_module("infos").DENSITY_CFG.items()
         )
     }
     assert len(expected) == 60
     assert {key: key[0].grid(key[1]) for key in expected} == expected
     for task in TASKS.values():
         for density in {0.25, 0.5, 0.75} - {density for other, density in expected if other == task}:
-            with pytest.raises(ValueError, match=rf"density={density}: DSRL has grids of {task.name} for "):
+            with pytest.raises(ValueError, match=rf"^density: .*{task.name} .*{density}"):
                 task.grid(density)
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS.values() if task.env_id], ids=lambda task: task.name)
-def test_sizes_and_horizon_are_those_of_the_environment(task):
+def test_sizes_and_time_limit_equal_those_of_the_environment(task):
     env = gymnasium.make(task.env_id)
     try:
         assert env.observation_space.shape == (task.observation_size,)
@@ -76,7 +76,7 @@ def test_sizes_and_horizon_are_those_of_the_environment(task):
         env.close()
 
 
-def test_29_of_the_38_have_an_environment_here_and_the_rest_is_metadrive():
+def test_all_tasks_but_those_of_metadrive_have_an_environment():
     made = [task for task in TASKS.values() if task.env_id is not None]
     assert len(made) == 29
     assert {task.env_id for task in made} <= set(sb3_prefine.envs.env_ids())
@@ -84,7 +84,7 @@ def test_29_of_the_38_have_an_environment_here_and_the_rest_is_metadrive():
         assert (task.suite == "metadrive") == (task.env_id is None) == (task.observation_size is None)
 
 
-def test_the_twelve_of_the_paper_are_those_of_the_environments_and_of_the_hyperparameters():
+def test_the_papers_tasks_have_environments_and_hyperparameters():
     ids = tuple(TASKS[name].env_id for name in PAPER_TASKS)
     assert ids == PAPER
     path = Path(sb3_prefine.__file__).with_name("zoo") / "hyperparams" / "prefine.yml"
@@ -94,7 +94,7 @@ def test_the_twelve_of_the_paper_are_those_of_the_environments_and_of_the_hyperp
         assert re.search(rf"^# {TASKS[name].file_name}.*\n{TASKS[name].env_id}:", text, re.MULTILINE)
 
 
-def test_the_limits_of_the_evaluation():
+def test_the_target_costs_of_each_suite():
     limits = {task.suite: task.target_costs for task in TASKS.values()}
     assert limits == {
         "bullet-safety-gym": (10, 20, 40),
@@ -112,8 +112,8 @@ def test_a_task_is_found_by_all_its_names(task):
     assert find_task(task) is task
 
 
-def test_dsrls_ids_are_those_that_it_registers():
-    folder = Path(of_dsrl("infos").__file__).parent
+def test_dsrl_registers_the_ids():
+    folder = Path(dsrl_module("infos").__file__).parent
     modules = {
         "bullet-safety-gym": "offline_bullet_safety_gym",
         "safety-gymnasium": "offline_safety_gymnasium",
@@ -127,15 +127,15 @@ def test_dsrls_ids_are_those_that_it_registers():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("HalfCheetahVelocty", r"^task: DSRL has no 'HalfCheetahVelocty'\. Did you mean HalfCheetahVelocity"),
-        ("halfcheetahvelocity", r"Did you mean HalfCheetahVelocity"),
-        ("SafetyPointGoal1", r"Did you mean PointGoal1"),
-        ("OfflineBalRun-v0", r"Did you mean BallRun"),
-        ("qqq", r"Its tasks are AntCircle, .*harddense\.$"),
-        (7, r"DSRL has no 7\. Its tasks are"),
+        ("HalfCheetahVelocty", r"^task: .*'HalfCheetahVelocty'.* HalfCheetahVelocity"),
+        ("halfcheetahvelocity", r"^task: .* HalfCheetahVelocity"),
+        ("SafetyPointGoal1", r"^task: .* PointGoal1"),
+        ("OfflineBalRun-v0", r"^task: .* BallRun"),
+        ("qqq", r"^task: .*'qqq'.*AntCircle, .*harddense\.$"),
+        (7, r"^task: .*7.*AntCircle"),
     ],
 )
-def test_an_unknown_name_is_refused_with_what_is_close_to_it(name, message):
+def test_unknown_names_are_refused_with_similar_ones(name, message):
     with pytest.raises(ValueError, match=message):
         find_task(name)
 
@@ -143,18 +143,18 @@ def test_an_unknown_name_is_refused_with_what_is_close_to_it(name, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"cbins": 0}, "cbins=0: give a whole number of at least 1"),
-        ({"rbins": 2.5}, "rbins=2.5"),
-        ({"max_npb": 0}, "max_npb=0"),
-        ({"min_npb": -1}, "min_npb=-1: give a whole number of at least 0"),
+        ({"cbins": 0}, "^cbins: .*0"),
+        ({"rbins": 2.5}, r"^rbins: .*2\.5"),
+        ({"max_npb": 0}, "^max_npb: .*0"),
+        ({"min_npb": -1}, "^min_npb: .*-1"),
     ],
 )
-def test_a_grid_out_of_range_is_refused(wrong, message):
+def test_grids_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         Grid(**wrong)
 
 
-def test_tasks_cannot_be_changed_and_go_to_other_processes():
+def test_tasks_are_frozen_and_can_be_pickled():
     with pytest.raises(TypeError):
         TASKS["BallRun"] = TASKS["CarRun"]  # type: ignore[index]
     with pytest.raises(AttributeError):

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all."""
+"""Atomic writes: a file appears whole or not at all."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ from sb3_prefine.utils.files import replacing, with_zip_suffix, write_atomically
 
 
 @given(content=st.binary(max_size=1000))
-def test_what_is_written_is_read(tmp_path_factory, content):
+def test_written_content_is_read_back(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("files") / "file.bin"
     write_atomically(path, b"before")
     write_atomically(str(path), content)
@@ -19,7 +19,7 @@ def test_what_is_written_is_read(tmp_path_factory, content):
     assert os.listdir(path.parent) == ["file.bin"]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_existing_file(tmp_path, monkeypatch):
     path = tmp_path / "file.bin"
     path.write_bytes(b"good")
 
@@ -33,7 +33,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["file.bin"]
 
 
-def test_a_file_written_in_parts_appears_at_the_end_or_not_at_all(tmp_path):
+def test_replacing_shows_the_file_after_the_last_write(tmp_path):
     path = tmp_path / "file.bin"
     with replacing(path) as file:
         file.write(b"12")
@@ -48,12 +48,12 @@ def test_a_file_written_in_parts_appears_at_the_end_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["file.bin"]
 
 
-def test_a_missing_folder_is_an_error(tmp_path):
+def test_a_missing_folder_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "gone" / "file.bin", b"")
 
 
-def test_others_may_read_it_as_the_umask_allows(tmp_path):
+def test_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o022)
     try:
         write_atomically(tmp_path / "file.bin", b"")
@@ -63,5 +63,5 @@ def test_others_may_read_it_as_the_umask_allows(tmp_path):
 
 
 @pytest.mark.parametrize(("given", "expected"), [("a/model", "a/model.zip"), ("a/model.zip", "a/model.zip")])
-def test_the_suffix_is_added_where_there_is_none(given, expected):
+def test_zip_suffix_is_added_to_paths_without_suffix(given, expected):
     assert str(with_zip_suffix(given)) == expected

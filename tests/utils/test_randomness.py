@@ -1,3 +1,5 @@
+"""The isolated random state and the caller's do not change each other."""
+
 import random
 
 import numpy as np
@@ -17,7 +19,7 @@ def reseed(seed):
     torch.manual_seed(seed)
 
 
-def test_the_caller_does_not_notice_it():
+def test_the_callers_random_numbers_do_not_change():
     reseed(1)
     expected = [draw(), draw()]
     reseed(1)
@@ -27,14 +29,14 @@ def test_the_caller_does_not_notice_it():
     assert [*drawn, draw()] == expected
 
 
-def test_it_does_not_notice_the_caller():
+def test_isolated_numbers_do_not_depend_on_the_caller():
     def draws(caller_seed):
         reseed(caller_seed)
         own = OwnRandomState(7)
         with own:
             first = draw()
         draw()
-        with own:  # goes on where it stopped
+        with own:  # continues where the first block stopped
             return first, draw()
 
     first, second = draws(1)
@@ -50,7 +52,7 @@ def test_another_seed_gives_other_numbers():
     assert all(a != b for a, b in zip(zero, one, strict=True))
 
 
-def test_an_error_restores_the_caller():
+def test_an_exception_restores_the_callers_state():
     reseed(1)
     expected = draw()
     reseed(1)

@@ -1,4 +1,4 @@
-"""How many threads train."""
+"""Training uses one thread for small networks and all threads for large ones."""
 
 import pytest
 import torch
@@ -17,14 +17,14 @@ def two_threads():
     torch.set_num_threads(1)
 
 
-def test_the_work_of_a_network_is_that_of_its_products():
+def test_count_flops_counts_matrix_products_and_convolutions():
     linear, convolution = torch.nn.Linear(30, 20), torch.nn.Conv2d(3, 8, 5)
-    # A multiplication and an addition for each weight, and each place of the filter.
+    # One multiplication and one addition for each weight, at each position of the filter.
     assert count_flops(lambda: linear(torch.zeros(7, 30))) == 2 * 7 * 30 * 20
     assert count_flops(lambda: convolution(torch.zeros(1, 3, 12, 12))) == 2 * 8 * 8 * (8 * 3 * 5 * 5)
 
 
-def test_little_work_is_done_by_one_thread_and_much_by_all(two_threads):
+def test_small_updates_use_one_thread_and_large_ones_all(two_threads):
     layer = torch.nn.Linear(1000, 1000)
 
     def threads(n_states):
@@ -47,7 +47,7 @@ def test_little_work_is_done_by_one_thread_and_much_by_all(two_threads):
         (lambda: BC("GaussianPolicy", preferences().preferred, env=Anything(), batch_size=64, device="cpu"), 1),
     ],
 )
-def test_training_takes_as_many_as_its_network_is_large(make, expected, two_threads):
+def test_learn_chooses_threads_by_the_size_of_the_network(make, expected, two_threads):
     seen = []
     make().learn(2, lambda *_: seen.append(torch.get_num_threads()) or True)
     assert seen == [expected, expected]
