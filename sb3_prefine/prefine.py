@@ -188,7 +188,7 @@ class PREFINE(PreferenceAlgorithm):
 
         :param batch: B transitions.
         :param generator: Random generator of the counterfactuals.
-        :return: Log-probs log π_θ and log π_ref of the data's actions and of K counterfactuals, in nats, (1 + K, B) each.
+        :return: Log-probs log π_θ and log π_ref of the data's actions and K counterfactuals, in nats, (1 + K, B) each.
         """
         # One forward pass gives the distribution by which the data's action and all counterfactuals are scored.
         params = self.likelihood.params(self.policy, batch.inputs)
