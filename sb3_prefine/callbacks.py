@@ -76,14 +76,7 @@ class CostEvalCallback(EventCallback):
     ):
         super().__init__(callback_after_eval, verbose=verbose)
         check_cost_limit(cost_limit)
-        for name, value in (
-            ("eval_freq", eval_freq),
-            ("n_eval_episodes", n_eval_episodes),
-            ("n_envs", n_envs),
-            ("n_workers", n_workers),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}: {value} is not positive.")
+        _check_positive(eval_freq=eval_freq, n_eval_episodes=n_eval_episodes, n_envs=n_envs, n_workers=n_workers)
         self.eval_env = eval_env
         self.cost_limit = cost_limit
         self.eval_freq = eval_freq
@@ -234,8 +227,7 @@ class CostGapCallback(BaseCallback):
         verbose: int = 0,
     ):
         super().__init__(verbose)
-        if eval_freq < 1:
-            raise ValueError(f"eval_freq: {eval_freq} is not positive.")
+        _check_positive(eval_freq=eval_freq)
         self.cost_fn = cost_fn
         self.preferences = preferences
         self.eval_freq = eval_freq
@@ -311,9 +303,7 @@ class EarlyStopping(BaseCallback):
         self, held_out: PreferenceBuffer, *, eval_freq: int = 100, patience: int = 5, seed: int = 0, verbose: int = 0
     ) -> None:
         super().__init__(verbose)
-        for name, value in (("eval_freq", eval_freq), ("patience", patience)):
-            if value < 1:
-                raise ValueError(f"{name}: {value} is not positive.")
+        _check_positive(eval_freq=eval_freq, patience=patience)
         self.held_out = held_out
         self.eval_freq = eval_freq
         self.patience = patience
@@ -356,3 +346,9 @@ class EarlyStopping(BaseCallback):
         if found["train/loss"] < self.best_loss:
             self.best_loss, self.best_timestep, self._evaluations_since = found["train/loss"], self.num_timesteps, 0
             self._best_weights: dict[str, Any] = deepcopy(self.model.policy.state_dict())
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}: {number} is not positive. Pass 1 or more.")
