@@ -1,6 +1,7 @@
-"""PREFINE refuses each hyperparameter that is out of its range, and names it with the value found."""
+"""PREFINE refuses hyperparameters out of their range, and names them and the value found."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,8 @@ def test_values_in_range_are_accepted(values):
         *(("label_smoothing", value) for value in (-0.1, 0.5, math.nan, "0.1")),
     ],
 )
-def test_values_out_of_range_are_named_and_shown(name, value):
-    with pytest.raises(ValueError, match=rf"^{name}: expected .*, found {value!r}\.$"):
+def test_values_out_of_range_are_refused_and_shown(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: .*found {re.escape(repr(value))}\."):
         PREFINE(REFERENCE, **{**GOOD, name: value})
 
 
@@ -77,21 +78,21 @@ def test_numpy_numbers_are_accepted():
     PREFINE(REFERENCE, **{**GOOD, **numbers})
 
 
-def test_a_schedule_is_accepted_as_learning_rate():
+def test_schedule_is_accepted_as_learning_rate():
     PREFINE(REFERENCE, **{**GOOD, "learning_rate": lambda progress: 1e-3 * progress})
 
 
 def test_beta_and_sft_coef_cannot_both_be_zero():
-    with pytest.raises(ValueError, match="both are 0"):
+    with pytest.raises(ValueError, match=r"^beta, sft_coef: .*0"):
         PREFINE(REFERENCE, **{**GOOD, "beta": 0.0, "sft_coef": 0.0})
 
 
 @pytest.mark.parametrize(("name", "value"), [("loss_type", "nca"), ("counterfactuals", "data")])
-def test_an_unknown_choice_is_refused_with_the_known_ones(name, value):
-    with pytest.raises(ValueError, match=rf"^{name}: '{value}' is not known. Choose one of \w+, "):
+def test_unknown_choice_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: '{value}' "):
         PREFINE(REFERENCE, **{**GOOD, name: value})
 
 
-def test_ipo_needs_a_beta():
-    with pytest.raises(ValueError, match="does not go with loss_type='ipo'"):
+def test_ipo_needs_a_positive_beta():
+    with pytest.raises(ValueError, match=r"^beta: 0 .*'ipo'"):
         PREFINE(REFERENCE, **{**GOOD, "beta": 0.0, "loss_type": "ipo"})

@@ -1,4 +1,4 @@
-"""Eq. 6-9 against formulas written out one row at a time, and the gradient identity at θ = ref."""
+"""Eq. 6-9 compared with formulas for single rows, and the gradient identity at θ = ref."""
 
 import math
 
@@ -24,7 +24,7 @@ def minus_log_sigmoid(x: float) -> float:
 
 
 def eq9_by_hand(batch: list[tuple[float, float, float, float, bool]], beta: float, sft_coef: float) -> float:
-    """The paper's Eq. 6-9, one row after the other, in plain Python."""
+    """Compute Eq. 6-9 of the paper, one row after the other, in plain Python."""
     losses_p, losses_np = [], []
     for logp_data, logp_data_ref, logp_cf, logp_cf_ref, preferred in batch:
         if preferred:  # a+ is the data's action, a- the counterfactual
@@ -43,7 +43,7 @@ def test_loss_is_eq9(batch, beta, sft_coef):
 
 
 @given(rows, st.floats(0.01, 2.0), st.floats(0.0, 3.0))
-def test_metrics_say_what_the_loss_is_made_of(batch, beta, sft_coef):
+def test_metrics_contain_the_terms_of_the_loss(batch, beta, sft_coef):
     loss, metrics = prefine_loss(*as_tensors(batch), beta=beta, sft_coef=sft_coef)
     total = metrics["train/preference_loss"] + sft_coef * metrics["train/sft_loss"]
     assert loss.item() == pytest.approx(total.item(), rel=1e-9, abs=1e-9)
@@ -57,7 +57,7 @@ def test_metrics_say_what_the_loss_is_made_of(batch, beta, sft_coef):
 
 
 @given(rows)
-def test_without_beta_only_supervised_fine_tuning_is_left(batch):
+def test_beta_0_leaves_supervised_fine_tuning(batch):
     tensors = as_tensors(batch)
     loss, metrics = prefine_loss(*tensors, beta=0.0, sft_coef=1.0)
     preferred = [row[0] for row in batch if row[4]]
@@ -67,7 +67,7 @@ def test_without_beta_only_supervised_fine_tuning_is_left(batch):
     assert metrics["rewards/margins"].item() == 0.0
 
 
-def test_accuracy_is_the_share_of_rows_whose_preferred_action_gained_more():
+def test_accuracy_is_the_fraction_of_rows_with_positive_delta():
     # Δ of the rows: +1 (preferred), -1 (preferred), +2 (dispreferred: the counterfactual gained 2)
     data, cf = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 2.0])
     zeros = torch.zeros(3)
@@ -77,12 +77,12 @@ def test_accuracy_is_the_share_of_rows_whose_preferred_action_gained_more():
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.01, 1.0), st.floats(0.0, 2.0), st.integers(0, 1000))
-def test_gradient_at_the_reference_is_a_difference_of_two_behaviour_clonings(beta, sft_coef, seed):
+def test_gradient_at_the_reference_is_a_difference_of_two_bc_gradients(beta, sft_coef, seed):
     """
-    At θ = ref: E[∇loss] = (λ + β/2) ∇BC(D_p) - (β/2) ∇BC(D_np), because E[∇ log π(a')] = 0.
+    At θ = ref, E[∇loss] = (λ + β/2) ∇BC(D_p) - (β/2) ∇BC(D_np), because E[∇ log π(a')] = 0.
 
-    The expectation over counterfactuals is taken exactly, over all actions of a categorical policy, by weighting the
-    loss of each counterfactual with its (detached) probability.
+    The expectation over counterfactuals is exact: it weights the loss of every action of a categorical policy with its
+    detached probability.
     """
     generator = torch.Generator().manual_seed(seed)
     n_states, n_actions = 3, 4
@@ -113,7 +113,7 @@ def test_gradient_at_the_reference_is_a_difference_of_two_behaviour_clonings(bet
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_no_gradient_reaches_metrics():
+def test_metrics_are_detached():
     logp = torch.zeros(2, requires_grad=True)
     loss, metrics = prefine_loss(
         logp, logp.detach(), logp, logp.detach(), torch.tensor([True, False]), beta=1, sft_coef=1
@@ -142,12 +142,12 @@ def preference_loss(*tensors: torch.Tensor, preferred: torch.Tensor = POSITIVE, 
 
 @pytest.mark.parametrize("loss_type", BY_HAND)
 @pytest.mark.parametrize(("preferred", "sign"), [(True, 1.0), (False, -1.0)])
-def test_every_loss_type_is_its_formula(loss_type, preferred, sign):
+def test_every_loss_type_equals_its_formula(loss_type, preferred, sign):
     found = preference_loss(preferred=torch.tensor([preferred]), beta=0.7, loss_type=loss_type, lengths=3.0)
     assert found == pytest.approx(BY_HAND[loss_type](sign * DELTA, 0.7, 3.0))
 
 
-def test_a_row_may_have_its_own_length():
+def test_each_row_may_have_its_own_length():
     tensors = [torch.cat((x, x)) for x in FOUR]
     both = torch.tensor([True, True])
     found = preference_loss(
@@ -164,8 +164,8 @@ def test_label_smoothing_is_the_expected_loss_over_flipped_labels(loss_type):
 
 
 @given(st.floats(0.0, 0.45), st.floats(0.05, 2.0))
-def test_the_robust_loss_is_unbiased_under_flipped_labels(epsilon, beta):
-    """Chowdhury et al. 2024: its mean over labels that are flipped with probability ε is the loss of the true ones."""
+def test_robust_loss_is_unbiased_under_flipped_labels(epsilon, beta):
+    """Chowdhury et al. 2024: the mean over labels flipped with probability ε is the loss of the true labels."""
     swapped = [FOUR[2], FOUR[3], FOUR[0], FOUR[1]]
     options = {"beta": beta, "loss_type": "robust", "label_smoothing": epsilon}
     mean = (1 - epsilon) * preference_loss(**options) + epsilon * preference_loss(*swapped, **options)
@@ -182,7 +182,7 @@ def test_soft_labels_mix_the_losses_of_both_labels(loss_type):
     )
 
 
-def test_a_tie_pulls_nowhere_at_the_reference():
+def test_gradient_of_a_tie_is_zero_at_the_reference():
     logp = torch.tensor([-1.0], requires_grad=True)
     loss, _ = prefine_loss(
         logp, logp.detach(), FOUR[2], FOUR[2], POSITIVE, beta=1.0, sft_coef=0.0, labels=torch.tensor([0.5])
@@ -191,29 +191,29 @@ def test_a_tie_pulls_nowhere_at_the_reference():
     assert logp.grad.item() == pytest.approx(0.0, abs=1e-9)
 
 
-def test_weights_weigh_both_terms_within_their_set():
+def test_weights_apply_to_both_terms_within_each_set():
     batch = [(-1.0, -1.5, 0.2, 0.1, True), (-3.0, -1.0, 0.0, 0.3, True), (-0.5, -0.5, 1.0, 0.2, False)]
     tensors = as_tensors(batch)
     weighted, _ = prefine_loss(*tensors, beta=0.7, sft_coef=0.9, weights=torch.tensor([3.0, 1.0, 5.0]))
-    # A weight of 3 is the same as to have the row three times; a set of one row does not feel its weight.
+    # A weight of 3 equals repeating the row three times. In a set with one row, its weight has no effect.
     repeated, _ = prefine_loss(*as_tensors([batch[0]] * 3 + batch[1:]), beta=0.7, sft_coef=0.9)
     assert weighted.item() == pytest.approx(repeated.item())
 
 
-def test_a_row_of_no_weight_is_as_if_it_were_not_there():
+def test_row_with_weight_0_is_ignored():
     batch = [(-1.0, -1.5, 0.2, 0.1, True), (-3.0, -1.0, 0.0, 0.3, True), (-0.5, -0.5, 1.0, 0.2, False)]
     without, _ = prefine_loss(*as_tensors(batch), beta=0.7, sft_coef=0.9, weights=torch.tensor([1.0, 0.0, 0.5]))
     assert without.item() == pytest.approx(eq9_by_hand([batch[0], batch[2]], 0.7, 0.9))
 
 
-def test_several_counterfactuals_are_a_mean_of_losses():
+def test_loss_is_averaged_over_counterfactuals():
     cf, cf_ref = torch.tensor([[0.4], [-2.0]]), torch.tensor([[-0.9], [0.1]])
     deltas = [DELTA, (-1.3 + 2.0) - (-2.0 - 0.1)]
     found = preference_loss(FOUR[0], FOUR[1], cf, cf_ref, beta=0.7)
     assert found == pytest.approx(np.mean([minus_log_sigmoid(0.7 * delta) for delta in deltas]), rel=1e-6)
 
 
-def test_the_bound_holds_each_log_ratio_and_leaves_small_ones_alone():
+def test_log_ratio_bound_limits_large_log_ratios_only():
     def bounded(ratio: float) -> float:
         one = torch.tensor([ratio], dtype=torch.float64)
         zero = torch.zeros_like(one)
@@ -225,11 +225,11 @@ def test_the_bound_holds_each_log_ratio_and_leaves_small_ones_alone():
     assert bounded(1e-3) == pytest.approx(minus_log_sigmoid(1e-3), rel=1e-9)
 
 
-def test_the_sft_term_is_not_bounded():
+def test_log_ratio_bound_does_not_affect_the_sft_term():
     _, metrics = prefine_loss(*FOUR, POSITIVE, beta=1.0, sft_coef=1.0, log_ratio_bound=0.1)
     assert metrics["train/sft_loss"].item() == pytest.approx(1.3)
 
 
-def test_an_unknown_loss_type_is_refused():
-    with pytest.raises(ValueError, match=r"loss_type: 'nca' is not known. Choose one of sigmoid, "):
+def test_unknown_loss_type_is_refused():
+    with pytest.raises(ValueError, match=r"^loss_type: 'nca' .*sigmoid, "):
         preference_loss(beta=1.0, loss_type="nca")

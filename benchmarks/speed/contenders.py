@@ -100,8 +100,8 @@ def prefine_loop(workload: Workload) -> Loop:
 def compiled_loop(workload: Workload) -> Loop:
     """``PREFINE.learn`` with networks and log-probs compiled by ``torch.compile``."""
     model = make_prefine(workload)
-    likelihood = model._likelihood
-    model._likelihood = model._likelihood_ref = replace(
+    likelihood = model.likelihood
+    model.likelihood = model.likelihood_ref = replace(
         likelihood, params=torch.compile(likelihood.params), log_prob=torch.compile(likelihood.log_prob)
     )
     return _learn_loop(model)

@@ -18,8 +18,9 @@ from sb3_prefine.policies.cvae import CVAEPolicy
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.reference.load import Source
 from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.draw_rows import UPDATES_PER_DRAW
 from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
-from sb3_prefine.training.transition_tables import UPDATES_PER_DRAW, inputs_at, normalized_observations
+from sb3_prefine.training.transition_tables import inputs_at, normalized_observations
 from sb3_prefine.utils.validation import check_fraction, check_training
 
 
@@ -94,10 +95,10 @@ class BC(OfflineAlgorithm):
         if self.ref_quantile is not None:
             check_fraction("ref_quantile", self.ref_quantile)
         super()._setup_model()
-        self._likelihood = likelihood_of(self.policy, self.log_std_min)
-        if self._likelihood.needs != "observations":
+        self.likelihood = likelihood_of(self.policy, self.log_std_min)
+        if self.likelihood.needs != "observations":
             raise TypeError(
-                f"policy: {type(self.policy).__name__} needs {self._likelihood.needs}, which BC does not read. "
+                f"policy: {type(self.policy).__name__} needs {self.likelihood.needs}, which BC does not read. "
                 "PREFINE(policy, …, beta=0) is supervised fine-tuning of such a policy."
             )
         if self.trajectories is not None:
@@ -116,23 +117,23 @@ class BC(OfflineAlgorithm):
         # For dropout and batch statistics: there is no other policy to be compared with here.
         self.policy.set_training_mode(True)
         if isinstance(self.policy, CVAEPolicy):
-            reconstruction, kl = self.policy.elbo(batch.observations, batch.actions, self._generator)
+            reconstruction, kl = self.policy.elbo(batch.observations, batch.actions, self.generator)
             loss = (self.policy.kl_coef * kl - reconstruction).mean()
             terms = {"train/reconstruction": reconstruction.detach().mean(), "train/kl": kl.detach().mean()}
             log_prob = terms["train/reconstruction"] - terms["train/kl"]
         else:
-            params = self._likelihood.params(self.policy, batch.observations)
-            loss = -self._likelihood.log_prob(params, batch.actions).mean()
+            params = self.likelihood.params(self.policy, batch.observations)
+            loss = -self.likelihood.log_prob(params, batch.actions).mean()
             terms, log_prob = {}, -loss.detach()
-        grad_norm = self._descend(loss)
+        grad_norm = self.descend(loss)
         metrics = {"train/loss": loss.detach(), "train/log_prob": log_prob, **terms, "train/grad_norm": grad_norm}
-        self._metrics.add(metrics)
+        self.metrics.add(metrics)
 
     @property
     def _states_per_update(self) -> int:
         return self.batch_size
 
-    def _batches(self) -> Iterator["Demonstrations"]:
+    def batches(self) -> Iterator["Demonstrations"]:
         if self.trajectories is None:
             raise ValueError("trajectories: there are none to learn from. Pass BC(policy, trajectories).")
         self._check(self.trajectories)
@@ -141,8 +142,8 @@ class BC(OfflineAlgorithm):
             chosen = chosen[highest_returns(chosen, self.ref_quantile)]
         return Demonstrations(
             normalized_observations("trajectories", [chosen], self.reference, self.policy),
-            self._likelihood.encode(torch.tensor(chosen.actions, device=self.device)),
-        ).batches(self.batch_size, self._generator)
+            self.likelihood.encode(torch.tensor(chosen.actions, device=self.device)),
+        ).batches(self.batch_size, self.generator)
 
     def _check(self, trajectories: Trajectories) -> None:
         check_against_spaces(
@@ -150,7 +151,7 @@ class BC(OfflineAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "trajectories", "_likelihood"]
+        return [*super()._excluded_save_params(), "trajectories"]
 
 
 @dataclass(frozen=True, eq=False)

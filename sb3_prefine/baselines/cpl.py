@@ -163,7 +163,7 @@ class CPL(PreferenceAlgorithm):
         :param pairs: of segments
         """
         # A = α log π, or α log π/π_ref, of every step
-        logp = self._likelihood.log_prob(self._likelihood.params(self.policy, pairs.inputs), pairs.actions)
+        logp = self.likelihood.log_prob(self.likelihood.params(self.policy, pairs.inputs), pairs.actions)
         advantages = self.alpha * pairs.by_step(logp - self._baseline(pairs))
 
         # s = Σ γ^t A of every segment
@@ -174,18 +174,18 @@ class CPL(PreferenceAlgorithm):
         preference_loss = bradley_terry_loss(scores, pairs.labels, pairs.pair_weights, self.bias)
         bc_loss = -self._mean_of_cloned(pairs.by_step(logp), pairs)
         loss = preference_loss + self.bc_coef * bc_loss
-        grad_norm = self._descend(loss)
+        grad_norm = self.descend(loss)
         losses = torch.stack((loss, preference_loss, bc_loss)).detach()
         logp_of_segments = pairs.by_step(logp.detach()).sum(dim=-1) / pairs.lengths
         tensors = (losses, scores.detach(), logp_of_segments, pairs.pair_weights, grad_norm)
-        self._metrics.add_later(_metrics, None, tensors)
+        self.metrics.defer(_metrics, None, tensors)
 
     @torch.no_grad()
     def _baseline(self, pairs: Pairs) -> Tensor | float:
         """What log π is measured from, (2 · n · L,) or 0."""
         if self.advantage == "log_prob":
             return 0.0
-        return self._likelihood_ref.log_prob(pairs.params_ref, pairs.actions)
+        return self.likelihood_ref.log_prob(pairs.params_ref, pairs.actions)
 
     def _mean_of_cloned(self, logp: Tensor, pairs: Pairs) -> Tensor:
         """
@@ -207,11 +207,11 @@ class CPL(PreferenceAlgorithm):
     def _states_per_update(self) -> int:
         return 2 * self._n_pairs * self.segment_length
 
-    def _batches(self) -> Iterator[Pairs]:
-        segments = build_segments(self._given_preferences(), self.reference, self._likelihood, self.device)
-        return segments.batches(self._n_pairs, self.segment_length, self._generator)
+    def batches(self) -> Iterator[Pairs]:
+        segments = build_segments(self._given_preferences(), self.reference, self.likelihood, self.device)
+        return segments.batches(self._n_pairs, self.segment_length, self.generator)
 
-    def _likelihood_of(self, policy: nn.Module) -> Likelihood:
+    def _build_likelihood(self, policy: nn.Module) -> Likelihood:
         if self.fixed_std is not None and self.temperature is not None:
             raise ValueError(
                 f"temperature: {self.temperature} is for the policy's own likelihood. Pass fixed_std=None with it."

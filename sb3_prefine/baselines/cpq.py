@@ -160,10 +160,10 @@ class CPQ(OfflineAlgorithm):
         self._check_hyperparameters()
         super()._setup_model()
         check_vectors("CPQ", self.observation_space, self.action_space)
-        self._likelihood = likelihood_of(self.policy, self.log_std_min)
-        if self._likelihood.family != "squashed Gaussian" or self._likelihood.needs != "observations":
+        self.likelihood = likelihood_of(self.policy, self.log_std_min)
+        if self.likelihood.family != "squashed Gaussian" or self.likelihood.needs != "observations":
             raise TypeError(
-                f"policy: {type(self.policy).__name__} is a {self._likelihood.family}. CPQ trains a squashed Gaussian, "
+                f"policy: {type(self.policy).__name__} is a {self.likelihood.family}. CPQ trains a squashed Gaussian, "
                 "whose actions keep to their bounds: take SquashedPolicy, or a policy of SAC."
             )
         if self.trajectories is not None:
@@ -177,7 +177,7 @@ class CPQ(OfflineAlgorithm):
         )
         self.vae = ActionVAE(n_observations, n_actions, self.vae_net_arch).to(self.device)
         self.log_alpha = torch.zeros((), device=self.device)
-        actor = trainable_parameters(self.policy, self._likelihood, self._example_inputs(1))
+        actor = trainable_parameters(self.policy, self.likelihood, self._example_inputs(1))
         critics = [*self.critic.parameters(), *self.cost_critic.parameters()]
         self.optimizer = torch.optim.Adam(actor, lr=self.lr_schedule(1.0), fused=True)
         self.critic_optimizer = torch.optim.Adam(critics, lr=self.critic_learning_rate, fused=True)
@@ -190,9 +190,9 @@ class CPQ(OfflineAlgorithm):
         :param batch: some of the transitions
         """
         # The policy changes last: what it does at these states is computed once.
-        params = self._likelihood.params(self.policy, batch.observations)
+        params = self.likelihood.params(self.policy, batch.observations)
 
-        vae_loss = self.vae.loss(batch.observations, batch.actions, self._generator)
+        vae_loss = self.vae.loss(batch.observations, batch.actions, self.generator)
         critic_loss, cost_critic_loss = self._bellman_losses(batch)
         ood_cost = self._ood_cost(batch.observations, params.detach())
         ood_gap = self.ood_scale * self.cost_threshold - ood_cost
@@ -202,10 +202,10 @@ class CPQ(OfflineAlgorithm):
         self._ascend_alpha(alpha * ood_gap.detach())
 
         policy_loss, is_safe = self._policy_loss(batch.observations, params)
-        grad_norm = self._descend(policy_loss)
+        grad_norm = self.descend(policy_loss)
         for target, critic in ((self.critic_target, self.critic), (self.cost_critic_target, self.cost_critic)):
             torch._foreach_lerp_(list(target.parameters()), [p.detach() for p in critic.parameters()], self.tau)
-        self._metrics.add(
+        self.metrics.add(
             {
                 "train/vae_loss": vae_loss.detach(),
                 "train/critic_loss": critic_loss.detach(),
@@ -225,7 +225,7 @@ class CPQ(OfflineAlgorithm):
         :return: squared errors, their means summed over the two critics of each: scalars
         """
         with torch.no_grad():
-            params = self._likelihood.params(self.policy, batch.next_observations)
+            params = self.likelihood.params(self.policy, batch.next_observations)
             after = torch.cat((batch.next_observations, self._sample(params)), dim=1)
             next_value, next_cost = self.critic_target(after).amin(dim=0), self.cost_critic_target(after).amin(dim=0)
             is_safe = next_cost <= self.cost_threshold
@@ -276,19 +276,19 @@ class CPQ(OfflineAlgorithm):
 
     def _sample(self, params: Tensor) -> Tensor:
         """Actions of the policy, in [-1, 1], (…, B, A); the noise is drawn apart, so they have the mean's gradient."""
-        return torch.tanh(self._likelihood.sample(params, self._generator))
+        return torch.tanh(self.likelihood.sample(params, self.generator))
 
     @property
     def _states_per_update(self) -> int:
         # The VAE's encoder, twice as large, without a way back, for K actions a state; and all else together.
         return (self.n_samples + 15) * self.batch_size
 
-    def _set_learning_rate(self, total_timesteps: int) -> None:
-        super()._set_learning_rate(total_timesteps)
+    def set_learning_rate(self, total_timesteps: int) -> None:
+        super().set_learning_rate(total_timesteps)
         update_learning_rate(self.critic_optimizer, self.critic_learning_rate)
         update_learning_rate(self.vae_optimizer, self.vae_learning_rate)
 
-    def _batches(self) -> Iterator["Costed"]:
+    def batches(self) -> Iterator["Costed"]:
         if self.trajectories is None:
             raise ValueError("trajectories: there are none to learn from. Pass CPQ(policy, trajectories, …).")
         assert self.cost_limit is not None  # _check_hyperparameters
@@ -300,7 +300,7 @@ class CPQ(OfflineAlgorithm):
             torch.tensor(column, device=self.device) for column in (self.trajectories.rewards, self.trajectories.costs)
         )
         data = Costed(**vars(columns), rewards=rewards, costs=costs)
-        return (data.at(rows) for rows in draw_rows(len(data), self.batch_size, self._generator))
+        return (data.at(rows) for rows in draw_rows(len(data), self.batch_size, self.generator))
 
     def _check(self, trajectories: Trajectories) -> None:
         check_against_spaces(
@@ -333,7 +333,7 @@ class CPQ(OfflineAlgorithm):
             raise ValueError(f"ood_quantile: expected a fraction in [0, 1), found {self.ood_quantile!r}.")
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "trajectories", "_likelihood"]
+        return [*super()._excluded_save_params(), "trajectories"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, variables = super()._get_torch_save_params()

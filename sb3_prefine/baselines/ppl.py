@@ -129,9 +129,9 @@ class PPL(PreferenceAlgorithm):
         :param pairs: of segments
         """
         # log ρ = log π_θ - log π_ref of every step
-        logp = self._likelihood.log_prob(self._likelihood.params(self.policy, pairs.inputs), pairs.actions)
+        logp = self.likelihood.log_prob(self.likelihood.params(self.policy, pairs.inputs), pairs.actions)
         with torch.no_grad():
-            logp_ref = self._likelihood_ref.log_prob(pairs.params_ref, pairs.actions)
+            logp_ref = self.likelihood_ref.log_prob(pairs.params_ref, pairs.actions)
         log_ratio = pairs.by_step(logp - logp_ref)
 
         # r = β Σ log ρ of every segment
@@ -141,10 +141,10 @@ class PPL(PreferenceAlgorithm):
 
         # Eq. 1: -log σ(r⁺ - r⁻)
         loss = bradley_terry_loss(rewards, pairs.labels, pairs.pair_weights)
-        grad_norm = self._descend(loss)
+        grad_norm = self.descend(loss)
         logp_of_segments = pairs.by_step(logp.detach()).sum(dim=-1) / pairs.lengths
         tensors = (loss.detach(), rewards.detach(), logp_of_segments, pairs.pair_weights, grad_norm)
-        self._metrics.add_later(_metrics, None, tensors)
+        self.metrics.defer(_metrics, None, tensors)
 
     @property
     def _n_pairs(self) -> int:
@@ -154,11 +154,11 @@ class PPL(PreferenceAlgorithm):
     def _states_per_update(self) -> int:
         return 2 * self._n_pairs * self.segment_length
 
-    def _batches(self) -> Iterator[Pairs]:
-        segments = build_segments(self._given_preferences(), self.reference, self._likelihood, self.device)
-        return segments.batches(self._n_pairs, self.segment_length, self._generator)
+    def batches(self) -> Iterator[Pairs]:
+        segments = build_segments(self._given_preferences(), self.reference, self.likelihood, self.device)
+        return segments.batches(self._n_pairs, self.segment_length, self.generator)
 
-    def _likelihood_of(self, policy: nn.Module) -> Likelihood:
+    def _build_likelihood(self, policy: nn.Module) -> Likelihood:
         likelihood = likelihood_of(policy, self.log_std_min, fixed_std=self.fixed_std, temperature=self.temperature)
         refuse_recurrent("PPL", policy, likelihood)
         return likelihood

@@ -140,8 +140,8 @@ class SafeDICE(OfflineAlgorithm):
             check_count(name, count)
         check_discount(self.gamma)
         super()._setup_model()
-        self._likelihood = likelihood_of(self.policy, self.log_std_min)
-        if isinstance(self.policy, CVAEPolicy) or self._likelihood.needs != "observations":
+        self.likelihood = likelihood_of(self.policy, self.log_std_min)
+        if isinstance(self.policy, CVAEPolicy) or self.likelihood.needs != "observations":
             raise TypeError(
                 f"policy: {type(self.policy).__name__} is not one that SafeDICE clones. Take SquashedPolicy or "
                 "GaussianPolicy, or a policy of SAC, PPO or A2C."
@@ -168,11 +168,11 @@ class SafeDICE(OfflineAlgorithm):
             self._train_policy(batch)
 
     def _train_discriminator(self, batch: "Contrast") -> None:
-        mix = torch.rand((len(batch.unlabelled), 1), generator=self._generator, device=self.device)
+        mix = torch.rand((len(batch.unlabelled), 1), generator=self.generator, device=self.device)
         entropy, penalty = discriminator_loss(self.discriminator, batch, mix)
         loss = entropy + self.gradient_penalty * penalty
         [grad_norm] = descend((self.discriminator_optimizer,), loss, self._guard.check, self.max_grad_norm)
-        self._metrics.add(
+        self.metrics.add(
             {
                 "train/discriminator_loss": entropy.detach(),
                 "train/gradient_penalty": penalty.detach(),
@@ -184,16 +184,16 @@ class SafeDICE(OfflineAlgorithm):
         # For dropout and batch statistics, as in BC.
         self.policy.set_training_mode(True)
         dual, advantages = nu_loss(self.nu, batch, self.gamma)
-        mix = torch.rand((len(advantages), 1), generator=self._generator, device=self.device)
+        mix = torch.rand((len(advantages), 1), generator=self.generator, device=self.device)
         penalty = nu_penalty(self.nu, batch, mix)
         weights = advantages.detach().softmax(dim=0)
-        params = self._likelihood.params(self.policy, batch.unlabelled.observations)
-        policy_loss = -(weights @ self._likelihood.log_prob(params, batch.unlabelled.encoded))
+        params = self.likelihood.params(self.policy, batch.unlabelled.observations)
+        policy_loss = -(weights @ self.likelihood.log_prob(params, batch.unlabelled.encoded))
         loss = dual + self.nu_gradient_penalty * penalty + policy_loss
         # Neither depends on the weights of the other: the gradient of the sum is that of each.
         optimizers = (self.optimizer, self.nu_optimizer)
         grad_norm, nu_grad_norm = descend(optimizers, loss, self._guard.check, self.max_grad_norm)
-        self._metrics.add(
+        self.metrics.add(
             {
                 "train/policy_loss": policy_loss.detach(),
                 "train/nu_loss": dual.detach(),
@@ -209,12 +209,12 @@ class SafeDICE(OfflineAlgorithm):
         # ν: first, this and next states; as many for its gradients, which take a third more. The policy: this one.
         return 8 * self.batch_size
 
-    def _set_learning_rate(self, total_timesteps: int) -> None:
-        super()._set_learning_rate(total_timesteps)
+    def set_learning_rate(self, total_timesteps: int) -> None:
+        super().set_learning_rate(total_timesteps)
         for optimizer in (self.discriminator_optimizer, self.nu_optimizer):
             update_learning_rate(optimizer, self.critic_learning_rate)
 
-    def _batches(self) -> Iterator["Contrast | Correction"]:
+    def batches(self) -> Iterator["Contrast | Correction"]:
         if self.preferences is None:
             raise ValueError("preferences: there are none to learn from. Pass SafeDICE(policy, preferences, …).")
         self._check_data()
@@ -224,7 +224,7 @@ class SafeDICE(OfflineAlgorithm):
         all_of_it = transitions_of(name, data, self.reference, self.policy)
         labelled = transitions_of("preferences", self.preferences.dispreferred, self.reference, self.policy)
         starts = torch.tensor(data.episode_starts, device=self.device)
-        encoded = self._likelihood.encode(torch.tensor(data.actions, device=self.device))
+        encoded = self.likelihood.encode(torch.tensor(data.actions, device=self.device))
         return self._stages(all_of_it, labelled, all_of_it.observations[starts], encoded)
 
     def _stages(
@@ -236,7 +236,7 @@ class SafeDICE(OfflineAlgorithm):
         :param first: the first observations of the unlabelled episodes
         :param encoded: the unlabelled actions as the likelihood scores them
         """
-        rows, others, starts = (draw_rows(len(t), self.batch_size, self._generator) for t in (data, labelled, first))
+        rows, others, starts = (draw_rows(len(t), self.batch_size, self.generator) for t in (data, labelled, first))
         while self._n_updates < self.discriminator_steps:
             yield Contrast(data.at(next(rows)).inputs, labelled.at(next(others)).inputs)
 
@@ -245,7 +245,7 @@ class SafeDICE(OfflineAlgorithm):
         rewards = log_ratio(logits, self.alpha)
         rewards = (rewards - rewards.mean()) / rewards.std(correction=0).clamp(min=1e-6)
         # Those of the first stage go by other names.
-        self._metrics = MetricMeans()
+        self.metrics = MetricMeans()
 
         rewarded = Unlabelled(**vars(data), encoded=encoded, rewards=rewards)
         while True:
@@ -268,7 +268,7 @@ class SafeDICE(OfflineAlgorithm):
             check_against_spaces(name, data, self.observation_space, self.action_space, takes_action_masks=False)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "preferences", "trajectories", "_likelihood"]
+        return [*super()._excluded_save_params(), "preferences", "trajectories"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, variables = super()._get_torch_save_params()

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.reference.reference import Reference
-from sb3_prefine.training.transition_tables import UPDATES_PER_DRAW, normalized
+from sb3_prefine.training.draw_rows import UPDATES_PER_DRAW
+from sb3_prefine.training.transition_tables import normalized
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,7 @@ def test_a_linear_gaussian_expert_is_recovered(squashed):
     model._setup_lr_schedule()
     model.learn(300)
     inputs = torch.as_tensor(model.reference.normalize(observations))
-    found_mean, found_log_std = model._likelihood.params(model.policy, inputs).detach().chunk(2, dim=-1)
+    found_mean, found_log_std = model.likelihood.params(model.policy, inputs).detach().chunk(2, dim=-1)
     np.testing.assert_allclose(found_mean, mean, atol=0.03)
     np.testing.assert_allclose(found_log_std.exp().mean(0), std, rtol=0.1)
     expected = np.clip(np.tanh(mean) if squashed else mean, -1, 1)
@@ -109,8 +109,8 @@ def test_two_ways_to_act_are_learnt_by_a_cvae_and_not_by_a_gaussian():
     for alias in ("CVAEPolicy", "GaussianPolicy"):
         model = cloned(alias)
         inputs = torch.as_tensor(model.reference.normalize(held_out.observations))
-        params = model._likelihood.params(model.policy, inputs)
-        logp = float(model._likelihood.log_prob(params, torch.tensor(held_out.actions)).detach().mean())
+        params = model.likelihood.params(model.policy, inputs)
+        logp = float(model.likelihood.log_prob(params, torch.tensor(held_out.actions)).detach().mean())
         samples, _ = model.predict(held_out.observations)
         mode, _ = model.predict(held_out.observations, deterministic=True)
         found[alias] = (logp, near(samples, -0.5), near(samples, 0.5), near(mode, -0.5) + near(mode, 0.5))
@@ -220,9 +220,9 @@ def test_it_learns_from_the_episodes_of_ref_quantile_alone():
     actions = np.where(rewards[:, None] == 5.0, 0.5, -0.5)
     data = recorded(np.random.default_rng(0).normal(size=(50, 2)), actions, rewards)
     model = BC("GaussianPolicy", data, ref_quantile=0.2, policy_kwargs=SMALL, seed=0, device="cpu")
-    assert (next(model._batches()).actions == 0.5).all()
+    assert (next(model.batches()).actions == 0.5).all()
     every = BC("GaussianPolicy", data, policy_kwargs=SMALL, seed=0, device="cpu")
-    assert float((next(every._batches()).actions == 0.5).float().mean()) == pytest.approx(0.2, abs=0.1)
+    assert float((next(every.batches()).actions == 0.5).float().mean()) == pytest.approx(0.2, abs=0.1)
     # Normalised are both by all of the data.
     np.testing.assert_array_equal(model.reference.normalize(STATES[:, :2]), every.reference.normalize(STATES[:, :2]))
 
@@ -231,7 +231,7 @@ def test_observations_are_normalised_by_the_data_inside():
     data = trajectories(GOOD)
     columns = np.asarray(data.observations, np.float64)
     model = bc_of(trajectories=data)
-    batch = next(model._batches())
+    batch = next(model.batches())
     expected = ((columns - columns.mean(0)) / np.sqrt(columns.var(0) + 1e-6)).astype(np.float32)
     assert (batch.observations[:, None] == torch.tensor(expected)).all(-1).any(1).all()
     action, _ = model.predict(STATES, deterministic=True)
@@ -366,7 +366,7 @@ def test_dropout_is_on_while_it_learns_and_off_when_it_acts():
             self.action_net = torch.nn.Sequential(torch.nn.Dropout(0.5), self.action_net)
 
     model = bc_of(Dropping)
-    model.train(next(model._batches()))
+    model.train(next(model.batches()))
     assert model.policy.training
     first, second = (model.predict(STATES, deterministic=True)[0] for _ in range(2))
     np.testing.assert_array_equal(first, second)

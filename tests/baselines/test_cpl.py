@@ -53,7 +53,7 @@ def cpl_of(source: Any = None, data: PreferenceBuffer | None = None, shifted: bo
 
 def metrics_of(model: CPL, pairs: Pairs) -> dict[str, float]:
     model.train(pairs)
-    return model._metrics.take()
+    return model.metrics.pop()
 
 
 def squared_errors(policy: Any, data: PreferenceBuffer) -> torch.Tensor:
@@ -105,7 +105,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_loss_is_that_of_the_formula(algorithm, variant):
     model = cpl_of(model_of(algorithm), **VARIANTS[variant])
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     assert not pairs.is_real.all()
     scores, logp = scores_by_hand(model, pairs, model.preferences)
     chosen, rejected = scores
@@ -126,7 +126,7 @@ def test_the_loss_is_that_of_the_formula(algorithm, variant):
 def test_the_published_code_s_score_is_minus_the_squared_error():
     """α 0.1: -0.1 Σ |a - μ|², without half and without a constant."""
     model = cpl_of(fixed_std=0.5**0.5)
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     with torch.no_grad():
         errors = squared_errors(model.policy, model.preferences).numpy()
     expected = np.mean([-0.1 * errors[rows].sum() for rows in segments_of(pairs, model.preferences)[0]])
@@ -137,7 +137,7 @@ def test_the_published_code_s_score_is_minus_the_squared_error():
 def test_the_gradient_is_that_of_the_log_probs_weighted_by_the_probability_of_the_other_order(algorithm):
     """∇ℓ = -α σ(λ s⁻ - s⁺) (Σ γ^t ∇log π(τ⁺) - λ Σ γ^t ∇log π(τ⁻)), the mean over the pairs."""
     model = cpl_of(model_of(algorithm), gamma=0.9, fixed_std=None)
-    pairs, data = next(model._batches()), model.preferences
+    pairs, data = next(model.batches()), model.preferences
     scores, _ = scores_by_hand(model, pairs, data)
     model.train(pairs)
     other_order = 1 / (1 + np.exp(scores[0] - 0.5 * scores[1]))
@@ -156,7 +156,7 @@ def test_the_gradient_is_that_of_the_log_probs_weighted_by_the_probability_of_th
 def test_the_loss_changes_along_the_gradient_as_it_says(variant):
     """By central differences."""
     model = cpl_of(**VARIANTS[variant])
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     slope = metrics_of(model, pairs)["train/grad_norm"]
     assert slope > 0.01
     assert along_gradient(model, lambda: metrics_of(model, pairs)["train/loss"]) == pytest.approx(slope, rel=1e-2)
@@ -164,7 +164,7 @@ def test_the_loss_changes_along_the_gradient_as_it_says(variant):
 
 def test_the_kl_variant_prefers_nothing_at_the_first_step():
     model = cpl_of(shifted=False, **KL)
-    found = metrics_of(model, next(model._batches()))
+    found = metrics_of(model, next(model.batches()))
     assert found["train/loss"] == pytest.approx(math.log(2.0), abs=1e-6)
     assert found["rewards/chosen"] == found["rewards/rejected"] == 0.0
 
@@ -181,7 +181,7 @@ def test_the_kl_variant_is_ppl_of_the_same_temperature_but_for_its_bias():
 
 def test_what_fills_up_does_not_count():
     model = cpl_of(bc_coef=0.5, fixed_std=None)
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     unreal = ~pairs.is_real.flatten()
     assert 0 < unreal.sum() < len(unreal)
     actions = torch.where(unreal[:, None], torch.full_like(pairs.actions, 9.0), pairs.actions)
@@ -211,7 +211,7 @@ def test_an_episode_that_counts_nothing_teaches_nothing_nor_is_it_cloned():
 def test_a_label_of_one_half_is_the_mean_of_both_orders_each_with_the_bias_on_the_worse_one():
     data = buffer(preferred_labels=np.full(3, 0.75), dispreferred_labels=np.full(3, 0.25))
     model = cpl_of(data=data)
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     (chosen, rejected), _ = scores_by_hand(model, pairs, data)
     orders = np.log1p(np.exp(0.5 * rejected - chosen)), np.log1p(np.exp(0.5 * chosen - rejected))
     assert metrics_of(model, pairs)["train/loss"] == pytest.approx(np.mean(orders), rel=1e-4)
@@ -269,7 +269,7 @@ def test_it_starts_where_cloning_of_all_segments_ended():
     assert_same_weights(weights(model.policy), weights(cloned.policy))
     assert_same_weights(weights(model.reference.policy), weights(cloned.policy))
     assert not model.optimizer.state
-    found = metrics_of(model, next(model._batches()))
+    found = metrics_of(model, next(model.batches()))
     assert found["train/preference_loss"] == pytest.approx(math.log(2.0), abs=1e-6)
 
 

@@ -72,7 +72,7 @@ def ready(**kwargs: object) -> tuple[CPQ, Costed]:
         for target in (model.critic_target, model.cost_critic_target):
             for weight in target.parameters():
                 weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-    return model, next(model._batches())
+    return model, next(model.batches())
 
 
 class Noise:
@@ -80,7 +80,7 @@ class Noise:
 
     def __init__(self, model: CPQ) -> None:
         self.generator = torch.Generator()
-        self.generator.set_state(model._generator.get_state())
+        self.generator.set_state(model.generator.get_state())
 
     def __call__(self, *shape: int) -> np.ndarray:
         return numbers(torch.randn(shape, generator=self.generator))
@@ -107,10 +107,10 @@ def test_the_threshold_is_the_discounted_sum_of_an_even_cost(limit, gamma, horiz
 
 def test_the_horizon_is_given_or_the_longest_episode():
     model = cpq(trajectories=costly() + trajectories(GOOD, n_episodes=1, length=23))
-    model._batches()
+    model.batches()
     assert model.cost_threshold == pytest.approx(3.0 * (1 - 0.99**23) / (0.01 * 23))
     model = cpq(horizon=100, gamma=0.9)
-    model._batches()
+    model.batches()
     assert model.cost_threshold == pytest.approx(3.0 * (1 - 0.9**100) / (0.1 * 100))
 
 
@@ -145,7 +145,7 @@ def test_what_costs_too_much_is_worth_nothing_to_the_critic():
 def test_the_costs_of_actions_that_the_vae_finds_far(ood_grad):
     model, batch = ready(ood_grad=ood_grad, n_samples=5, ood_quantile=0.6)
     noise = Noise(model)(5, 16, 3)
-    params = model._likelihood.params(model.policy, batch.observations)
+    params = model.likelihood.params(model.policy, batch.observations)
     found = model._ood_cost(batch.observations, params.detach())
     mean, std = actor(model, batch.observations)
     actions = np.tanh(mean + std * noise)
@@ -160,7 +160,7 @@ def test_the_costs_of_actions_that_the_vae_finds_far(ood_grad):
 def test_the_policy_gains_from_what_is_safe_alone():
     model, batch = ready()
     noise = Noise(model)(16, 3)
-    params = model._likelihood.params(model.policy, batch.observations)
+    params = model.likelihood.params(model.policy, batch.observations)
     mean, std = actor(model, batch.observations)
     here = inputs(batch.observations, np.tanh(mean + std * noise))
     costs = outputs(model.cost_critic, here).min(axis=0)
@@ -185,7 +185,7 @@ def test_the_policy_gains_from_what_is_safe_alone():
 
 def test_the_policys_loss_leaves_no_gradient_in_the_critics():
     model, batch = ready()
-    loss, _ = model._policy_loss(batch.observations, model._likelihood.params(model.policy, batch.observations))
+    loss, _ = model._policy_loss(batch.observations, model.likelihood.params(model.policy, batch.observations))
     loss.backward()
     for critic in (model.critic, model.cost_critic):
         assert all(weight.grad is None for weight in critic.parameters())
@@ -200,12 +200,12 @@ def test_the_step_of_the_vae_is_down_its_loss():
     error = (decoded(before, observations, mean + np.exp(log_std) * noise) - actions) ** 2
     old = weights(before)
     generator = torch.Generator()
-    generator.set_state(model._generator.get_state())
+    generator.set_state(model.generator.get_state())
     loss = model.vae.loss(batch.observations, batch.actions, generator)
     gradients = torch.autograd.grad(loss, list(model.vae.parameters()))
-    model._set_learning_rate(1)
+    model.set_learning_rate(1)
     model.train(batch)
-    assert model._metrics.take()["train/vae_loss"] == pytest.approx(
+    assert model.metrics.pop()["train/vae_loss"] == pytest.approx(
         error.mean() + 0.5 * divergences(mean, log_std).mean(), rel=1e-5
     )
     for (name, weight), gradient in zip(model.vae.named_parameters(), gradients, strict=True):
@@ -236,8 +236,8 @@ def test_the_term_raises_the_costs_of_far_actions():
     costs = {}
     for ood_grad in (True, False):
         model = cpq(ood_grad=ood_grad, critic_learning_rate=5e-3, learning_rate=0.0).learn(150)
-        batch = next(model._batches())
-        params = model._likelihood.params(model.policy, batch.observations).detach()
+        batch = next(model.batches())
+        params = model.likelihood.params(model.policy, batch.observations).detach()
         model.ood_grad = True
         far = model._ood_cost(batch.observations, params).item()
         costs[ood_grad] = (far, model.cost_critic(batch.inputs).mean().item())
@@ -248,15 +248,15 @@ def test_the_term_raises_the_costs_of_far_actions():
 def test_alpha_rises_while_they_cost_less_than_they_should():
     model = cpq(alpha_learning_rate=0.2, ood_scale=2.0)
     model.log_alpha += 0.5
-    model.train(next(model._batches()))
-    logged = model._metrics.take()
+    model.train(next(model.batches()))
+    logged = model.metrics.pop()
     alpha = math.exp(0.5)
     assert logged["train/alpha"] == pytest.approx(alpha)
     expected = 0.5 + 0.2 * alpha * (2.0 * model.cost_threshold - logged["train/ood_cost"])
     assert expected > 0.5
     assert model.log_alpha.item() == pytest.approx(expected, rel=1e-5)
     model = cpq(alpha_learning_rate=1e6)
-    model.train(next(model._batches()))
+    model.train(next(model.batches()))
     assert model.log_alpha.item() == 5.0
 
 

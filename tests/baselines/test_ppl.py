@@ -51,7 +51,7 @@ def ppl_of(source: Any = None, data: PreferenceBuffer | None = None, **kwargs: A
 
 def metrics_of(model: PPL, pairs: Pairs) -> dict[str, float]:
     model.train(pairs)
-    return model._metrics.take()
+    return model.metrics.pop()
 
 
 def rewards_by_hand(model: PPL, pairs: Pairs, data: PreferenceBuffer, reduction: str = "sum") -> np.ndarray:
@@ -70,7 +70,7 @@ def rewards_by_hand(model: PPL, pairs: Pairs, data: PreferenceBuffer, reduction:
 def test_the_loss_is_eq_1_with_the_log_ratio_of_a_segment_as_its_reward(algorithm, reduction):
     model = ppl_of(model_of(algorithm), beta=0.3, reduction=reduction)
     shift(model.policy)
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     assert not pairs.is_real.all()
     rewards = rewards_by_hand(model, pairs, model.preferences, reduction)
     probability = np.exp(rewards[0]) / (np.exp(rewards[0]) + np.exp(rewards[1]))
@@ -91,7 +91,7 @@ def test_the_gradient_is_that_of_the_log_probs_weighted_by_the_probability_of_th
     """∇ℓ = -β σ(r⁻ - r⁺) (Σ ∇log π(τ⁺) - Σ ∇log π(τ⁻)), the mean over the pairs."""
     model = ppl_of(model_of(algorithm), beta=0.3)
     shift(model.policy)
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     rewards = rewards_by_hand(model, pairs, model.preferences)
     model.train(pairs)
     other_order = 1 / (1 + np.exp(rewards[0] - rewards[1]))
@@ -114,7 +114,7 @@ def test_the_loss_changes_along_the_gradient_as_it_says(reduction):
     """By central differences."""
     model = ppl_of(beta=0.3, reduction=reduction)
     shift(model.policy)
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     slope = metrics_of(model, pairs)["train/grad_norm"]
     assert slope > 0.01
     assert along_gradient(model, lambda: metrics_of(model, pairs)["train/loss"]) == pytest.approx(slope, rel=1e-2)
@@ -142,7 +142,7 @@ def test_it_is_cpl_of_the_log_ratio_without_a_bias(algorithm):
 
 
 def test_at_the_first_step_nothing_is_preferred_yet():
-    found = metrics_of(model := ppl_of(), next(model._batches()))
+    found = metrics_of(model := ppl_of(), next(model.batches()))
     assert found["train/loss"] == pytest.approx(math.log(2.0), abs=1e-5)
     assert found["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
 
@@ -150,7 +150,7 @@ def test_at_the_first_step_nothing_is_preferred_yet():
 def test_what_fills_up_does_not_count():
     model = ppl_of()
     shift(model.policy)
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     unreal = ~pairs.is_real.flatten()
     assert 0 < unreal.sum() < len(unreal)
     actions = torch.where(unreal[:, None], torch.full_like(pairs.actions, 9.0), pairs.actions)
@@ -182,7 +182,7 @@ def test_labels_mix_the_loss_with_that_of_the_other_order(preferred, dispreferre
     data = buffer(preferred_labels=np.full(3, preferred), dispreferred_labels=np.full(3, dispreferred))
     model = ppl_of(data=data, beta=0.3)
     shift(model.policy)
-    pairs = next(model._batches())
+    pairs = next(model.batches())
     margins = np.subtract(*rewards_by_hand(model, pairs, data))
     expected = (q * np.log1p(np.exp(-margins)) + (1 - q) * np.log1p(np.exp(margins))).mean()
     assert metrics_of(model, pairs)["train/loss"] == pytest.approx(expected, rel=1e-3)
@@ -190,7 +190,7 @@ def test_labels_mix_the_loss_with_that_of_the_other_order(preferred, dispreferre
 
 def test_a_tie_is_no_reason_to_leave_the_reference():
     data = buffer(preferred_labels=np.full(3, 0.5), dispreferred_labels=np.full(3, 0.5))
-    found = metrics_of(model := ppl_of(data=data), next(model._batches()))
+    found = metrics_of(model := ppl_of(data=data), next(model.batches()))
     assert found["train/grad_norm"] < 1e-6
 
 
@@ -237,7 +237,7 @@ def test_policies_of_every_kind_but_recurrent_ones_are_trained(name):
     before = copy.deepcopy(reference.policy.state_dict())
     data = PreferenceBuffer(*recorded)
     model = PPL(reference, data, segment_length=6, batch_size=24, seed=0, device="cpu", **family.options)
-    found = metrics_of(model, next(model._batches()))
+    found = metrics_of(model, next(model.batches()))
     assert found["train/loss"] == pytest.approx(math.log(2.0), abs=1e-4)
     assert found["train/grad_norm"] > 0
     # An update scores the reference as it scores the policy: the margin grows on the pairs that it was made for.
@@ -253,7 +253,7 @@ def test_a_normaliser_of_the_reference_is_applied():
     env = VecNormalize(DummyVecEnv([Anything]))
     source = model_of(PPO, env, n_steps=16, batch_size=16).learn(16)
     data = preferences()
-    pairs = next(ppl_of(source, data)._batches())
+    pairs = next(ppl_of(source, data).batches())
     seen = env.normalize_obs(np.concatenate([data.preferred.observations, data.dispreferred.observations]))
     assert (pairs.inputs[:, None] == torch.as_tensor(seen)[None]).all(-1).any(1).all()
 
@@ -263,11 +263,11 @@ def test_a_normaliser_of_the_reference_is_applied():
 
 def test_a_batch_holds_as_many_transitions_of_each_set_as_prefine_s():
     model = PPL(model_of(PPO), PreferenceBuffer(episodes([200]), episodes([300], seed=1)), device="cpu")
-    assert next(model._batches()).is_real.shape == (2, 4, 64)
+    assert next(model.batches()).is_real.shape == (2, 4, 64)
     assert model._states_per_update == PREFINE(model_of(PPO), device="cpu")._states_per_update == 512
     for batch_size, n_pairs in ((1, 1), (64, 1), (100, 2), (6144, 96)):
         model.batch_size = batch_size
-        assert next(model._batches()).is_real.shape == (2, n_pairs, 64)
+        assert next(model.batches()).is_real.shape == (2, n_pairs, 64)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
@@ -374,7 +374,7 @@ def test_a_loss_that_is_not_finite_stops_training_with_the_last_good_weights():
 def test_gradient_clipping_bounds_the_step():
     model = ppl_of(learning_rate=1e-3, max_grad_norm=1e-12)
     before = weights(model.policy)
-    assert metrics_of(model, next(model._batches()))["train/grad_norm"] > 0.01
+    assert metrics_of(model, next(model.batches()))["train/grad_norm"] > 0.01
     assert all((tensor - before[name]).abs().max() < 1e-6 for name, tensor in model.policy.state_dict().items())
 
 

@@ -162,7 +162,7 @@ def test_nu_is_held_flat_between_the_sets():
 def test_the_policy_clones_with_weights_that_grow_with_the_advantage():
     model = safedice()
     model._n_updates = STAGE
-    batch = next(model._batches())
+    batch = next(model.batches())
     _, advantages = nu_loss(model.nu, batch, model.gamma)
     shares = softmax(numbers(advantages))
     # SB3's own log-prob of the actions.
@@ -171,7 +171,7 @@ def test_the_policy_clones_with_weights_that_grow_with_the_advantage():
     logp = model.policy.actor.action_dist.proba_distribution(mean, log_std).log_prob(scaled)
     expected = -(shares @ numbers(logp))
     model.train(batch)
-    logged = model._metrics.take()
+    logged = model.metrics.pop()
     assert logged["train/policy_loss"] == pytest.approx(expected, rel=1e-3)
     assert logged["train/max_weight"] == pytest.approx(16 * shares.max(), rel=1e-4)
 
@@ -181,12 +181,12 @@ def test_each_loss_has_its_weight_and_its_rate(stage):
     """Adam's first step is as long as the rate, whatever the gradient: the directions are compared."""
     model = safedice(gradient_penalty=2.0, nu_gradient_penalty=3.0, critic_learning_rate=3e-3)
     model._n_updates = 0 if stage == "discriminator" else STAGE
-    batch = next(model._batches())
+    batch = next(model.batches())
     critic = getattr(model, stage)
     before = [weight.detach().clone() for weight in critic.parameters()]
     # The noise that train is about to draw.
     generator = torch.Generator()
-    generator.set_state(model._generator.get_state())
+    generator.set_state(model.generator.get_state())
     mix = torch.rand((16, 1), generator=generator)
     if stage == "discriminator":
         entropy, penalty = discriminator_loss(critic, batch, mix)
@@ -194,7 +194,7 @@ def test_each_loss_has_its_weight_and_its_rate(stage):
     else:
         loss = nu_loss(critic, batch, model.gamma)[0] + 3.0 * nu_penalty(critic, batch, mix)
     gradients = torch.autograd.grad(loss, list(critic.parameters()))
-    model._set_learning_rate(1)
+    model.set_learning_rate(1)
     model.train(batch)
     for weight, old, gradient in zip(critic.parameters(), before, gradients, strict=True):
         # But where the terms cancel to the last bits.
@@ -226,7 +226,7 @@ def test_the_first_stage_trains_the_discriminator_alone_and_the_last_leaves_it()
 
 def test_rewards_are_standardised_over_all_of_the_unlabelled_data():
     model = safedice(batch_size=4000).learn(STAGE)
-    batch = next(model._batches())
+    batch = next(model.batches())
     data = preferences().preferred + preferences().dispreferred
     scaled = model.policy.scale_action(data.actions)
     inputs = np.concatenate([model.reference.normalize(data.observations), scaled], axis=1)
@@ -250,11 +250,11 @@ def test_the_preferences_alone_or_beside_unlabelled_data():
     def share(batch: Contrast, of: str, action: torch.Tensor) -> float:
         return float(((getattr(batch, of)[:, 5:] - action).abs().amax(dim=1) < 0.3).float().mean())
 
-    batch = next(both._batches())
+    batch = next(both.batches())
     assert share(batch, "unlabelled", good) == pytest.approx(0.5, abs=0.05)
     assert share(batch, "unlabelled", bad) == pytest.approx(0.5, abs=0.05)
     assert share(batch, "dispreferred", bad) == 1.0
-    batch = next(only._batches())
+    batch = next(only.batches())
     assert share(batch, "unlabelled", other) == 1.0
     assert share(batch, "dispreferred", bad) == 1.0
 
@@ -264,7 +264,7 @@ def test_first_observations_are_the_first_of_the_unlabelled_episodes():
     model._n_updates = STAGE
     data = preferences().preferred + preferences().dispreferred
     expected = model.reference.normalize(data.observations[data.episode_starts])
-    found = np.unique(next(model._batches()).first, axis=0)
+    found = np.unique(next(model.batches()).first, axis=0)
     np.testing.assert_array_equal(found, np.unique(expected, axis=0))
 
 
@@ -378,7 +378,7 @@ def test_what_is_not_dispreferred_is_learnt_from_data_that_hold_both():
 
 def test_rewards_part_the_two_ways():
     model, _ = learnt()
-    batch = next(model._batches()).unlabelled
+    batch = next(model.batches()).unlabelled
     good, bad = (tensor(model.policy.scale_action(np.array([action], np.float32))) for action in (GOOD, BAD))
     is_good = (batch.actions - good).norm(dim=1) < (batch.actions - bad).norm(dim=1)
     assert batch.rewards[is_good].min() > batch.rewards[~is_good].median()

@@ -1,7 +1,9 @@
-"""The updates of many runs against those of each alone: every family, loss and option, both ways to run networks."""
+"""Updates of many runs, compared with separate runs: every policy family, loss and option."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -9,13 +11,13 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Reference, Trajectories, collect, load_reference
-from sb3_prefine.population.batched_update import BatchedUpdate, should_batch_networks
+from sb3_prefine.population.batched_update import should_batch_networks
+from sb3_prefine.population.networks import Networks
 from sb3_prefine.population.population import Population
-from sb3_prefine.training.optimizer import FiniteGuard
 from tests.families import FAMILIES, Family
 from tests.worlds import BAD, GOOD, Recorder, model_of, preferences, trajectories
 
-# One of each kind of parameters, log-probs and observations.
+# One family for each kind of parameters, log-probs and observations.
 KINDS = (
     "PPO",
     "PPO, gSDE, squashed",
@@ -34,20 +36,24 @@ KINDS = (
 CPU = {"device": "cpu"}
 
 
-def assert_runs_equal_each_alone(
+def networks_batched(batched: bool) -> AbstractContextManager:
+    """Compute the networks of populations as one batched network, or one after the other, on every device."""
+    return mock.patch("sb3_prefine.population.population.should_batch_networks", return_value=batched)
+
+
+def assert_runs_equal_separate_runs(
     models: list[PREFINE], twins: list[PREFINE], n_updates: int, batched: bool, log_interval: int = 4
 ) -> None:
     """
-    Train models as a population and their twins one after the other: weights, moments, logs and generators agree.
+    Train models as a population and their twins separately, and compare weights, moments, logs and generators.
 
-    :param models: untrained
-    :param twins: made in the same way
+    :param models: Untrained models.
+    :param twins: Models made in the same way.
     """
     for model in (*models, *twins):
         model.set_logger(Recorder())
-    population = Population(models)
-    population._batched = batched
-    population.learn(n_updates, log_interval=log_interval)
+    with networks_batched(batched):
+        Population(models).learn(n_updates, log_interval=log_interval)
     for model, twin in zip(models, twins, strict=True):
         twin.learn(n_updates, log_interval=log_interval)
         weights, expected = model.policy.state_dict(), twin.policy.state_dict()
@@ -58,12 +64,12 @@ def assert_runs_equal_each_alone(
         assert moments.keys() == expected_moments.keys()
         for key, state in moments.items():
             torch.testing.assert_close(state, expected_moments[key], rtol=1e-3, atol=1e-5)
-        assert torch.equal(model._generator.get_state(), twin._generator.get_state())
+        assert torch.equal(model.generator.get_state(), twin.generator.get_state())
         assert_same_rows(model.logger.rows, twin.logger.rows)
 
 
 def assert_same_rows(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """What was logged, but for the times that it took."""
+    """Compare logs, except for durations."""
     assert len(found) == len(expected) > 0
     for row, expected_row in zip(found, expected, strict=True):
         assert row.keys() == expected_row.keys()
@@ -72,13 +78,13 @@ def assert_same_rows(found: list[dict[str, Any]], expected: list[dict[str, Any]]
 
 
 def recorded(family: Family, reference: Reference, seed: int, scale: float) -> Trajectories:
-    """Episodes of the policy's own; of continuous actions, smaller ones."""
+    """Collect episodes of the policy, with scaled actions if they are continuous."""
     transform = (lambda actions: scale * actions) if hasattr(reference.action_space, "low") else None
     return collect(reference, family.env, 2, n_envs=2, seed=seed, action_transform=transform, progress_bar=False)
 
 
 def runs_of(name: str) -> Callable[[], list[PREFINE]]:
-    """Makes three runs of a family, on two draws of data."""
+    """Return a function that makes three models of a family, with two datasets."""
     family = next(family for family in FAMILIES if family.name == name)
     reference = load_reference(family.make())
     draws = [
@@ -98,35 +104,37 @@ def runs_of(name: str) -> Callable[[], list[PREFINE]]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_run_of_a_family_is_as_if_it_were_alone(name):
+def test_runs_of_every_family_equal_separate_runs(name):
     models = runs_of(name)
     for batched in (False, True):
-        assert_runs_equal_each_alone(models(), models(), 5, batched)
+        assert_runs_equal_separate_runs(models(), models(), 5, batched)
 
 
-def test_every_run_of_a_cvae_policy_is_as_if_it_were_alone():
-    """Its noise depends on every bit of the samples, so that only a first update is the same to a tolerance."""
+def test_first_update_of_cvae_policies_equals_that_of_separate_runs():
+    """The noise depends on the exact samples, so that only the first update is equal up to rounding errors."""
     models = runs_of("CVAEPolicy")
-    assert_runs_equal_each_alone(models(), models(), 1, batched=False, log_interval=1)
+    assert_runs_equal_separate_runs(models(), models(), 1, batched=False, log_interval=1)
 
 
-def test_the_networks_of_cvae_policies_are_batched_with_their_references():
+def test_batched_cvae_policies_and_references_score_as_separate_ones():
     together = runs_of("CVAEPolicy")()
     for model in together:
         model.learn(3)
-    stack = BatchedUpdate(together, FiniteGuard(torch.device("cpu"), (3,)), batched=True)
-    stack._policies.take_weights()
-    tables = [model._current_tables().at(torch.arange(20), torch.arange(20) < 10) for model in together]
-    params = stack._policies.params(torch.stack([batch.inputs for batch in tables]))
+    policies = Networks([model.policy for model in together], [model.likelihood for model in together])
+    references = Networks([model.policy_ref for model in together], [model.likelihood_ref for model in together])
+    policies.batch([], [])
+    references.batch([], [])
+    tables = [model.current_tables().at(torch.arange(20), torch.arange(20) < 10) for model in together]
+    params = policies.params(torch.stack([batch.inputs for batch in tables]))
     actions = torch.stack([torch.stack([batch.actions, 0.5 * batch.actions]) for batch in tables], dim=1)
-    logp, logp_ref = stack._policies.log_prob(params, actions), stack._references.log_prob(params, actions)
+    logp, logp_ref = policies.log_prob(params, actions), references.log_prob(params, actions)
     assert (logp - logp_ref).abs().max() > 0.01
     for i, model in enumerate(together):
-        alone = model._likelihood.params(model.policy, tables[i].inputs)
+        alone = model.likelihood.params(model.policy, tables[i].inputs)
         torch.testing.assert_close(params[i], alone)
-        torch.testing.assert_close(logp[:, i], model._likelihood.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logp[:, i], model.likelihood.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
-            logp_ref[:, i], model._likelihood_ref.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4
+            logp_ref[:, i], model.likelihood_ref.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4
         )
 
 
@@ -140,7 +148,7 @@ def test_the_networks_of_cvae_policies_are_batched_with_their_references():
     ],
     ids=lambda options: options["loss_type"],
 )
-def test_every_run_of_a_loss_is_as_if_it_were_alone(options):
+def test_runs_with_every_loss_equal_separate_runs(options):
     reference = load_reference(model_of(PPO))
     data = preferences()
     weighted = PreferenceBuffer(
@@ -151,19 +159,19 @@ def test_every_run_of_a_loss_is_as_if_it_were_alone(options):
     )
 
     def models() -> list[PREFINE]:
-        # Weights and labels in one of the runs only.
+        # Only one run has weights and labels.
         return [
             PREFINE(reference, data, beta=0.1, log_ratio_bound=0.5, seed=0, **options, **CPU),
             PREFINE(reference, weighted, beta=0.2, log_ratio_bound=2.0, seed=1, **options, **CPU),
         ]
 
     for batched in (False, True):
-        assert_runs_equal_each_alone(models(), models(), 6, batched)
+        assert_runs_equal_separate_runs(models(), models(), 6, batched)
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_runs_have_references_optimizers_and_schedules_of_their_own(batched):
-    sources = [load_reference(model_of(PPO)), load_reference(half_the_weights())]
+def test_runs_may_differ_in_reference_optimizer_and_schedule(batched):
+    sources = [load_reference(model_of(PPO)), load_reference(model_with_half_the_weights())]
 
     def models() -> list[PREFINE]:
         data, shared = preferences(), {"batch_size": 16, "device": "cpu"}
@@ -173,11 +181,11 @@ def test_runs_have_references_optimizers_and_schedules_of_their_own(batched):
             PREFINE(sources[1], data, learning_rate=lambda left: 1e-4 + left * 1e-3, seed=3, **shared),
         ]
 
-    # Beyond the 100 updates whose rows are drawn at once.
-    assert_runs_equal_each_alone(models(), models(), 104, batched, log_interval=50)
+    # More than the 100 updates whose rows are drawn together.
+    assert_runs_equal_separate_runs(models(), models(), 104, batched, log_interval=50)
 
 
-def half_the_weights() -> PPO:
+def model_with_half_the_weights() -> PPO:
     model = model_of(PPO)
     with torch.no_grad():
         for weight in model.policy.parameters():
@@ -185,7 +193,7 @@ def half_the_weights() -> PPO:
     return model
 
 
-def test_gradients_are_clipped_run_by_run():
+def test_gradients_of_each_run_are_clipped_separately():
     def models() -> list[PREFINE]:
         return [PREFINE(model_of(PPO), preferences(), max_grad_norm=bound, seed=0, **CPU) for bound in (1e-12, None)]
 
@@ -195,7 +203,7 @@ def test_gradients_are_clipped_run_by_run():
     assert moved[0] < 1e-6 < 1e-4 < moved[1]
 
 
-def test_hyperparameters_that_a_callback_changes_count_from_the_next_update():
+def test_hyperparameters_changed_by_a_callback_take_effect():
     def anneal(locals_: dict[str, Any], _globals: dict[str, Any]) -> bool:
         locals_["self"].beta *= 1.5
         locals_["self"].sft_coef *= 0.5
@@ -212,5 +220,5 @@ def test_hyperparameters_that_a_callback_changes_count_from_the_next_update():
             torch.testing.assert_close(model.policy.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_networks_run_one_after_the_other_on_the_cpu():
+def test_networks_are_not_batched_on_the_cpu():
     assert not should_batch_networks(PREFINE(model_of(PPO), **CPU))

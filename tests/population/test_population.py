@@ -1,4 +1,4 @@
-"""Many runs as a person trains them: each stops, logs, saves and goes on as if it were alone."""
+"""Populations as a user trains them: each run stops, logs, saves and continues like a separate run."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.population.population import Population
-from tests.population.test_batched_update import assert_same_rows
+from tests.population.test_batched_update import assert_same_rows, networks_batched
 from tests.worlds import BAD, GOOD, STATES, Recorder, assert_same_weights, model_of, preferences, trajectories, weights
 
 SOURCE = load_reference(model_of(PPO))
@@ -29,14 +29,14 @@ def models(n: int = 3, **kwargs: Any) -> list[PREFINE]:
 
 
 def assert_equal_runs(one: PREFINE, other: PREFINE) -> None:
-    assert (one.num_timesteps, one._n_updates) == (other.num_timesteps, other._n_updates)
+    assert one.num_timesteps == other.num_timesteps
     for name, tensor in one.policy.state_dict().items():
         torch.testing.assert_close(tensor, other.policy.state_dict()[name], rtol=1e-4, atol=1e-6)
-    assert torch.equal(one._generator.get_state(), other._generator.get_state())
+    assert torch.equal(one.generator.get_state(), other.generator.get_state())
 
 
 class Stop(BaseCallback):
-    """Ends its run after some updates."""
+    """Ends its run after a number of updates."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Stop(BaseCallback):
         self.ended += 1
 
 
-def test_a_population_is_a_sequence_of_the_models_themselves():
+def test_population_is_a_sequence_of_the_models_themselves():
     given = models()
     population = Population(iter(given))
     assert len(population) == 3
@@ -61,7 +61,7 @@ def test_a_population_is_a_sequence_of_the_models_themselves():
     assert [m.num_timesteps for m in given] == [2, 2, 2]
 
 
-def test_a_run_alone_then_together_then_alone_is_a_run_alone():
+def test_separate_and_joint_training_can_alternate():
     together, alone = models(), models()
     for run in together:
         run.learn(7)
@@ -74,7 +74,7 @@ def test_a_run_alone_then_together_then_alone_is_a_run_alone():
         assert_equal_runs(run, twin)
 
 
-def test_runs_that_count_differently_log_and_anneal_by_their_own_counts():
+def test_runs_log_and_anneal_by_their_own_counts():
     def prepared() -> list[PREFINE]:
         made = models(learning_rate=LinearSchedule(1e-3, 0.0, 1.0))
         for run, n in zip(made, (0, 3, 8), strict=True):
@@ -91,7 +91,7 @@ def test_runs_that_count_differently_log_and_anneal_by_their_own_counts():
     assert [row["time/total_timesteps"] for row in together[1].logger.rows] == [5, 10, 15]
 
 
-def test_a_callback_ends_its_own_run_only_which_can_go_on_later():
+def test_callback_ends_only_its_own_run_which_can_continue():
     together, alone = models(4), models(4)
     stops = [None, Stop(5), Stop(20), [Stop(20), Stop(8)]]
     Population(together).learn(20, callback=stops, log_interval=3)
@@ -105,12 +105,12 @@ def test_a_callback_ends_its_own_run_only_which_can_go_on_later():
         assert_equal_runs(run, twin)
 
 
-def test_all_runs_may_be_ended():
+def test_callbacks_may_end_all_runs():
     population = Population(models(2)).learn(20, callback=[Stop(3), Stop(3)])
     assert [run.num_timesteps for run in population] == [3, 3]
 
 
-def test_a_function_is_called_for_every_run_and_finds_its_model():
+def test_function_is_called_for_every_run_and_finds_its_model():
     calls: list[tuple[PREFINE, int]] = []
 
     def note(locals_: dict, _globals: dict) -> bool:
@@ -121,19 +121,19 @@ def test_a_function_is_called_for_every_run_and_finds_its_model():
     assert calls == [(population[i], n) for n in (1, 2, 3) for i in (0, 1)]
 
 
-def test_callbacks_that_are_not_one_a_run_are_refused():
+def test_other_than_one_callback_for_each_run_is_refused():
     population = Population(models(2))
-    with pytest.raises(TypeError, match=r"callback: a Stop watches one model, and there are 2\. Pass a list"):
+    with pytest.raises(TypeError, match=r"^callback: .*Stop.* 2"):
         population.learn(1, callback=Stop(1))
-    with pytest.raises(ValueError, match="callback: there are 3 for 2 runs"):
+    with pytest.raises(ValueError, match=r"^callback: .*3.*2 runs"):
         population.learn(1, callback=[None, None, None])
     twice = Stop(1)
-    with pytest.raises(ValueError, match="callback: the same object is there twice"):
+    with pytest.raises(ValueError, match=r"^callback: .*same object"):
         population.learn(1, callback=[twice, [Stop(1), twice]])
     assert [run.num_timesteps for run in population] == [0, 0]
 
 
-def test_a_run_that_is_not_finite_stops_alone_with_its_last_good_weights():
+def test_non_finite_run_stops_alone_with_its_last_finite_weights():
     together, alone = models(), models()
     after: list[dict[str, torch.Tensor]] = []
 
@@ -145,10 +145,7 @@ def test_a_run_that_is_not_finite_stops_alone_with_its_last_good_weights():
             after.append(weights(run.policy))
         return True
 
-    message = (
-        r"^1 of 3 runs were stopped\.\nmodels\[1\]: The loss or its gradient was not finite in update 4 of this call"
-    )
-    with pytest.raises(FloatingPointError, match=message):
+    with pytest.raises(FloatingPointError, match=r"^1 of 3 runs .*\nmodels\[1\]: .*update 4 of this call"):
         Population(together).learn(110, callback=poison)
     assert_same_weights(after[2], weights(together[1].policy))
     assert any(not torch.equal(tensor, after[2][name]) for name, tensor in after[1].items())
@@ -161,7 +158,7 @@ def test_a_run_that_is_not_finite_stops_alone_with_its_last_good_weights():
         assert_equal_runs(run, twin)
 
 
-def test_a_run_that_is_not_finite_is_named_however_short_and_if_its_callback_ends_it():
+def test_short_non_finite_runs_are_named_in_the_error():
     bad = [model(0), model(1, learning_rate=1e25), model(2, learning_rate=1e25)]
     with pytest.raises(FloatingPointError, match=r"2 of 3 runs .*\n.*models\[1\].*\n.*models\[2\]") as error:
         Population(bad).learn(30, callback=[None, Stop(29), None])
@@ -169,7 +166,7 @@ def test_a_run_that_is_not_finite_is_named_however_short_and_if_its_callback_end
     assert all(torch.isfinite(tensor).all() for run in bad for tensor in run.policy.state_dict().values())
 
 
-def test_an_error_in_a_callback_is_not_held_back_and_leaves_the_models_usable():
+def test_models_stay_usable_after_an_error_in_a_callback():
     def fail(locals_: dict, _globals: dict) -> bool:
         if locals_["self"].num_timesteps == 2:
             raise KeyError("mine")
@@ -182,7 +179,7 @@ def test_an_error_in_a_callback_is_not_held_back_and_leaves_the_models_usable():
     assert population[1].learn(2).num_timesteps == 2
 
 
-def test_a_model_is_saved_exported_and_loaded_as_if_it_had_been_alone(tmp_path):
+def test_models_are_saved_exported_and_loaded_like_separate_runs(tmp_path):
     together, alone = Population(models()).learn(6), models()
     for i, (run, twin) in enumerate(zip(together, alone, strict=True)):
         twin.learn(6).save(tmp_path / f"alone{i}")
@@ -202,9 +199,8 @@ def test_a_model_is_saved_exported_and_loaded_as_if_it_had_been_alone(tmp_path):
 
 def test_checkpoints_of_a_run_hold_its_own_weights(tmp_path):
     callbacks = [CheckpointCallback(save_freq=2, save_path=str(tmp_path / str(i))) for i in range(2)]
-    population = Population(models(2))
-    population._batched = True
-    population.learn(4, callback=callbacks)
+    with networks_batched(True):
+        population = Population(models(2)).learn(4, callback=callbacks)
     for i, run in enumerate(population):
         saved = PREFINE.load(tmp_path / str(i) / "rl_model_4_steps.zip", device="cpu")
         assert_same_weights(weights(saved.policy), weights(run.policy))
@@ -212,11 +208,10 @@ def test_checkpoints_of_a_run_hold_its_own_weights(tmp_path):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_the_reference_does_not_change_by_a_bit_and_no_gradient_is_left(batched):
+def test_reference_stays_unchanged_and_no_gradient_is_left(batched):
     before = weights(SOURCE.policy)
-    population = Population(models(2))
-    population._batched = batched
-    population.learn(5)
+    with networks_batched(batched):
+        population = Population(models(2)).learn(5)
     assert_same_weights(weights(SOURCE.policy), before)
     for run in population:
         assert_same_weights(weights(run.reference.policy), before)
@@ -224,20 +219,20 @@ def test_the_reference_does_not_change_by_a_bit_and_no_gradient_is_left(batched)
 
 
 def memory(run: PREFINE) -> list[int]:
-    tables = run._current_tables()
+    tables = run.current_tables()
     return [tensor.untyped_storage().data_ptr() for tensor in (tables.observations, tables.actions, tables.params_ref)]
 
 
-def test_runs_of_the_same_data_and_reference_share_their_tables(tmp_path):
+def test_runs_with_the_same_data_and_reference_share_tables(tmp_path):
     SOURCE.export(SOURCE.policy, tmp_path / "ppo.zip")
     opened = [PREFINE(tmp_path / "ppo.zip", DATA, batch_size=16, seed=seed, device="cpu") for seed in (4, 5)]
     population = Population([*models(2), *opened])
     population[0].learn(1)
     population.learn(1)
-    assert len({id(run._current_tables()) for run in population}) == 1
+    assert len({id(run.current_tables()) for run in population}) == 1
 
 
-def test_tables_of_other_data_are_parts_of_the_same_memory_and_right_for_a_run_alone():
+def test_tables_of_different_data_share_one_memory():
     other = PreferenceBuffer(trajectories(GOOD, n_episodes=2, seed=3), trajectories(BAD, n_episodes=5, seed=4))
     data = [DATA, other, DATA]
     together = [model(seed, preferences=own) for seed, own in enumerate(data)]
@@ -245,7 +240,7 @@ def test_tables_of_other_data_are_parts_of_the_same_memory_and_right_for_a_run_a
     population = Population(together).learn(3)
     first = memory(together[0])
     assert memory(together[1]) == memory(together[2]) == first
-    assert together[0]._current_tables() is together[2]._current_tables()
+    assert together[0].current_tables() is together[2].current_tables()
     population.learn(3, reset_num_timesteps=False)
     assert memory(together[1]) == first, "nothing has changed, so nothing is copied"
     for run, twin in zip(together, alone, strict=True):
@@ -255,7 +250,7 @@ def test_tables_of_other_data_are_parts_of_the_same_memory_and_right_for_a_run_a
         assert_equal_runs(run, twin)
 
 
-def test_new_preferences_are_learnt_from_in_the_next_call():
+def test_next_call_learns_from_new_preferences():
     together, alone = models(2), models(2)
     other = PreferenceBuffer(preferred=trajectories(BAD), dispreferred=trajectories(GOOD))
     population = Population(together).learn(2)
@@ -266,9 +261,9 @@ def test_new_preferences_are_learnt_from_in_the_next_call():
         assert_equal_runs(run, twin.learn(3))
 
 
-def test_a_model_without_preferences_is_refused_before_any_step():
+def test_model_without_preferences_is_refused_before_any_step():
     population = Population([model(), model(preferences=None)])
-    with pytest.raises(ValueError, match=r"models\[1\]\.preferences: there are none to learn from"):
+    with pytest.raises(ValueError, match=r"^models\[1\]\.preferences: None"):
         population.learn(3)
     assert population[0].num_timesteps == 0
 
@@ -281,16 +276,16 @@ def test_data_that_are_streamed_from_disk_are_refused(tmp_path):
     on_disk = PreferenceBuffer(*sets)
     runs = [model(), model(1, preferences=on_disk, buffer_size=4)]
     before = [weights(run.policy) for run in runs]
-    with pytest.raises(ValueError, match=r"models\[1\]\.preferences: they lie on disk .* buffer_size=4"):
+    with pytest.raises(ValueError, match=r"^models\[1\]\.preferences: .*disk.* buffer_size=4"):
         Population(runs).learn(1)
     for run, kept in zip(runs, before, strict=True):
         assert_same_weights(weights(run.policy), kept)
-    # With room for all of them they are held like any others.
+    # If they fit into memory, they are held like other data.
     runs = [model(), model(1, preferences=on_disk)]
     assert Population(runs).learn(1)[1].num_timesteps == 1
 
 
-def test_every_run_has_its_own_tensorboard_log_and_goes_on_with_it(tmp_path):
+def test_every_run_has_its_own_tensorboard_log(tmp_path):
     population = Population(models(2, tensorboard_log=str(tmp_path)))
     population.learn(2, log_interval=1)
     population.learn(2, log_interval=1, reset_num_timesteps=False)

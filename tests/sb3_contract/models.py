@@ -1,4 +1,4 @@
-"""Small models that the files of this folder share."""
+"""Small models for the tests of this folder."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def prefine_of(algorithm: type[BaseAlgorithm] = PPO, **kwargs: Any) -> PREFINE:
-    """PREFINE on an untrained model, with preferences and small batches."""
+    """Make PREFINE with an untrained model, preferences and small batches."""
     kwargs = {"preferences": preferences(), "batch_size": 8, "seed": 0, "device": "cpu", **kwargs}
     return PREFINE(model_of(algorithm), **kwargs)
 
 
 def vec_env(n_envs: int = 1, env: type[gym.Env] = Anything) -> VecEnv:
-    """Environments as SB3 makes them, each in a ``Monitor``."""
+    """Make environments as SB3 does, each in a ``Monitor``."""
     return make_vec_env(env, n_envs=n_envs)

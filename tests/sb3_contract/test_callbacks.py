@@ -23,8 +23,8 @@ from tests.sb3_contract.models import prefine_of, vec_env
 from tests.worlds import STATES, Recorder, model_of, preferences
 
 
-class Witness(BaseCallback):
-    """Records what it is called with, and stops when it is told to."""
+class CallRecorder(BaseCallback):
+    """Records its calls, and stops at a given one."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         super().__init__()
@@ -47,16 +47,16 @@ def evaluation(**kwargs: object) -> EvalCallback:
     return EvalCallback(vec_env(), **{"n_eval_episodes": 1, "verbose": 0, **kwargs})
 
 
-def test_a_callback_sees_every_step_and_both_ends():
-    witness = Witness()
-    model = prefine_of().learn(4, callback=witness)
-    assert witness.events == ["start", "end"]
-    assert witness.seen == [(1, 1), (2, 2), (3, 3), (4, 4)]
-    assert witness.model is model
-    assert witness.n_calls == model.num_timesteps
-    model.learn(2, callback=witness, reset_num_timesteps=False)
-    assert witness.seen[4:] == [(5, 5), (6, 6)]
-    assert {"total_timesteps", "tb_log_name", "log_interval", "self"} <= set(witness.locals)
+def test_callback_sees_every_step_the_start_and_the_end():
+    recorded = CallRecorder()
+    model = prefine_of().learn(4, callback=recorded)
+    assert recorded.events == ["start", "end"]
+    assert recorded.seen == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert recorded.model is model
+    assert recorded.n_calls == model.num_timesteps
+    model.learn(2, callback=recorded, reset_num_timesteps=False)
+    assert recorded.seen[4:] == [(5, 5), (6, 6)]
+    assert {"total_timesteps", "tb_log_name", "log_interval", "self"} <= set(recorded.locals)
 
 
 @pytest.mark.parametrize("form", ["function", "ConvertCallback", "list", "CallbackList", "nested"])
@@ -67,31 +67,31 @@ def test_every_form_of_callback_is_called_and_can_cancel(form):
         called.append(locals_["self"].num_timesteps)
         return len(called) < 3
 
-    witness = Witness()
+    recorded = CallRecorder()
     callback = {
         "function": function,
         "ConvertCallback": ConvertCallback(function),
-        "list": [witness, ConvertCallback(function)],
-        "CallbackList": CallbackList([ConvertCallback(function), witness]),
-        "nested": [CallbackList([witness]), EveryNTimesteps(1, ConvertCallback(function))],
+        "list": [recorded, ConvertCallback(function)],
+        "CallbackList": CallbackList([ConvertCallback(function), recorded]),
+        "nested": [CallbackList([recorded]), EveryNTimesteps(1, ConvertCallback(function))],
     }[form]
     model = prefine_of().learn(10, callback=callback)
     assert called == [1, 2, 3]
     assert model.num_timesteps == model._n_updates == 3
     if form not in ("function", "ConvertCallback"):
-        assert witness.n_calls == 3
-        assert witness.events == ["start", "end"]
+        assert recorded.n_calls == 3
+        assert recorded.events == ["start", "end"]
 
 
-def test_a_cancelled_run_goes_on():
-    model = prefine_of().learn(10, callback=Witness(stop_at=4))
-    model.learn(3, callback=Witness(), reset_num_timesteps=False)
+def test_cancelled_training_can_continue():
+    model = prefine_of().learn(10, callback=CallRecorder(stop_at=4))
+    model.learn(3, callback=CallRecorder(), reset_num_timesteps=False)
     assert (model.num_timesteps, model._n_updates) == (7, 7)
 
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_all_of_them_together_with_an_environment(algorithm, tmp_path, capsys):
+def test_all_callbacks_together_with_an_environment(algorithm, tmp_path, capsys):
     stop_late = StopTrainingOnRewardThreshold(reward_threshold=1e9)
     stuck = StopTrainingOnNoModelImprovement(max_no_improvement_evals=100, min_evals=1)
     evaluations = evaluation(
@@ -101,7 +101,7 @@ def test_all_of_them_together_with_an_environment(algorithm, tmp_path, capsys):
         best_model_save_path=str(tmp_path / "best"),
         log_path=str(tmp_path / "results"),
     )
-    every, witness = Witness(), Witness()
+    every, recorded = CallRecorder(), CallRecorder()
     model = prefine_of(algorithm, env=vec_env())
     model.learn(
         20,
@@ -111,10 +111,10 @@ def test_all_of_them_together_with_an_environment(algorithm, tmp_path, capsys):
             EveryNTimesteps(7, every),
             LogEveryNTimesteps(6),
             ProgressBarCallback(),
-            witness,
+            recorded,
         ],
     )
-    assert witness.n_calls == model.num_timesteps == 20
+    assert recorded.n_calls == model.num_timesteps == 20
     assert every.n_calls == 2
     assert stuck.n_calls == 4
     assert "20/20" in capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_all_of_them_together_with_an_environment(algorithm, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")
 @pytest.mark.parametrize("callback", [EvalCallback, StopTrainingOnMaxEpisodes, ProgressBarCallback])
-def test_those_that_need_an_environment_ask_for_it(callback):
+def test_callbacks_that_need_an_environment_ask_for_it(callback):
     given = {
         EvalCallback: lambda: evaluation(eval_freq=1),
         StopTrainingOnMaxEpisodes: lambda: StopTrainingOnMaxEpisodes(max_episodes=1),
@@ -141,8 +141,8 @@ def test_those_that_need_an_environment_ask_for_it(callback):
         model.learn(2, callback=given)
 
 
-def test_those_that_need_no_environment_work_without_one(tmp_path):
-    every, recorder = Witness(), Recorder()
+def test_other_callbacks_work_without_an_environment(tmp_path):
+    every, recorder = CallRecorder(), Recorder()
     model = prefine_of()
     model.set_logger(recorder)
     model.learn(
@@ -159,36 +159,36 @@ def test_those_that_need_no_environment_work_without_one(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"rl_model_6_steps.zip", "rl_model_12_steps.zip"}
 
 
-def test_max_episodes_is_refused_since_no_episode_is_played():
-    """A count that stands still would never stop the training."""
+def test_max_episodes_is_refused_because_training_plays_no_episodes():
+    """The count of episodes would stay at 0 and never stop training."""
     with pytest.raises(AssertionError, match="`dones` variable is not defined"):
         prefine_of(env=vec_env()).learn(2, callback=StopTrainingOnMaxEpisodes(max_episodes=1))
 
 
-def test_an_evaluation_behind_another_wrapper_is_warned_of():
-    """The model normalises inside, so that an environment that normalises too would show it the wrong numbers."""
+def test_evaluation_in_a_normalised_environment_warns():
+    """The model normalises observations itself, so that an environment must not normalise them."""
     callback = EvalCallback(VecNormalize(vec_env(), training=False), eval_freq=1, n_eval_episodes=1, verbose=0)
     with pytest.warns(UserWarning, match="Training and eval env are not of the same type"):
         prefine_of(env=vec_env()).learn(1, callback=callback)
 
 
-def test_a_reward_threshold_stops_the_training():
+def test_reward_threshold_stops_training():
     reached = StopTrainingOnRewardThreshold(reward_threshold=-1e9)
     model = prefine_of(env=vec_env()).learn(20, callback=evaluation(eval_freq=3, callback_on_new_best=reached))
     assert model.num_timesteps == 3
 
 
-def test_no_improvement_stops_the_training():
+def test_no_improvement_stops_training():
     stuck = StopTrainingOnNoModelImprovement(max_no_improvement_evals=2, min_evals=1)
     callback = evaluation(eval_freq=2, callback_after_eval=stuck)
     callback.best_mean_reward = 1e9
     model = prefine_of(env=vec_env()).learn(50, callback=callback)
-    # The first evaluation is within min_evals, the next three do not improve on it.
+    # The first evaluation is within min_evals; the next three do not improve on it.
     assert stuck.no_improvement_evals == 3
     assert model.num_timesteps == 4 * 2
 
 
-def test_checkpoints_hold_what_the_model_was_then(tmp_path):
+def test_checkpoints_hold_the_model_of_their_timestep(tmp_path):
     actions = {}
 
     def remember(locals_: dict, _globals: dict) -> bool:
@@ -206,7 +206,7 @@ def test_checkpoints_hold_what_the_model_was_then(tmp_path):
 
 
 @pytest.mark.parametrize("with_env", [False, True])
-def test_checkpoints_with_additional_information_write_what_there_is(with_env, tmp_path):
+def test_checkpoints_need_no_replay_buffer_or_normaliser(with_env, tmp_path):
     """PREFINE has no replay buffer, and its normaliser is inside the zip."""
     env = VecNormalize(vec_env())
     source = model_of(PPO, env, n_steps=16, batch_size=16).learn(16)

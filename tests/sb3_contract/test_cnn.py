@@ -1,4 +1,4 @@
-"""Images: channels first in the data, either way in an environment and in predict."""
+"""Images: channels first in the data, first or last in an environment and in predict."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ N = 40
 
 
 class ChannelsLast(Anything):
-    """As cameras and renderers give them."""
+    """Images with channels last, as cameras and renderers return them."""
 
     observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)
 
@@ -48,7 +48,7 @@ def preferences(channels: int = 3) -> PreferenceBuffer:
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_an_environment_is_transposed_and_predict_takes_both_layouts(algorithm):
+def test_env_is_transposed_and_predict_takes_both_layouts(algorithm):
     source = source_of(algorithm)
     model = PREFINE(source, preferences(), env=ChannelsLast(), batch_size=4, seed=0, device="cpu").learn(2)
     assert is_vecenv_wrapped(model.get_env(), VecTransposeImage)
@@ -63,7 +63,7 @@ def test_an_environment_is_transposed_and_predict_takes_both_layouts(algorithm):
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_a_loaded_model_takes_an_environment_of_either_layout(n_envs, tmp_path):
+def test_loaded_model_takes_an_environment_of_either_layout(n_envs, tmp_path):
     model = PREFINE(source_of(PPO), preferences(), batch_size=4, seed=0, device="cpu").learn(1)
     model.save(tmp_path / "model")
     env = vec_env(n_envs, ChannelsLast)
@@ -76,7 +76,7 @@ def test_a_loaded_model_takes_an_environment_of_either_layout(n_envs, tmp_path):
 
 
 @pytest.mark.parametrize("make", [ChannelsLast, lambda: vec_env(2, ChannelsLast)], ids=["Env", "VecEnv"])
-def test_another_algorithm_s_zip_is_opened_with_the_environment_it_was_trained_in(make, tmp_path):
+def test_zip_of_another_algorithm_opens_with_its_environment(make, tmp_path):
     source = source_of(PPO)
     source.save(tmp_path / "ppo")
     expected = source.predict(images(), deterministic=True)[0]
@@ -87,7 +87,7 @@ def test_another_algorithm_s_zip_is_opened_with_the_environment_it_was_trained_i
     assert is_vecenv_wrapped(model.get_env(), VecTransposeImage)
 
 
-def test_stacked_frames():
+def test_frames_can_be_stacked():
     env = VecFrameStack(vec_env(2, ChannelsLast), n_stack=2)
     source = source_of(PPO, env)
     model = PREFINE(source, preferences(channels=6), env=env, batch_size=4, seed=0, device="cpu").learn(2)
@@ -96,8 +96,8 @@ def test_stacked_frames():
     assert model.predict(observations)[0].shape == (2, ACTIONS)
 
 
-def test_images_that_are_scaled_already_are_not_scaled_again(tmp_path):
-    """normalize_images=False belongs to the policy and goes along."""
+def test_scaled_images_are_not_scaled_again(tmp_path):
+    """normalize_images=False is a setting of the policy, which is kept."""
 
     class Scaled(ChannelsLast):
         observation_space = spaces.Box(0.0, 1.0, (3, 36, 40), np.float32)

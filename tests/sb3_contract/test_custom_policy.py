@@ -49,7 +49,7 @@ OPTIMIZERS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("algorithm", "kwargs"), OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_the_source_s_optimizer_goes_along_and_is_not_used(algorithm, kwargs, tmp_path):
+def test_optimizer_of_the_source_is_exported_but_not_used(algorithm, kwargs, tmp_path):
     def optimizer_of(loaded: BaseAlgorithm) -> torch.optim.Optimizer:
         return (loaded.policy.actor if algorithm is SAC else loaded.policy).optimizer
 
@@ -64,7 +64,7 @@ def test_the_source_s_optimizer_goes_along_and_is_not_used(algorithm, kwargs, tm
         assert exported.defaults == expected.defaults
 
 
-def test_arguments_of_the_optimizer_are_used_and_saved(tmp_path):
+def test_optimizer_kwargs_are_used_and_saved(tmp_path):
     given = {"weight_decay": 0.1, "betas": (0.5, 0.9), "eps": 1e-4}
     model = prefine_of(optimizer_kwargs=given).learn(2)
     assert {name: model.optimizer.param_groups[0][name] for name in given} == given
@@ -85,6 +85,6 @@ def test_weight_decay_shrinks_the_weights():
     assert norms[1] < 0.99 * norms[0]
 
 
-def test_an_argument_that_adam_does_not_have_is_refused():
+def test_unknown_optimizer_argument_is_refused():
     with pytest.raises(TypeError, match="momentum"):
         prefine_of(optimizer_kwargs={"momentum": 0.9})

@@ -1,4 +1,4 @@
-"""Seeds: what they decide, and what does not disturb them."""
+"""Seeds: what they determine, and what has no influence."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def learnt(**kwargs: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_an_environment_and_the_caller_s_random_state_change_nothing(algorithm):
+def test_env_and_global_random_state_do_not_change_training(algorithm):
     expected = learnt(algorithm=algorithm, seed=5)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(99)
@@ -26,7 +26,7 @@ def test_an_environment_and_the_caller_s_random_state_change_nothing(algorithm):
     assert_same_weights(learnt(algorithm=algorithm, seed=5, env=vec_env()), expected)
 
 
-def test_callbacks_that_draw_random_numbers_change_nothing(tmp_path):
+def test_random_callbacks_do_not_change_training(tmp_path):
     callbacks = [
         EvalCallback(vec_env(), eval_freq=2, n_eval_episodes=1, deterministic=False, verbose=0),
         CheckpointCallback(save_freq=3, save_path=str(tmp_path)),
@@ -34,13 +34,13 @@ def test_callbacks_that_draw_random_numbers_change_nothing(tmp_path):
     assert_same_weights(learnt(env=vec_env(), callback=callbacks), learnt())
 
 
-def test_predicting_while_it_learns_changes_nothing():
+def test_predict_in_a_callback_does_not_change_training():
     model = prefine_of()
     model.learn(10, callback=lambda *_: model.predict(STATES) is not None)
     assert_same_weights(weights(model.policy), learnt())
 
 
-def test_a_seed_repeats_the_samples_of_predict():
+def test_seed_repeats_the_samples_of_predict():
     one, other = prefine_of(seed=3), prefine_of(seed=3)
     one.set_random_seed(8)
     first = one.predict(STATES)[0]
@@ -50,7 +50,7 @@ def test_a_seed_repeats_the_samples_of_predict():
 
 
 def test_set_random_seed_decides_what_is_learnt_next():
-    """SB3's public way to seed a model that is already there."""
+    """This is SB3's public way to seed an existing model."""
 
     def run(seed: int) -> dict[str, torch.Tensor]:
         model = prefine_of(seed=0)

@@ -1,4 +1,4 @@
-"""Loggers: every format, one of your own, and numbers that cannot be divided by."""
+"""Loggers: every format, a custom logger, and the logged speed."""
 
 import csv
 import json
@@ -55,14 +55,14 @@ def test_every_format_is_written(tmp_path, capsys):
         assert key in printed
 
     events = EventAccumulator(str(tmp_path)).Reload()
-    # Counters that are the x-axis anyway stay out of TensorBoard, as in SB3.
+    # TensorBoard has no counters, which are on its x-axis anyway, as in SB3.
     hidden = {"train/n_updates", "time/time_elapsed", "time/total_timesteps"}
     assert set(events.Tags()["scalars"]) >= KEYS - hidden
     assert not set(events.Tags()["scalars"]) & hidden
     assert [event.step for event in events.Scalars("train/loss")] == [2, 4]
 
 
-def test_a_logger_of_your_own_is_kept_and_wins_over_tensorboard_log(tmp_path):
+def test_custom_logger_has_priority_over_tensorboard_log(tmp_path):
     recorder = Recorder()
     model = prefine_of(tensorboard_log=str(tmp_path), verbose=1)
     model.set_logger(recorder)
@@ -73,7 +73,7 @@ def test_a_logger_of_your_own_is_kept_and_wins_over_tensorboard_log(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_logger_is_not_saved(tmp_path):
+def test_logger_is_not_saved(tmp_path):
     model = prefine_of()
     model.set_logger(Recorder())
     model.learn(1).save(tmp_path / "model")
@@ -88,7 +88,7 @@ def test_verbose_decides_what_is_printed(verbose, capsys):
     assert ("total_timesteps" in capsys.readouterr().out) == bool(verbose)
 
 
-def test_without_an_interval_nothing_is_logged():
+def test_log_interval_none_logs_nothing():
     recorder = Recorder()
     model = prefine_of()
     model.set_logger(recorder)
@@ -96,7 +96,7 @@ def test_without_an_interval_nothing_is_logged():
     assert recorder.rows == []
 
 
-def test_what_a_callback_records_is_written_with_the_rest():
+def test_records_of_a_callback_are_logged():
     recorder = Recorder()
     model = prefine_of()
     model.set_logger(recorder)
@@ -109,7 +109,7 @@ def test_what_a_callback_records_is_written_with_the_rest():
     assert [row["mine/step"] for row in recorder.rows] == [1, 2]
 
 
-def test_a_clock_that_stands_still_divides_by_nothing(monkeypatch):
+def test_clock_that_stands_still_gives_finite_logs(monkeypatch):
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now)
     recorder = Recorder()
@@ -119,8 +119,8 @@ def test_a_clock_that_stands_still_divides_by_nothing(monkeypatch):
     assert all(np.isfinite(row["time/fps"]) and row["time/time_elapsed"] == 0 for row in recorder.rows)
 
 
-def test_the_speed_is_that_of_this_call(monkeypatch):
-    """After a long pause between two calls, and of its own steps only."""
+def test_logged_speed_is_that_of_this_call(monkeypatch):
+    """A pause between two calls and the steps of the other call do not count."""
     clock = [0]
     monkeypatch.setattr(time, "time_ns", lambda: clock[0])
     recorder = Recorder()
@@ -138,12 +138,12 @@ def test_the_speed_is_that_of_this_call(monkeypatch):
     assert [row["time/time_elapsed"] for row in recorder.rows] == [2, 2]
 
 
-def test_logs_can_be_dumped_before_anything_was_measured():
+def test_logs_can_be_dumped_before_any_step():
     model = prefine_of().learn(0)
     model.dump_logs()
 
 
-def test_the_window_of_episode_statistics_is_kept(tmp_path):
+def test_window_of_episode_statistics_is_saved(tmp_path):
     model = prefine_of(stats_window_size=42).learn(1)
     assert model.ep_info_buffer.maxlen == model.ep_success_buffer.maxlen == 42
     model.save(tmp_path / "model")
@@ -152,7 +152,7 @@ def test_the_window_of_episode_statistics_is_kept(tmp_path):
     assert loaded.ep_info_buffer.maxlen == loaded.ep_success_buffer.maxlen == 42
 
 
-def test_the_folder_of_a_logger_is_made(tmp_path):
+def test_folder_of_a_logger_is_created(tmp_path):
     folder = Path(tmp_path / "a" / "b")
     model = prefine_of()
     model.set_logger(configure(str(folder), ["csv"]))

@@ -12,7 +12,7 @@ from tests.worlds import ACTIONS, STATES, Anything, choosing, model_of
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC])
-def test_one_observation_and_a_batch(algorithm, device):
+def test_predict_takes_one_observation_and_a_batch(algorithm, device):
     model = prefine_of(algorithm, env=vec_env(2), device=device)
     assert model.policy.device.type == device
     one, state = model.predict(STATES[0], deterministic=True)
@@ -27,7 +27,7 @@ def test_one_observation_and_a_batch(algorithm, device):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_it_predicts_what_the_source_predicts(algorithm):
+def test_predictions_equal_those_of_the_source(algorithm):
     source = model_of(algorithm)
     model = PREFINE(source, device="cpu")
     expected, _ = source.predict(STATES, deterministic=True)
@@ -49,7 +49,7 @@ def test_samples_differ_and_stay_in_bounds(algorithm):
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.MultiDiscrete([3, 4]), spaces.MultiBinary(3)], ids=str)
-def test_discrete_actions_are_of_their_space(space):
+def test_discrete_actions_are_in_their_space(space):
     model = PREFINE(model_of(PPO, choosing(space)()), device="cpu")
     actions, _ = model.predict(STATES)
     assert actions.shape == (len(STATES), *space.shape)
@@ -68,7 +68,7 @@ def test_observations_of_another_shape_are_refused():
         model.predict({"observation": STATES[0]})
 
 
-def test_what_reset_returned_is_refused_with_a_hint():
-    """A pair of observation and info, the commonest mistake since gym 0.26."""
+def test_result_of_reset_is_refused_with_a_hint():
+    """reset returns a pair of observation and info. Passing it is the most common mistake since gym 0.26."""
     with pytest.raises(ValueError, match="mixing Gym API"):
         prefine_of().predict(Anything().reset())

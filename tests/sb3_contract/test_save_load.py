@@ -1,4 +1,4 @@
-"""Save and load, with and without an environment, and learning that goes on."""
+"""Save and load, with and without an environment, and continue training."""
 
 import io
 from pathlib import Path
@@ -19,10 +19,10 @@ def actions_of(model: BaseAlgorithm) -> np.ndarray:
     return model.predict(STATES, deterministic=True)[0]
 
 
-# Where it is saved
+# Paths and files
 
 
-@pytest.mark.filterwarnings("ignore:Path .* does not exist")  # SB3's word when it makes the folder
+@pytest.mark.filterwarnings("ignore:Path .* does not exist")  # SB3 warns when it creates the folder
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("name", ["model", "model.zip", "a/folder/that/is/not/there/model", "rl_model.v1.5"])
 def test_paths_are_those_of_sb3(kind, name, tmp_path):
@@ -35,7 +35,7 @@ def test_paths_are_those_of_sb3(kind, name, tmp_path):
     np.testing.assert_array_equal(actions_of(loaded), actions_of(model))
 
 
-def test_an_open_file_is_written_and_read(tmp_path):
+def test_open_file_is_written_and_read(tmp_path):
     model = prefine_of().learn(3)
     with open(tmp_path / "model.bin", "wb") as file:
         model.save(file)
@@ -45,15 +45,15 @@ def test_an_open_file_is_written_and_read(tmp_path):
     np.testing.assert_array_equal(actions_of(loaded), actions_of(model))
 
 
-def test_an_open_file_of_another_algorithm_is_refused_in_words():
+def test_open_file_of_another_algorithm_is_refused():
     file = io.BytesIO()
     model_of(PPO).save(file)
     file.seek(0)
-    with pytest.raises(ValueError, match=r"path: the file was not written by PREFINE\.save"):
+    with pytest.raises(ValueError, match=r"^path: .*PREFINE\.save"):
         PREFINE.load(file)
 
 
-def test_saving_changes_nothing(tmp_path):
+def test_saving_does_not_change_training(tmp_path):
     def run(saves: bool) -> dict[str, torch.Tensor]:
         model = prefine_of()
         for _ in range(3):
@@ -69,7 +69,7 @@ def test_saving_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_every_parameter_comes_back(algorithm, tmp_path):
+def test_every_parameter_is_restored(algorithm, tmp_path):
     model = prefine_of(algorithm).learn(5)
     model.save(tmp_path / "model")
     loaded = PREFINE.load(tmp_path / "model", device="cpu")
@@ -81,7 +81,7 @@ def test_every_parameter_comes_back(algorithm, tmp_path):
     assert given["optimizer"]["param_groups"] == read["optimizer"]["param_groups"]
 
 
-def test_every_hyperparameter_comes_back(tmp_path):
+def test_every_hyperparameter_is_restored(tmp_path):
     options = {
         "learning_rate": 1e-3,
         "batch_size": 7,
@@ -101,7 +101,7 @@ def test_every_hyperparameter_comes_back(tmp_path):
     assert loaded.policy_class is type(model.policy)
 
 
-def test_excluded_parameters_are_left_out_and_included_ones_are_kept(tmp_path):
+def test_exclude_and_include_choose_what_is_saved(tmp_path):
     model = prefine_of(beta=0.3, verbose=2)
     model.save(tmp_path / "model", exclude=["verbose", "beta"])
     loaded = PREFINE.load(tmp_path / "model", device="cpu")
@@ -111,10 +111,10 @@ def test_excluded_parameters_are_left_out_and_included_ones_are_kept(tmp_path):
     assert (loaded.verbose, loaded.beta) == (0, 0.3)
 
 
-def test_preferences_are_saved_if_asked_for(tmp_path):
+def test_preferences_can_be_included(tmp_path):
     model = prefine_of()
     model.save(tmp_path / "model", include=["preferences"])
-    with pytest.raises(ValueError, match=r"preferences cannot be read without unpickling.*preferences=\.\.\."):
+    with pytest.raises(ValueError, match=r"model\.zip: preferences "):
         PREFINE.load(tmp_path / "model", device="cpu")
     given = PREFINE.load(tmp_path / "model", device="cpu", preferences=preferences())
     trusted = PREFINE.load(tmp_path / "model", device="cpu", trust=True)
@@ -122,7 +122,7 @@ def test_preferences_are_saved_if_asked_for(tmp_path):
     assert_same_weights(weights(trusted.learn(3).policy), weights(given.learn(3).policy))
 
 
-def test_objects_of_the_file_are_replaced_by_those_given(tmp_path):
+def test_custom_objects_replace_those_in_the_file(tmp_path):
     prefine_of(learning_rate=lambda progress: 1e-3).save(tmp_path / "model")
     loaded = PREFINE.load(tmp_path / "model", device="cpu", custom_objects={"learning_rate": 1e-5, "batch_size": 3})
     assert (loaded.learning_rate, loaded.lr_schedule(1.0), loaded.batch_size) == (1e-5, 1e-5, 3)
@@ -130,7 +130,7 @@ def test_objects_of_the_file_are_replaced_by_those_given(tmp_path):
     assert loaded.learn(2).optimizer.param_groups[0]["lr"] == 1e-5
 
 
-def test_keyword_arguments_win_over_the_file(tmp_path):
+def test_keyword_arguments_have_priority_over_the_file(tmp_path):
     prefine_of(beta=0.3).save(tmp_path / "model")
     loaded = PREFINE.load(tmp_path / "model", device="cpu", beta=0.1, preferences=preferences(), learning_rate=1e-5)
     assert (loaded.beta, loaded.lr_schedule(0.5)) == (0.1, 1e-5)
@@ -138,7 +138,7 @@ def test_keyword_arguments_win_over_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["PREFINE", "PPO"])
-def test_the_versions_are_printed_if_asked_for(own, tmp_path, capsys):
+def test_print_system_info_prints_the_versions(own, tmp_path, capsys):
     (prefine_of() if own else model_of(PPO)).save(tmp_path / "model")
     PREFINE.load(tmp_path / "model", device="cpu")
     assert "SYSTEM INFO" not in capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_the_versions_are_printed_if_asked_for(own, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC])
-def test_the_policy_alone_is_saved_and_loaded_as_sb3_does(algorithm, tmp_path):
+def test_policy_alone_is_saved_and_loaded_as_in_sb3(algorithm, tmp_path):
     model = prefine_of(algorithm, learning_rate=1e-2).learn(3)
     model.policy.save(tmp_path / "policy.pkl")
     policy = model.policy_class.load(tmp_path / "policy.pkl", device="cpu")
@@ -160,7 +160,7 @@ def test_the_policy_alone_is_saved_and_loaded_as_sb3_does(algorithm, tmp_path):
         np.testing.assert_array_equal(actor.predict(STATES, deterministic=True)[0], actions_of(model))
 
 
-def test_a_schedule_of_numpy_s_numbers_is_cast(tmp_path):
+def test_schedule_of_numpy_numbers_is_cast(tmp_path):
     """torch.load(weights_only=True) refuses NumPy's floats in an optimizer (SB3 issue 1900)."""
     model = prefine_of(learning_rate=lambda progress: progress * np.sin(1.0)).learn(3)
     assert type(model.lr_schedule(0.5)) is float
@@ -179,7 +179,7 @@ def test_a_schedule_of_numpy_s_numbers_is_cast(tmp_path):
 # Environments
 
 
-def test_without_an_environment_there_is_none(tmp_path):
+def test_model_without_an_environment_has_none_after_loading(tmp_path):
     model = prefine_of()
     assert model.get_env() is None
     assert model.get_vec_normalize_env() is None
@@ -187,7 +187,7 @@ def test_without_an_environment_there_is_none(tmp_path):
     assert PREFINE.load(tmp_path / "model", device="cpu").get_env() is None
 
 
-def test_environments_are_set_and_training_goes_on():
+def test_environments_can_be_set_between_trainings():
     model = prefine_of(env=Anything())
     assert isinstance(model.get_env(), DummyVecEnv)
     model.learn(3)
@@ -198,7 +198,7 @@ def test_environments_are_set_and_training_goes_on():
     assert model.get_env() is env
 
 
-def test_an_environment_is_set_on_a_model_without_one():
+def test_environment_can_be_set_on_a_model_without_one():
     model = prefine_of()
     model.set_env(vec_env())
     assert model.get_env() is not None
@@ -212,7 +212,7 @@ def test_environments_that_do_not_fit_are_refused(tmp_path):
         model.set_env(vec_env(1))
     model.save(tmp_path / "model")
     pendulum = vec_env(env="Pendulum-v1")
-    with pytest.raises(ValueError, match="env: its observation_space is "):
+    with pytest.raises(ValueError, match=r"^env: its observation_space "):
         PREFINE.load(tmp_path / "model", env=pendulum, device="cpu")
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         prefine_of().set_env(pendulum)
@@ -220,7 +220,7 @@ def test_environments_that_do_not_fit_are_refused(tmp_path):
 
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("force_reset", [True, False])
-def test_a_model_is_loaded_with_another_number_of_environments(n_envs, force_reset, tmp_path):
+def test_model_can_be_loaded_with_another_number_of_environments(n_envs, force_reset, tmp_path):
     prefine_of(env=vec_env(2)).learn(2).save(tmp_path / "model")
     env = vec_env(n_envs)
     loaded = PREFINE.load(tmp_path / "model", env=env, device="cpu", force_reset=force_reset)
@@ -231,20 +231,20 @@ def test_a_model_is_loaded_with_another_number_of_environments(n_envs, force_res
     assert env.reset().shape[0] == n_envs
 
 
-def test_an_environment_that_normalises_is_refused_wherever_it_is_given(tmp_path):
-    """The model normalises observations itself: twice would be wrong without a word."""
+def test_environment_that_normalises_is_refused(tmp_path):
+    """The model normalises observations itself. Normalising them twice would be a silent error."""
     model = prefine_of()
     model.save(tmp_path / "model")
     model_of(PPO).save(tmp_path / "ppo")
     env = VecNormalize(vec_env())
     for path in (tmp_path / "model", tmp_path / "ppo"):
-        with pytest.raises(ValueError, match="env: it is wrapped in VecNormalize"):
+        with pytest.raises(ValueError, match=r"^env: .*VecNormalize"):
             PREFINE.load(path, env=env, device="cpu")
-    with pytest.raises(ValueError, match="env: it is wrapped in VecNormalize"):
+    with pytest.raises(ValueError, match=r"^env: .*VecNormalize"):
         model.set_env(env)
 
 
-def test_the_environment_is_not_saved(tmp_path):
+def test_environment_is_not_saved(tmp_path):
     prefine_of(env=vec_env()).save(tmp_path / "model")
     assert PREFINE.load(tmp_path / "model", device="cpu").get_env() is None
 
@@ -271,7 +271,7 @@ def test_counts_are_exact_through_learn_save_and_load(with_env, tmp_path):
     assert counts(loaded.learn(2)) == (2, 16, 2)
 
 
-def test_the_optimizer_s_steps_go_on_after_load(tmp_path):
+def test_steps_of_the_optimizer_continue_after_load(tmp_path):
     model = prefine_of().learn(5)
     model.save(tmp_path / "model")
     loaded = PREFINE.load(tmp_path / "model", device="cpu", preferences=preferences())
@@ -279,8 +279,8 @@ def test_the_optimizer_s_steps_go_on_after_load(tmp_path):
     assert {int(state["step"]) for state in loaded.optimizer.state_dict()["state"].values()} == {8}
 
 
-def test_objects_for_another_algorithm_s_file_are_refused(tmp_path):
-    """They would be ignored: what it is a reference for is built from the file, or from the environment."""
+def test_custom_objects_for_another_algorithm_are_refused(tmp_path):
+    """They would be ignored: a reference is built from the file or from the environment."""
     model_of(PPO).save(tmp_path / "ppo")
-    with pytest.raises(ValueError, match="custom_objects: observation_space cannot be put into the zip of another"):
+    with pytest.raises(ValueError, match=r"^custom_objects: observation_space "):
         PREFINE.load(tmp_path / "ppo", custom_objects={"observation_space": Anything.observation_space})

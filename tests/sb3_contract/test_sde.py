@@ -1,4 +1,4 @@
-"""State-dependent exploration (gSDE), beyond the likelihoods in tests/test_likelihood.py."""
+"""State-dependent exploration (gSDE); tests/policies/test_likelihood.py tests its likelihood."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_the_variants_of_ppo_learn_and_are_saved(options, tmp_path):
+def test_variants_of_gsde_learn_and_are_saved(options, tmp_path):
     kwargs = {"net_arch": [8], **options}
     source = model_of(PPO, use_sde=True, sde_sample_freq=4, policy_kwargs=kwargs)
     model = PREFINE(source, preferences(), batch_size=8, seed=0, device="cpu").learn(3)
@@ -28,8 +28,8 @@ def test_the_variants_of_ppo_learn_and_are_saved(options, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC])
-def test_the_noise_matrix_of_predict_is_not_drawn_while_it_learns(algorithm):
-    """The counterfactuals have noise of their own: predicting between steps must not change what is learnt."""
+def test_noise_matrix_of_predict_does_not_change_training(algorithm):
+    """Counterfactuals have separate noise, so that predicting between steps does not change what is learnt."""
 
     def run(callback: object) -> dict:
         model = PREFINE(model_of(algorithm, use_sde=True), preferences(), batch_size=8, seed=0, device="cpu")

@@ -1,4 +1,4 @@
-"""Spaces: which are learnt in, in which precision, and which are refused."""
+"""Spaces in which PREFINE learns, their precision, and spaces that are refused."""
 
 from typing import Any
 
@@ -28,8 +28,8 @@ class Doubles(Anything):
         return self.np_random.normal(3.0, 2.0, OBSERVATIONS)
 
 
-class Counting(Anything):
-    """A whole number is all there is to see."""
+class WholeNumbers(Anything):
+    """Observations are whole numbers."""
 
     observation_space = spaces.Discrete(5)
 
@@ -57,8 +57,8 @@ def test_discrete_actions_are_learnt_with_an_environment(algorithm, space):
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_boxes_of_float64(algorithm, dtype, tmp_path):
-    """With data of either precision: DSRL's are float32."""
+def test_boxes_of_float64_are_learnt_and_saved(algorithm, dtype, tmp_path):
+    """The data may have either precision: those of DSRL are float32."""
 
     def of(action: list[float]) -> Trajectories:
         given = trajectories(action)
@@ -79,9 +79,9 @@ def test_boxes_of_float64(algorithm, dtype, tmp_path):
     np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], action)
 
 
-def test_discrete_observations(tmp_path):
-    source = model_of(PPO, Counting())
-    model = PREFINE(source, recorded(source, Counting), env=Counting(), batch_size=8, device="cpu").learn(3)
+def test_discrete_observations_are_learnt_and_saved(tmp_path):
+    source = model_of(PPO, WholeNumbers())
+    model = PREFINE(source, recorded(source, WholeNumbers), env=WholeNumbers(), batch_size=8, device="cpu").learn(3)
     model.save(tmp_path / "model")
     loaded = PREFINE.load(tmp_path / "model", device="cpu")
     for observation in range(5):
@@ -100,7 +100,7 @@ def test_dict_observations_are_learnt_with_an_environment(tmp_path):
     np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
 
 
-def test_data_of_another_kind_of_space_are_refused():
+def test_data_of_another_space_are_refused():
     source = PPO("MultiInputPolicy", Parts(), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu")
     with pytest.raises((TypeError, ValueError), match="observation"):
         PREFINE(source, preferences(), device="cpu")
@@ -109,8 +109,8 @@ def test_data_of_another_kind_of_space_are_refused():
 
 
 @pytest.mark.parametrize("bound", [np.inf, -np.inf])
-def test_actions_without_bounds_are_refused_as_sb3_does(bound):
-    """SB3 checks it of an environment; there may be none here."""
+def test_actions_without_bounds_are_refused_as_in_sb3(bound):
+    """SB3 checks this for the environment, which is optional here."""
     low, high = (-1.0, bound) if bound > 0 else (bound, 1.0)
     space = spaces.Box(low, high, (ACTIONS,), np.float32)
     policy = ActorCriticPolicy(Anything.observation_space, space, ConstantSchedule(1e-3))

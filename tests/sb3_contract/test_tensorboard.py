@@ -1,4 +1,4 @@
-"""TensorBoard: which run a call of learn writes into."""
+"""TensorBoard: the run that a call of learn writes to."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.worlds import preferences
 
 
 def steps_of(run: Path) -> list[int]:
-    # Of two files of the same second, either may come first.
+    # Two files of the same second may come in any order.
     return sorted(event.step for event in EventAccumulator(str(run)).Reload().Scalars("train/loss"))
 
 
@@ -19,7 +19,7 @@ def runs_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_run_that_goes_on_stays_in_its_folder(tmp_path):
+def test_continued_training_writes_to_the_same_folder(tmp_path):
     model = prefine_of(tensorboard_log=str(tmp_path))
     model.learn(2, log_interval=1)
     model.learn(2, log_interval=1, reset_num_timesteps=False)
@@ -33,7 +33,7 @@ def test_a_run_that_goes_on_stays_in_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mine", "mine_1"])
-def test_runs_are_named(tmp_path, name):
+def test_runs_have_the_given_name_and_a_number(tmp_path, name):
     model = prefine_of(tensorboard_log=str(tmp_path))
     model.learn(1, log_interval=1, tb_log_name=name)
     model.learn(1, log_interval=1, tb_log_name=name)
@@ -41,7 +41,7 @@ def test_runs_are_named(tmp_path, name):
     assert runs_in(tmp_path) == sorted([f"{name}_1", f"{name}_2", "other_1"])
 
 
-def test_a_loaded_model_writes_where_it_did(tmp_path):
+def test_loaded_model_writes_to_the_same_folder(tmp_path):
     prefine_of(tensorboard_log=str(tmp_path / "logs")).learn(2, log_interval=1).save(tmp_path / "model")
     loaded = PREFINE.load(tmp_path / "model", device="cpu", preferences=preferences())
     loaded.learn(2, log_interval=1, reset_num_timesteps=False)
@@ -54,7 +54,7 @@ def test_a_loaded_model_writes_where_it_did(tmp_path):
     assert runs_in(tmp_path / "other") == ["PREFINE_1"]
 
 
-def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prefine_of().learn(2, log_interval=1)
     assert list(tmp_path.iterdir()) == []

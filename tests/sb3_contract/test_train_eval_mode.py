@@ -14,7 +14,7 @@ from tests.worlds import STATES, assert_same_weights, model_of, preferences, wei
 
 
 class DropoutAndBatchNorm(BaseFeaturesExtractor):
-    """Both kinds of layer that differ between the modes."""
+    """Has both kinds of layers that differ between the modes."""
 
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space, features_dim=8)
@@ -31,7 +31,7 @@ def source_of(algorithm: type[BaseAlgorithm], share: bool = True) -> BaseAlgorit
     if not share or algorithm is SAC:
         kwargs["share_features_extractor"] = False
     model = model_of(algorithm, policy_kwargs=kwargs)
-    # As if it had been trained: statistics that are not those of fresh layers.
+    # Change the statistics from their initial values, as training does.
     model.policy.set_training_mode(True)
     with torch.no_grad():
         for module in model.policy.modules():
@@ -49,7 +49,7 @@ ALL = pytest.mark.parametrize(("algorithm", "share"), [(PPO, True), (PPO, False)
 
 
 @ALL
-def test_predict_is_deterministic_and_that_of_the_source(algorithm, share):
+def test_predict_is_deterministic_and_equals_the_source(algorithm, share):
     source = source_of(algorithm, share)
     model = PREFINE(source, device="cpu")
     assert not model.policy.training
@@ -61,7 +61,7 @@ def test_predict_is_deterministic_and_that_of_the_source(algorithm, share):
 
 
 @ALL
-def test_training_leaves_the_statistics_alone_and_learns(algorithm, share):
+def test_training_does_not_change_batch_statistics(algorithm, share):
     model = PREFINE(source_of(algorithm, share), preferences(), learning_rate=1e-2, batch_size=8, seed=0, device="cpu")
     before, reference = buffers(model.policy), weights(model.reference.policy)
     assert any("running_mean" in name for name in before)
@@ -73,7 +73,7 @@ def test_training_leaves_the_statistics_alone_and_learns(algorithm, share):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_predict_does_not_change_the_mode_while_it_learns(algorithm):
+def test_predict_does_not_change_the_mode_during_training(algorithm):
     modes = []
 
     def predict(locals_: dict, _globals: dict) -> bool:
@@ -91,7 +91,7 @@ def test_predict_does_not_change_the_mode_while_it_learns(algorithm):
     assert not any(module.training for module in model.reference.policy.modules())
 
 
-def test_a_model_left_in_training_mode_is_opened_in_evaluation_mode():
+def test_model_in_training_mode_is_opened_in_evaluation_mode():
     source = source_of(PPO)
     expected = source.predict(STATES, deterministic=True)[0]
     source.policy.set_training_mode(True)
@@ -104,12 +104,12 @@ def test_a_model_left_in_training_mode_is_opened_in_evaluation_mode():
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_the_statistics_are_saved_and_exported(algorithm, tmp_path):
+def test_batch_statistics_are_saved_and_exported(algorithm, tmp_path):
     model = PREFINE(source_of(algorithm), preferences(), batch_size=8, device="cpu").learn(2)
     expected = model.predict(STATES, deterministic=True)[0]
     model.save(tmp_path / "model")
-    # The extractor is of this file, which the zip alone must not import.
-    with pytest.raises(ValueError, match=r"features_extractor_class.*trust=True"):
+    # The extractor's class is in this file, which loading must not import without trust.
+    with pytest.raises(ValueError, match=r"features_extractor_class"):
         PREFINE.load(tmp_path / "model", device="cpu")
     exported = algorithm.load(model.export(tmp_path / "plain"), device="cpu")
     for loaded in (PREFINE.load(tmp_path / "model", device="cpu", trust=True), exported):

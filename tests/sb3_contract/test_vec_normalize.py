@@ -1,4 +1,4 @@
-"""VecNormalize: its statistics are inside the model, so that SB3's tools get raw environments."""
+"""VecNormalize: its statistics are in the model, so that SB3's tools get raw environments."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def rewards_of(model: BaseAlgorithm, env: VecEnv) -> list[float]:
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_sb3_s_evaluation_of_a_raw_environment_gives_the_source_s_returns(algorithm):
+def test_evaluation_in_a_raw_environment_gives_the_same_returns(algorithm):
     source, env = trained(algorithm)
     model = PREFINE(source, device="cpu")
     assert model.get_vec_normalize_env() is None
@@ -42,7 +42,7 @@ def test_sb3_s_evaluation_of_a_raw_environment_gives_the_source_s_returns(algori
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_neither_training_nor_evaluation_moves_the_statistics(algorithm):
+def test_training_and_evaluation_do_not_change_the_statistics(algorithm):
     source, env = trained(algorithm)
     model = PREFINE(source, preferences(), env=vec_env(), batch_size=8, seed=0, device="cpu")
     before = model.reference.normalize(STATES).copy()
@@ -53,7 +53,7 @@ def test_neither_training_nor_evaluation_moves_the_statistics(algorithm):
     assert env.obs_rms.count == count
 
 
-def test_statistics_that_move_later_do_not_move_the_model():
+def test_later_statistics_of_the_source_do_not_change_the_model():
     source, env = trained(PPO)
     model = PREFINE(source, device="cpu")
     before = model.predict(STATES, deterministic=True)[0]
@@ -61,7 +61,7 @@ def test_statistics_that_move_later_do_not_move_the_model():
     np.testing.assert_array_equal(model.predict(STATES, deterministic=True)[0], before)
 
 
-def test_only_rewards_normalised_is_no_normaliser():
+def test_normalised_rewards_alone_need_no_normaliser():
     env = VecNormalize(vec_env(), norm_obs=False)
     source = model_of(PPO, env, **SHORT[PPO]).learn(32)
     model = PREFINE(source, device="cpu")
@@ -70,7 +70,7 @@ def test_only_rewards_normalised_is_no_normaliser():
     np.testing.assert_array_equal(model.predict(STATES, deterministic=True)[0], expected)
 
 
-def test_the_best_model_of_an_evaluation_carries_its_normaliser(tmp_path):
+def test_best_model_of_an_evaluation_has_its_normaliser(tmp_path):
     source, _ = trained(PPO)
     model = PREFINE(source, preferences(), env=vec_env(), batch_size=8, seed=0, device="cpu")
     callback = EvalCallback(vec_env(), eval_freq=2, n_eval_episodes=1, best_model_save_path=str(tmp_path), verbose=0)
@@ -81,7 +81,7 @@ def test_the_best_model_of_an_evaluation_carries_its_normaliser(tmp_path):
     assert not np.allclose(best.policy.predict(STATES, deterministic=True)[0], expected)
 
 
-def test_a_dict_of_which_one_part_is_normalised():
+def test_one_part_of_a_dict_can_be_normalised():
     env = VecNormalize(vec_env(env=Parts), norm_obs_keys=["speed"], norm_reward=False)
     kwargs = {"policy_kwargs": {"net_arch": [8]}, "n_steps": 16, "batch_size": 16, "seed": 0, "device": "cpu"}
     source = PPO("MultiInputPolicy", env, **kwargs).learn(16)

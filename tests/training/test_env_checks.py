@@ -1,4 +1,4 @@
-"""Environments of a model that trains without one: which are taken and which are refused."""
+"""Which environments a model accepts, although training does not use them."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,23 +19,23 @@ from tests.worlds import ACTIONS, OBSERVATIONS, Anything, model_of
 FOUR = spaces.Discrete(4)
 
 
-def test_an_environment_by_its_id_is_put_behind_the_reference_s_wrappers():
+def test_env_id_gets_the_wrappers_of_the_reference():
     reference = load_reference(PPO("MlpPolicy", TimeFeatureWrapper(gym.make("Pendulum-v1")), device="cpu"))
     path = f"{TimeFeatureWrapper.__module__}.{TimeFeatureWrapper.__name__}"
     wrapped = replace(reference, env_wrappers=(env_wrapper(path, {}, "test", False),))
     made: Any = make_env("Pendulum-v1", wrapped)
     assert made.observation_space.shape == (4,)
     assert PREFINE(wrapped, env="Pendulum-v1", device="cpu").get_env().reset().shape == (1, 4)
-    with pytest.raises(ValueError, match=r"env: its observation_space is .*\(3,\).*, the policy's is .*\(4,\)"):
+    with pytest.raises(ValueError, match=r"^env: its observation_space .*\(3,\).*\(4,\)"):
         PREFINE(reference, env="Pendulum-v1", device="cpu")
 
 
-def test_an_environment_that_is_given_is_taken_as_it_is():
+def test_given_env_is_not_wrapped():
     reference = load_reference(model_of(PPO))
     env = Anything()
     assert make_env(env, reference) is env
     assert make_env(None, reference) is None
-    with pytest.raises(ValueError, match="env: it is wrapped in VecNormalize"):
+    with pytest.raises(ValueError, match=r"^env: .*VecNormalize"):
         make_env(VecNormalize(DummyVecEnv([Anything])), reference)
     refuse_normalized(DummyVecEnv([Anything]))
 
@@ -48,7 +48,7 @@ def like(observation_space: spaces.Space, action_space: spaces.Space) -> DummyVe
     return DummyVecEnv([Like])
 
 
-def test_bounds_and_precision_of_a_box_may_be_those_of_another_version():
+def test_bounds_and_dtype_of_a_box_may_differ():
     own = Anything.observation_space, Anything.action_space
     check_env(like(*own), *own)
     wide = spaces.Box(-10, 10, (OBSERVATIONS,), np.float64), spaces.Box(-1, 1, (ACTIONS,), np.float64)
@@ -65,22 +65,22 @@ def test_bounds_and_precision_of_a_box_may_be_those_of_another_version():
         ("action_space", spaces.MultiBinary(ACTIONS)),
     ],
 )
-def test_another_kind_or_shape_of_space_is_refused(name, found):
+def test_space_of_another_kind_or_shape_is_refused(name, found):
     own = {"observation_space": Anything.observation_space, "action_space": Anything.action_space}
-    with pytest.raises(ValueError, match=f"^env: its {name} is .*, the policy's is Box.*Give the environment that the"):
+    with pytest.raises(ValueError, match=f"^env: its {name} .*Box"):
         check_env(like(**{**own, name: found}), **own)
 
 
 @pytest.mark.parametrize("other", [spaces.Discrete(5), spaces.Discrete(4, start=1), spaces.MultiDiscrete([4])])
-def test_discrete_spaces_have_to_be_the_same(other):
+def test_discrete_spaces_have_to_be_equal(other):
     check_env(like(Anything.observation_space, FOUR), Anything.observation_space, spaces.Discrete(4))
-    with pytest.raises(ValueError, match=r"env: its action_space is .*, the policy's is Discrete\(4\)"):
+    with pytest.raises(ValueError, match=r"^env: its action_space .*Discrete\(4\)"):
         check_env(like(Anything.observation_space, other), Anything.observation_space, FOUR)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-np.inf, 1.0), (-1.0, np.inf), (-np.inf, np.inf)])
-def test_actions_need_bounds(low, high):
-    with pytest.raises(ValueError, match=r"policy: its action_space Box.* has to have finite bounds"):
+def test_actions_without_bounds_are_refused(low, high):
+    with pytest.raises(ValueError, match=r"^policy: its action_space Box"):
         check_actions(spaces.Box(np.array([low, -1.0]), np.array([1.0, high]), dtype=np.float64))
     check_actions(spaces.Box(-1e6, 1e6, (2,)))
     check_actions(FOUR)

@@ -1,4 +1,4 @@
-"""The progress bar counts gradient steps, with whatever callbacks there are."""
+"""The progress bar counts gradient steps, together with callbacks of every form."""
 
 import pytest
 from stable_baselines3 import PPO
@@ -15,7 +15,7 @@ class Counter(BaseCallback):
 
 
 @pytest.mark.parametrize("form", ["none", "function", "callback", "list", "callback list"])
-def test_every_form_of_callback_is_kept(form, capsys):
+def test_progress_bar_keeps_callbacks_of_every_form(form, capsys):
     counter = Counter()
     called = []
     callback = {
@@ -32,13 +32,13 @@ def test_every_form_of_callback_is_kept(form, capsys):
     assert counter.n_calls == (5 if form in ("callback", "list", "callback list") else 0)
 
 
-def test_it_counts_what_is_left_when_learning_goes_on(capsys):
+def test_progress_bar_of_continued_training_counts_its_own_steps(capsys):
     model = PREFINE(model_of(PPO), preferences(), device="cpu").learn(5)
     model.learn(3, reset_num_timesteps=False, progress_bar=True)
     assert "3/3" in capsys.readouterr().err
 
 
-def test_it_comes_last():
+def test_progress_bar_is_the_last_callback():
     assert [type(callback).__name__ for callback in add_progress_bar(Counter()).callbacks] == [
         "Counter",
         "ProgressBar",

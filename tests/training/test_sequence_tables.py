@@ -1,4 +1,4 @@
-"""The sequences that recurrent policies learn from, against the policy stepped by hand along each episode."""
+"""Sequences for recurrent policies, compared with the policy stepped along each episode."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.policies.base import SequenceInputs
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.reference.reference import Reference
-from sb3_prefine.training import sequence_tables as sequences
+from sb3_prefine.training import sequence_tables
+from sb3_prefine.training.draw_rows import UPDATES_PER_DRAW
 from sb3_prefine.training.sequence_tables import SEQUENCE_LENGTH, SequenceTables, build_sequence_tables, hidden_states
-from sb3_prefine.training.transition_tables import UPDATES_PER_DRAW
 from tests.families import Parts
 from tests.worlds import ACTIONS, OBSERVATIONS, Anything
 
@@ -23,7 +23,7 @@ LENGTHS = [66, 5, 32, 33], [40, 1]
 
 
 def recurrent(env: Any = None, policy: str = "MlpLstmPolicy", **policy_kwargs: Any) -> RecurrentPPO:
-    """An untrained one, whose hidden states matter: its weights are large."""
+    """Make an untrained model with large weights, so that its hidden states matter."""
     kwargs = {"net_arch": [8], "lstm_hidden_size": 6, **policy_kwargs}
     model = RecurrentPPO(policy, env or Anything(), policy_kwargs=kwargs, seed=0, device="cpu")
     with torch.no_grad():
@@ -61,7 +61,7 @@ def tables_of(data: PreferenceBuffer, reference: Reference, policy: Any = None) 
 
 
 def stepped(policy: Any, data: Trajectories) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs (N,) of the actions, and hidden states (N, H) before each step, as the policy has them when it acts."""
+    """Step a policy along the data: log-probs of the actions (N,), and the hidden states before each step (N, H)."""
     scores, hidden = [], []
     with torch.no_grad():
         for episode in data:
@@ -90,7 +90,7 @@ def both(policy: Any, data: PreferenceBuffer) -> tuple[torch.Tensor, torch.Tenso
 
 @settings(max_examples=25, deadline=None)
 @given(*[st.lists(st.integers(1, 2 * SEQUENCE_LENGTH + 2), min_size=1, max_size=5)] * 2)
-def test_every_step_is_in_one_sequence_of_its_episode_and_the_rest_fills_up(preferred, dispreferred):
+def test_every_step_is_in_one_sequence_and_the_rest_is_padding(preferred, dispreferred):
     data = PreferenceBuffer(episodes(preferred), episodes(dispreferred, seed=1))
     tables = tables_of(data, REFERENCE)
     n_sequences = [-(-length // SEQUENCE_LENGTH) for length in (*preferred, *dispreferred)]
@@ -101,7 +101,7 @@ def test_every_step_is_in_one_sequence_of_its_episode_and_the_rest_fills_up(pref
     expected = [np.concatenate([getattr(s, name) for s in (data.preferred, data.dispreferred)]) for name in SEEN]
     np.testing.assert_array_equal(tables.observations[real], expected[0])
     np.testing.assert_array_equal(tables.actions[real], expected[1])
-    # What fills up is at the end of the sequence.
+    # Padding is at the end of a sequence.
     assert (real.int().diff(dim=1) <= 0).all()
     lengths = np.array(preferred + dispreferred)
     assert real.sum(1)[np.cumsum(n_sequences) - 1].tolist() == ((lengths - 1) % SEQUENCE_LENGTH + 1).tolist()
@@ -116,15 +116,15 @@ REFERENCE = load_reference(recurrent())
     [{}, {"n_lstm_layers": 2}, {"shared_lstm": True, "enable_critic_lstm": False}, {"share_features_extractor": False}],
     ids=["one layer", "two layers", "shared", "separate extractors"],
 )
-def test_the_reference_scores_sequences_as_it_does_step_by_step(policy_kwargs):
-    """The hidden states run on from one sequence to the next and start at zero with each episode."""
+def test_reference_scores_sequences_as_it_does_step_by_step(policy_kwargs):
+    """The hidden states continue from one sequence to the next and start at zero with each episode."""
     reference, data = load_reference(recurrent(**policy_kwargs)), buffer()
     tables = tables_of(data, reference)
     scores = likelihood_of(reference.policy, -5.0).log_prob(tables.params_ref, tables.actions)
     torch.testing.assert_close(scores[tables.weights > 0], both(reference.policy, data)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_dict_observations_are_cut_part_by_part():
+def test_dict_observations_are_cut_into_sequences():
     reference = load_reference(recurrent(Parts(), "MultiInputLstmPolicy"))
     rng = np.random.default_rng(0)
     sets = []
@@ -141,19 +141,19 @@ def test_dict_observations_are_cut_part_by_part():
     torch.testing.assert_close(scores[tables.weights > 0], both(reference.policy, data)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_an_episode_does_not_feel_the_one_before_it():
+def test_hidden_states_start_at_zero_with_each_episode():
     reference = load_reference(recurrent())
     one, other = episodes([70]), episodes([45], seed=1)
     after = tables_of(PreferenceBuffer(other + one, other), reference)
     alone = tables_of(PreferenceBuffer(one, other), reference)
     torch.testing.assert_close(after.params_ref[2:5], alone.params_ref[:3], rtol=1e-5, atol=1e-6)
-    # The hidden state is what the scores depend on: the second sequence alone is scored otherwise.
+    # The scores depend on the hidden state: without the first sequence, the second has other scores.
     rows = slice(SEQUENCE_LENGTH, None)
     cut = episodes([70 - SEQUENCE_LENGTH], observations=np.array(one.observations[rows]))
     assert not torch.allclose(tables_of(PreferenceBuffer(cut, other), reference).params_ref[:2], alone.params_ref[1:3])
 
 
-def test_hidden_states_are_those_of_the_policy_that_learns():
+def test_hidden_states_of_batches_are_those_of_the_learning_policy():
     data, policy = buffer(), recurrent().policy
     policy.set_training_mode(False)
     other = recurrent()
@@ -175,12 +175,12 @@ def starts_and_lengths(data: PreferenceBuffer) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 8])
-def test_the_reference_runs_over_a_few_sequences_at_a_time(chunk, monkeypatch):
-    """10 sequences, of 6 episodes."""
+def test_reference_runs_over_a_few_sequences_at_a_time(chunk, monkeypatch):
+    """The data are 10 sequences from 6 episodes."""
     reference, data = load_reference(recurrent()), buffer()
     expected = tables_of(data, reference)
     assert len(expected.positions) == 10
-    monkeypatch.setattr(sequences, "_CHUNK", chunk)
+    monkeypatch.setattr(sequence_tables, "SEQUENCES_PER_FORWARD_PASS", chunk)
     sizes = []
     original = torch.nn.LSTM.forward
 
@@ -210,7 +210,7 @@ def test_weights_and_labels_of_an_episode_reach_its_steps():
 
 
 @pytest.mark.parametrize(("batch_size", "n_drawn"), [(1, 1), (32, 1), (47, 1), (49, 2), (96, 3)])
-def test_a_batch_holds_whole_sequences_of_both_sets(batch_size, n_drawn):
+def test_batch_holds_whole_sequences_of_both_sets(batch_size, n_drawn):
     tables = tables_of(buffer(), REFERENCE)
     batches = tables.batches(batch_size, torch.Generator().manual_seed(0))
     found: tuple[set, set] = (set(), set())
@@ -232,7 +232,7 @@ def test_a_batch_holds_whole_sequences_of_both_sets(batch_size, n_drawn):
     assert found == (set(range(7)), set(range(7, 10)))
 
 
-def test_hidden_states_are_run_anew_with_every_block_of_updates():
+def test_hidden_states_are_computed_again_every_100_updates():
     policy = recurrent().policy
     tables = tables_of(buffer(), REFERENCE, policy)
     old, _ = hidden_states(policy, tables.observations, tables.positions)
@@ -251,12 +251,12 @@ def test_hidden_states_are_run_anew_with_every_block_of_updates():
     assert all(are_of(found, new) for found in hidden[UPDATES_PER_DRAW - 1 :])
 
 
-def test_what_fills_up_does_not_count():
-    """Other observations and actions in the steps that fill up change nothing of what is learnt."""
+def test_padding_does_not_change_what_is_learnt():
+    """Other observations and actions in the padding lead to the same weights."""
 
     def learnt(replace: bool) -> dict[str, torch.Tensor]:
         model = PREFINE(recurrent(), buffer(), batch_size=128, learning_rate=1e-2, seed=0, device="cpu").learn(0)
-        batch: Any = next(model._current_tables().batches(128, torch.Generator().manual_seed(0)))
+        batch: Any = next(model.current_tables().batches(128, torch.Generator().manual_seed(0)))
         unreal = batch.sets.weights == 0
         assert 0 < unreal.sum() < len(unreal)
         if replace:
@@ -271,14 +271,14 @@ def test_what_fills_up_does_not_count():
     assert any(not torch.equal(plain[name], weight) for name, weight in recurrent().policy.state_dict().items())
 
 
-def test_the_supervised_loss_is_the_mean_over_the_steps_of_the_drawn_sequences():
+def test_sft_loss_is_the_mean_over_steps_of_drawn_sequences():
     model = PREFINE(recurrent(), buffer(), batch_size=96, beta=0.0, sft_coef=1.0, seed=0, device="cpu")
-    batch = next(model._current_tables().batches(96, torch.Generator().manual_seed(0)))
+    batch = next(model.current_tables().batches(96, torch.Generator().manual_seed(0)))
     model.train(batch)
-    found = float(model._metrics.take()["train/sft_loss"])
+    found = float(model.metrics.pop()["train/sft_loss"])
     policy = model.reference.policy
     every = both(policy, buffer())[0]
-    tables = model._current_tables()
+    tables = model.current_tables()
     ids = torch.full(tables.weights.shape, -1)
     ids[tables.weights > 0] = torch.arange(len(every))
     seen = batch.inputs.observations.unflatten(0, (6, SEQUENCE_LENGTH))[:3]
@@ -287,8 +287,8 @@ def test_the_supervised_loss_is_the_mean_over_the_steps_of_the_drawn_sequences()
     assert found == pytest.approx(-float(every[rows[rows >= 0]].mean()), rel=1e-4)
 
 
-def test_observations_that_are_not_finite_once_normalised_are_refused(monkeypatch):
+def test_non_finite_normalised_observations_are_refused(monkeypatch):
     reference = load_reference(recurrent())
     monkeypatch.setattr(Reference, "normalize", lambda self, seen: seen * np.float32(np.inf))
-    with pytest.raises(ValueError, match="not finite once normalised"):
+    with pytest.raises(ValueError, match=r"^preferences: .*not finite"):
         tables_of(buffer(), reference)

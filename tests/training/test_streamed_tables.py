@@ -1,4 +1,4 @@
-"""Data that stay on disk: batches of the same transitions, each as likely as any other, and few of them in memory."""
+"""Data that stay on disk: all transitions are equally likely, and few of them are in memory."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from stable_baselines3 import PPO
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, load_reference
 from sb3_prefine.policies.base import MaskedInputs
 from sb3_prefine.policies.likelihood import likelihood_of
-from sb3_prefine.training.streamed_tables import DRAWS, Stream, _blocks, open_tables
+from sb3_prefine.training.streamed_tables import DRAWS_PER_TRANSITION, StreamedTables, cut_into_blocks, open_tables
 from sb3_prefine.training.transition_tables import Batch, TransitionTables, build_tables
 from tests.families import FAMILIES
 from tests.worlds import ACTIONS, BAD, GOOD, OBSERVATIONS, assert_same_weights, model_of, trajectories, weights
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def mapped(trajectories: Trajectories, path: Path) -> Trajectories:
-    """The same episodes, on disk."""
+    """Write episodes to disk and open them there."""
     trajectories.to_hdf5(path)
     return Trajectories.from_hdf5(path, mmap=True)
 
@@ -41,7 +41,7 @@ def on_disk(buffer: PreferenceBuffer, folder: Path) -> PreferenceBuffer:
 
 
 def numbered(n_preferred: int, n_dispreferred: int) -> PreferenceBuffer:
-    """Episodes of ten transitions; each is known by the first entry of its observation: its number."""
+    """Make episodes of ten transitions, each with its number as the first entry of its observation."""
     sets = []
     for first, n in ((0, n_preferred), (n_preferred, n_dispreferred)):
         t = trajectories(GOOD if first == 0 else BAD, n // 10, seed=first)
@@ -65,30 +65,30 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# Which transitions
+# Which transitions are drawn
 
 
 @settings(deadline=None)  # on a busy machine the first call may wait
 @given(first=st.integers(0, 50), n=st.integers(1, 60), length=st.integers(1, 70), seed=st.integers(0, 99))
-def test_a_cut_is_of_all_rows_in_runs(first, n, length, seed):
-    blocks = _blocks(range(first, first + n), length, np.random.default_rng(seed))
+def test_a_pass_yields_all_rows_in_blocks_of_consecutive_rows(first, n, length, seed):
+    blocks = cut_into_blocks(range(first, first + n), length, np.random.default_rng(seed))
     for _ in range(3):
-        cut = [next(blocks) for _ in range(-(-n // length))]
-        assert {len(block) for block in cut} == {length}
-        times = Counter(np.concatenate(cut).tolist())
+        one_pass = [next(blocks) for _ in range(-(-n // length))]
+        assert {len(block) for block in one_pass} == {length}
+        times = Counter(np.concatenate(one_pass).tolist())
         assert set(times) == set(range(first, first + n))
         assert sum(times.values()) - n < length
-        for block in cut:
+        for block in one_pass:
             np.testing.assert_array_equal((block - block[0]) % n, np.arange(length) % n)
 
 
 @pytest.mark.parametrize("position", [0, 3, 7])
-def test_every_row_is_as_likely_as_any_other_in_every_block(position):
-    """23 rows in blocks of 4: the last block of a cut is not a whole one. Chi-square over seeds, at 1 in a million."""
+def test_all_rows_are_equally_likely_in_every_block(position):
+    """23 rows in blocks of 4: the last block of a pass is padded. Chi-square test over seeds, at 1 in a million."""
     counts = np.zeros(23)
     n_seeds = 5_000
     for seed in range(n_seeds):
-        blocks = _blocks(range(23), 4, np.random.default_rng(seed))
+        blocks = cut_into_blocks(range(23), 4, np.random.default_rng(seed))
         for _ in range(position):
             next(blocks)
         counts[next(blocks)[seed % 4]] += 1
@@ -96,7 +96,7 @@ def test_every_row_is_as_likely_as_any_other_in_every_block(position):
     assert ((counts - expected) ** 2 / expected).sum() < 70.0  # 22 degrees of freedom
 
 
-def test_in_the_long_run_all_rows_are_drawn_alike(tmp_path):
+def test_all_rows_are_drawn_equally_often(tmp_path):
     buffer = on_disk(numbered(320, 480), tmp_path)
     batches = open_stream(buffer, 320).batches(16, generator())  # 16 blocks of 10 of each set
     counts: Counter[int] = Counter()
@@ -106,18 +106,18 @@ def test_in_the_long_run_all_rows_are_drawn_alike(tmp_path):
         found = np.array([counts[row] for row in rows])
         expected = 1_200 * 16 / len(rows)
         assert found.sum() == 1_200 * 16
-        # Independent draws would give a standard deviation of the root of what is expected.
+        # The standard deviation of independent draws would be the square root of their expected number.
         assert found.std() < 1.3 * expected**0.5
         assert abs(found - expected).max() < 6 * expected**0.5
 
 
-def test_a_batch_is_of_rows_that_lie_together_and_are_replaced_as_they_are_used(tmp_path):
+def test_batches_come_from_few_blocks_which_are_replaced(tmp_path):
     buffer = on_disk(numbered(4_000, 4_000), tmp_path)
     stream = open_stream(buffer, 1_600)  # 16 blocks of 50 of each set
     batches = stream.batches(100, generator())
-    # Two updates draw 200 of the preferred, four times a block: so the blocks change after every second update.
+    # Two updates draw 200 preferred transitions, four times a block: a block is replaced after every second update.
     seen = [{row // 50 for row in rows_of(next(batches))[:100]} for _ in range(40)]
-    assert DRAWS == 4
+    assert DRAWS_PER_TRANSITION == 4
     assert all(len(blocks) <= 17 * 2 for blocks in seen)
     early, late = set.union(*seen[:4]), set.union(*seen[36:])
     assert len(early & late) < len(early)
@@ -128,22 +128,22 @@ def test_a_batch_is_of_rows_that_lie_together_and_are_replaced_as_they_are_used(
     ("sizes", "buffer_size", "expected"),
     [
         ((500, 500), 100, (48, 48)),  # 50 each, in blocks of 3
-        ((20, 500), 100, (20, 80)),  # the smaller one whole, the other has the rest
+        ((20, 500), 100, (20, 80)),  # the smaller set is held completely
         ((500, 20), 100, (80, 20)),
         ((60, 500), 100, (48, 48)),
         ((500, 500), 1, (1, 1)),
     ],
 )
-def test_no_more_is_in_memory_than_was_asked_for(tmp_path, monkeypatch, sizes, buffer_size, expected):
+def test_tables_in_memory_do_not_exceed_buffer_size(tmp_path, monkeypatch, sizes, buffer_size, expected):
     stream = open_stream(on_disk(numbered(*sizes), tmp_path), buffer_size)
     held: list[TransitionTables] = []
-    empty_tables = stream.scorer.empty_tables
+    empty_tables = stream.builder.empty_tables
 
     def remember(*args: Any) -> TransitionTables:
         held.append(empty_tables(*args))
         return held[-1]
 
-    monkeypatch.setattr(stream.scorer, "empty_tables", remember)
+    monkeypatch.setattr(stream.builder, "empty_tables", remember)
     batches = stream.batches(16, generator())
     for _ in range(20):
         next(batches)
@@ -154,26 +154,26 @@ def test_no_more_is_in_memory_than_was_asked_for(tmp_path, monkeypatch, sizes, b
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 300])
-def test_blocks_are_replaced_by_the_count_of_draws(tmp_path, monkeypatch, batch_size):
+def test_number_of_draws_decides_when_blocks_are_replaced(tmp_path, monkeypatch, batch_size):
     stream = open_stream(on_disk(numbered(500, 20), tmp_path), 100)
     n_scored = []
-    score = stream.scorer.score
-    monkeypatch.setattr(stream.scorer, "score", lambda rows: n_scored.append(len(rows)) or score(rows))
+    score = stream.builder.score
+    monkeypatch.setattr(stream.builder, "score", lambda rows: n_scored.append(len(rows)) or score(rows))
     batches = stream.batches(batch_size, generator())
     next(batches)
-    # One row to see its shape, the 20 of the smaller set, and 16 blocks of 5.
+    # One row for the shapes, the 20 rows of the smaller set, and 16 blocks of 5.
     assert sorted(n_scored) == [1] + [5] * 16 + [20]
     for _ in range(50):
         next(batches)
-    # 50 updates are over; the last one's batch was not yet learnt from.
-    assert len(n_scored) - 18 == 50 * batch_size // (DRAWS * 5)
+    # 50 updates are complete: the last batch is still in use.
+    assert len(n_scored) - 18 == 50 * batch_size // (DRAWS_PER_TRANSITION * 5)
 
 
-# Their values
+# Values of the rows
 
 
 @pytest.mark.parametrize("name", ["PPO", "SAC", "PPO, Discrete", "PPO, Dict", "MaskablePPO, Discrete"])
-def test_every_row_has_its_own_action_mask_weight_label_and_reference(tmp_path, name):
+def test_streamed_rows_equal_those_of_tables_of_all_data(tmp_path, name):
     family = next(family for family in FAMILIES if family.name == name)
     model = family.make()
     data = [collect(model, family.env(), 12, n_envs=1, seed=seed, progress_bar=False) for seed in (0, 1000)]
@@ -183,7 +183,7 @@ def test_every_row_has_its_own_action_mask_weight_label_and_reference(tmp_path, 
     likelihood = likelihood_of(reference.policy, -5.0)
     whole = build_tables(buffer, reference, likelihood, CPU)
     stream = open_tables(on_disk(buffer, tmp_path), reference, likelihood, CPU, 100)
-    assert isinstance(stream, Stream)
+    assert isinstance(stream, StreamedTables)
 
     def flat(inputs: Any) -> torch.Tensor:
         masks = []
@@ -215,12 +215,12 @@ def trained(buffer: PreferenceBuffer, buffer_size: int, seed: int = 0, n: int = 
     return weights(model.learn(n).policy)
 
 
-def test_data_on_disk_that_fit_train_as_those_in_memory_to_the_bit(tmp_path):
+def test_data_on_disk_that_fit_in_memory_train_exactly_the_same(tmp_path):
     buffer = numbered(200, 500)
     assert_same_weights(trained(on_disk(buffer, tmp_path), 700), trained(buffer, 1))
 
 
-def test_a_stream_is_the_same_for_the_same_seed_and_another_for_another(tmp_path):
+def test_seed_decides_the_batches_of_a_stream(tmp_path):
     buffer = on_disk(numbered(200, 500), tmp_path)
     once = trained(buffer, 100)
     assert_same_weights(trained(buffer, 100), once)
@@ -228,8 +228,8 @@ def test_a_stream_is_the_same_for_the_same_seed_and_another_for_another(tmp_path
     assert not all(torch.equal(other[name], tensor) for name, tensor in once.items())
 
 
-def test_a_stream_learns_what_all_data_teach(tmp_path):
-    """The mean action moves from the reference's towards the preferred one by as much."""
+def test_stream_learns_the_same_as_all_data(tmp_path):
+    """The mean action moves the same distance from the reference's towards the preferred action."""
     buffer = PreferenceBuffer(trajectories(GOOD, 200), trajectories(BAD, 200, seed=1))
     states = torch.tensor(buffer.preferred.observations[:200])
     reference = load_reference(model_of(PPO))
@@ -252,7 +252,7 @@ def test_data_in_memory_are_never_streamed():
     assert isinstance(open_stream(numbered(200, 500), 100), TransitionTables)
 
 
-def test_training_goes_on_with_learn_again(tmp_path):
+def test_training_on_a_stream_can_continue(tmp_path):
     buffer = on_disk(numbered(200, 500), tmp_path)
     model = PREFINE(model_of(PPO), buffer, batch_size=16, buffer_size=100, seed=0, device="cpu").learn(10)
     model.learn(10, reset_num_timesteps=False)
@@ -282,8 +282,8 @@ print(resident("RssAnon") - before[0], resident("RssFile") - before[1])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_training_holds_little_in_memory(tmp_path):
-    """150 MB on disk, all of which 300 updates of 2 × 2,048 go through about once."""
+def test_training_on_a_stream_takes_little_memory(tmp_path):
+    """The data have 150 MB on disk. 300 updates of 2 × 2,048 transitions read all of them about once."""
     n = 2_500_000
     rng = np.random.default_rng(0)
     with h5py.File(tmp_path / "t.hdf5", "w") as file:

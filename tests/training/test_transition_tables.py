@@ -1,4 +1,4 @@
-"""The tables that training reads, against the reference asked state by state."""
+"""Tables of all data, compared with the reference evaluated at single states."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_rows_are_the_reference_s_distribution_at_the_data_s_states(algorithm):
+def test_tables_hold_the_distribution_of_the_reference_at_each_state(algorithm):
     reference = load_reference(model_of(algorithm))
     likelihood = likelihood_of(reference.policy, -5.0)
     data = preferences()
@@ -40,7 +40,7 @@ def test_observations_are_normalised_once():
     np.testing.assert_array_equal(tables.observations[: len(expected)].numpy(), expected)
 
 
-def test_batches_hold_rows_of_both_sets_and_reach_all_of_them():
+def test_batches_hold_rows_of_both_sets_and_reach_all_rows():
     reference = load_reference(model_of(PPO))
     data = PreferenceBuffer(
         preferred=trajectories(GOOD, n_episodes=2), dispreferred=trajectories(BAD, n_episodes=5, seed=1)
@@ -52,7 +52,7 @@ def test_batches_hold_rows_of_both_sets_and_reach_all_of_them():
         assert batch.sets.is_preferred.tolist() == [True] * 8 + [False] * 8
         assert batch.sets.weights is None
         assert batch.labels is None
-        # Every row is one of the data's, with its own action and its own row of the reference's table.
+        # Every row of the batch is a row of the tables, with the same action and distribution.
         rows = (batch.inputs[:, None] == tables.observations[None]).all(-1).int().argmax(1)
         torch.testing.assert_close(batch.inputs, tables.observations[rows], rtol=0, atol=0)
         torch.testing.assert_close(batch.actions, tables.actions[rows], rtol=0, atol=0)
@@ -79,7 +79,7 @@ def test_weights_and_labels_of_an_episode_reach_its_transitions():
     torch.testing.assert_close(batch.labels, tables.labels[rows])
 
 
-def test_joined_tables_are_one_after_the_other_and_parts_of_one_memory():
+def test_joined_tables_are_views_of_one_memory():
     reference = load_reference(model_of(PPO))
     plain = PreferenceBuffer(trajectories(GOOD, n_episodes=2), trajectories(BAD, n_episodes=1, seed=1))
     weighted = PreferenceBuffer(trajectories(GOOD, seed=2), trajectories(BAD, seed=3), preferred_weights=[0.5, 1, 2, 3])
@@ -92,7 +92,7 @@ def test_joined_tables_are_one_after_the_other_and_parts_of_one_memory():
         for name in ("observations", "actions", "params_ref"):
             torch.testing.assert_close(getattr(part, name), getattr(table, name), rtol=0, atol=0)
             assert getattr(part, name).untyped_storage().data_ptr() == getattr(whole, name).untyped_storage().data_ptr()
-        # What each draws is found in the whole.
+        # Rows drawn from a view are found among all rows.
         draws = [each.draw(8, torch.Generator().manual_seed(0)) for each in (table, part)]
         assert torch.equal(*draws)
         found, expected = (
@@ -106,16 +106,16 @@ def test_joined_tables_are_one_after_the_other_and_parts_of_one_memory():
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
-def test_a_normaliser_that_blows_up_is_an_error():
+def test_non_finite_normalised_observations_are_refused():
     env = VecNormalize(DummyVecEnv([Anything]), clip_obs=np.inf, epsilon=0.0)
     env.obs_rms.var[:] = 1e-80
     model = model_of(PPO, env, n_steps=32, batch_size=32)
     reference = load_reference(model)
-    with pytest.raises(ValueError, match="not finite once normalised"):
+    with pytest.raises(ValueError, match=r"^preferences: .*not finite"):
         build_tables(preferences(), reference, likelihood_of(reference.policy, -5.0), CPU)
 
 
-def test_the_data_cannot_be_changed_behind_the_tables():
+def test_data_of_tables_are_read_only():
     data = preferences()
     assert isinstance(data.preferred, Trajectories)
     with pytest.raises(ValueError, match="read-only"):
