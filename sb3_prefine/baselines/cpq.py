@@ -316,7 +316,7 @@ class CPQ(OfflineAlgorithm):
     def _check_hyperparameters(self) -> None:
         check_training(self.learning_rate, self.batch_size, self.log_std_min, self.max_grad_norm)
         if self.cost_limit is None:
-            raise ValueError("cost_limit: there is none. Give the largest sum of costs that an episode may have.")
+            raise ValueError("cost_limit: found None. Pass the largest cost that an episode may have.")
         names = ("cost_limit", "critic_learning_rate", "vae_learning_rate", "alpha_learning_rate", "ood_scale")
         for name in names:
             check_not_negative(name, getattr(self, name))
