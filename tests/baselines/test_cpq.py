@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sb3_prefine import Trajectories
 from sb3_prefine.baselines import CPQ
-from sb3_prefine.baselines.cpq import Costed, cost_threshold, n_above
+from sb3_prefine.baselines.cpq import TransitionsWithCosts, cost_threshold, n_above
 from tests.baselines.by_hand import next_batch, update
 from tests.baselines.critics_by_hand import decoded, divergences, numbers, outputs, posterior, reseeded
 from tests.worlds import GOOD, Anything, assert_same_weights, recorded, trajectories, weights
@@ -45,7 +45,7 @@ def cpq(policy: object = "SquashedPolicy", **kwargs: object) -> CPQ:
     return CPQ(policy, kwargs.pop("trajectories", costly()), **kwargs)
 
 
-def ready(**kwargs: object) -> tuple[CPQ, Costed]:
+def ready(**kwargs: object) -> tuple[CPQ, TransitionsWithCosts]:
     """A model whose critics differ from their targets, and one of its batches."""
     model = cpq(**kwargs)
     with torch.no_grad():

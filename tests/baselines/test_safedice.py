@@ -15,9 +15,9 @@ from sb3_prefine import PreferenceBuffer, Trajectories
 from sb3_prefine.baselines import BC, SafeDICE
 from sb3_prefine.baselines.networks import Critics
 from sb3_prefine.baselines.safedice import (
-    Contrast,
-    Correction,
-    Unlabelled,
+    DiscriminatorBatch,
+    PolicyBatch,
+    UnlabelledTransitions,
     discriminator_loss,
     largest_alpha,
     log_ratio,
@@ -80,12 +80,14 @@ def rows_of(n: int) -> dict[str, torch.Tensor]:
     }
 
 
-CORRECTION = Correction(
-    Unlabelled(**rows_of(B), encoded=tensor(RNG.normal(size=(B, N_ACTIONS))), rewards=tensor(RNG.normal(size=B))),
+POLICY_BATCH = PolicyBatch(
+    UnlabelledTransitions(
+        **rows_of(B), encoded=tensor(RNG.normal(size=(B, N_ACTIONS))), rewards=tensor(RNG.normal(size=B))
+    ),
     Transitions(**rows_of(B)),
     tensor(RNG.normal(size=(B, N_OBSERVATIONS))),
 )
-CONTRAST = Contrast(CORRECTION.unlabelled.inputs, CORRECTION.dispreferred.inputs)
+DISCRIMINATOR_BATCH = DiscriminatorBatch(POLICY_BATCH.unlabelled.inputs, POLICY_BATCH.dispreferred.inputs)
 MIX = RNG.random((B, 1))
 
 
@@ -96,8 +98,8 @@ def critic(n_inputs: int) -> Critics:
 
 def test_the_discriminator_loss_is_cross_entropy_and_slope_penalty():
     c = critic(N_OBSERVATIONS + N_ACTIONS)
-    entropy, penalty = discriminator_loss(c, CONTRAST, tensor(MIX))
-    data, labelled = numbers(CONTRAST.unlabelled), numbers(CONTRAST.dispreferred)
+    entropy, penalty = discriminator_loss(c, DISCRIMINATOR_BATCH, tensor(MIX))
+    data, labelled = numbers(DISCRIMINATOR_BATCH.unlabelled), numbers(DISCRIMINATOR_BATCH.dispreferred)
     expected = -np.log(expit(outputs(c, labelled)[0])).mean() - np.log(1 - expit(outputs(c, data)[0])).mean()
     assert entropy.item() == pytest.approx(expected, rel=1e-5)
     mix = tensor(MIX).double().numpy()
@@ -137,10 +139,10 @@ def test_a_perfect_discriminator_gives_the_exact_log_ratio():
 
 def test_the_loss_of_nu_is_the_dual():
     nu = critic(N_OBSERVATIONS)
-    loss, advantages = nu_loss(nu, CORRECTION, gamma=0.9)
-    data = CORRECTION.unlabelled
+    loss, advantages = nu_loss(nu, POLICY_BATCH, gamma=0.9)
+    data = POLICY_BATCH.unlabelled
     here, there, first = (
-        outputs(nu, numbers(x))[0] for x in (data.observations, data.next_observations, CORRECTION.first)
+        outputs(nu, numbers(x))[0] for x in (data.observations, data.next_observations, POLICY_BATCH.first)
     )
     expected = numbers(data.rewards) + 0.9 * numbers(data.continues) * there - here
     np.testing.assert_allclose(advantages.detach(), expected, atol=1e-5)
@@ -149,13 +151,13 @@ def test_the_loss_of_nu_is_the_dual():
 
 def test_the_penalty_of_nu_is_its_slope_between_the_sets():
     nu = critic(N_OBSERVATIONS)
-    data, others, mix = CORRECTION.unlabelled, CORRECTION.dispreferred, tensor(MIX).double().numpy()
+    data, others, mix = POLICY_BATCH.unlabelled, POLICY_BATCH.dispreferred, tensor(MIX).double().numpy()
     points = [numbers(data.observations)]
     for name in ("observations", "next_observations"):
         here, there = numbers(getattr(data, name)), numbers(getattr(others, name))
         points.append(mix * there + (1 - mix) * here)
     expected = (slopes(lambda inputs: outputs(nu, inputs)[0], np.concatenate(points)) ** 2).sum(axis=1).mean()
-    assert nu_penalty(nu, CORRECTION, tensor(MIX)).item() == pytest.approx(expected, rel=1e-4)
+    assert nu_penalty(nu, POLICY_BATCH, tensor(MIX)).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_policy_loss_weights_actions_by_their_advantage():
@@ -241,7 +243,7 @@ def test_the_unlabelled_data_are_given_or_both_sets():
         tensor(both.policy.scale_action(np.array([action], np.float32))) for action in (GOOD, BAD, [-0.5, 2.0, 0.0])
     )
 
-    def share(batch: Contrast, of: str, action: torch.Tensor) -> float:
+    def share(batch: DiscriminatorBatch, of: str, action: torch.Tensor) -> float:
         return float(((getattr(batch, of)[:, 5:] - action).abs().amax(dim=1) < 0.3).float().mean())
 
     batch = next_batch(both)

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from sb3_prefine.baselines import BC
-from sb3_prefine.baselines.transitions import check_vectors, draw_rows, transitions_of
+from sb3_prefine.baselines.transitions import draw_rows, transitions_of, vector_sizes
 from tests.worlds import GOOD, Anything, trajectories
 
 
@@ -54,8 +54,8 @@ VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 )
 def test_spaces_other_than_vectors_are_refused(observation_space, action_space, error):
     with pytest.raises(TypeError, match=f"^{error}"):
-        check_vectors("CPQ", observation_space, action_space)
+        vector_sizes("CPQ", observation_space, action_space)
 
 
-def test_vectors_are_accepted():
-    check_vectors("CPQ", VECTOR, spaces.Box(-2, 2, (1,), np.float64))
+def test_the_sizes_of_vectors_are_their_dimensions():
+    assert vector_sizes("CPQ", VECTOR, spaces.Box(-2, 2, (1,), np.float64)) == (3, 1)
