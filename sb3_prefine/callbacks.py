@@ -1,4 +1,4 @@
-"""Watching the cost while a model trains."""
+"""Callbacks for ``learn``: follow the cost of the policy, keep the best safe model, stop early."""
 
 import io
 import math
@@ -16,7 +16,6 @@ from sb3_prefine.evaluation.cost_gap import CostFunction, CostGap, cost_gap
 from sb3_prefine.evaluation.evaluate import Evaluation, check_cost_limit, evaluate_policy
 from sb3_prefine.prefine import PREFINE
 from sb3_prefine.rollout.make_envs import EnvSource
-from sb3_prefine.training.transition_tables import Batches
 from sb3_prefine.utils.files import write_atomically
 
 
@@ -24,36 +23,38 @@ class CostEvalCallback(EventCallback):
     """
     Evaluate the model at intervals and keep the best *safe* one.
 
-    SB3's ``EvalCallback`` keeps the model with the highest return, which here is often the one that breaks the limit.
-    This one keeps the highest mean return among the evaluations whose mean cost is at most ``cost_limit``, and nothing
-    while there is none. It needs no training environment, does not touch the model's random state, and works with any
-    SB3 model: one that trains behind ``VecNormalize`` is evaluated through its own statistics.
+    SB3's ``EvalCallback`` keeps the model with the highest return, which here often breaks the limit. This callback
+    keeps the highest mean return among the evaluations whose mean cost is at most ``cost_limit``. It needs no training
+    environment, does not change the model's random state, and works with any SB3 model. A model that trains behind
+    ``VecNormalize`` is evaluated with its statistics.
 
-    Every evaluation runs the same episodes. The best of many evaluations is chosen by them, so report its numbers from
+    Every evaluation runs the same episodes, and these choose the best model. Report its numbers from
     :func:`~sb3_prefine.evaluate_policy` with another seed.
 
-    Logged are ``eval/mean_reward``, ``eval/mean_ep_length``, ``eval/mean_cost``, ``eval/violation_rate`` and
-    ``eval/cvar_cost`` (of the worst tenth).
+    Logs ``eval/mean_reward``, ``eval/mean_ep_length``, ``eval/mean_cost``, ``eval/violation_rate`` and
+    ``eval/cvar_cost`` (the mean cost of the worst tenth of the episodes).
 
     :param eval_env: An environment id, a callable that returns a new environment, an environment, or a ``DummyVecEnv``.
         It has to report ``info["cost"]``.
-    :param cost_limit: The most that an episode may cost.
-    :param eval_freq: Evaluate at every ``eval_freq``-th call of the callback: a gradient step of PREFINE, a step of
-        all training environments of PPO or SAC.
-    :param n_eval_episodes: Episodes of one evaluation.
-    :param n_envs: How many environments to make; 16 for each worker take the least time a step.
-    :param n_workers: How many processes step them, this one included: the episodes are the same. They are started anew
-        for each evaluation; see :func:`~sb3_prefine.rollout.generate_episodes` for what more than one asks of a script.
-    :param deterministic: Whether the policy acts by its mode instead of sampling.
+    :param cost_limit: Cost limit of an episode.
+    :param eval_freq: Number of calls of the callback between two evaluations. A call is a gradient step of PREFINE, or
+        a step of all training environments of PPO or SAC.
+    :param n_eval_episodes: Number of episodes in an evaluation.
+    :param n_envs: Number of environments. 16 for each worker are fastest.
+    :param n_workers: Number of processes that step the environments, including this one. It does not change the
+        episodes. Each evaluation starts the processes; :func:`~sb3_prefine.rollout.generate_episodes` says what more
+        than one requires of a script.
+    :param deterministic: Whether to use deterministic actions.
     :param seed: Seed of the evaluation episodes.
     :param log_path: Folder for ``evaluations.npz``: ``timesteps`` (n_evaluations,) and ``results``, ``ep_lengths``,
-        ``costs`` (n_evaluations, n_eval_episodes). The first three are SB3's; RL Zoo's ``all_plots -k costs`` plots the
-        last.
-    :param best_model_save_path: Folder for ``best_model.zip``, and ``vecnormalize.pkl`` if the model trains behind one.
-    :param callback_on_new_best: Called when there is a new best safe model.
-    :param callback_after_eval: Called after every evaluation.
+        ``costs`` (n_evaluations, n_eval_episodes). The first three have SB3's names; RL Zoo's ``all_plots -k costs``
+        plots the last.
+    :param best_model_save_path: Folder for ``best_model.zip``, and for ``vecnormalize.pkl`` if the model trains behind
+        ``VecNormalize``.
+    :param callback_on_new_best: Callback for each new best safe model.
+    :param callback_after_eval: Callback after every evaluation.
     :param verbose: 0 for no output, 1 for a line for each evaluation.
-    :raises ValueError: If a number is out of range, or, at the first evaluation, if the environment reports no cost.
+    :raises ValueError: If a number is out of range; or, at the first evaluation, if the environment reports no cost.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class CostEvalCallback(EventCallback):
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
             callback_on_new_best.parent = self
-        # Of the best safe model so far; -inf is what SB3's StopTrainingOnNoModelImprovement starts from.
+        # The best safe model so far. SB3's StopTrainingOnNoModelImprovement starts from -inf.
         self.best_mean_reward = -np.inf
         self.best_mean_cost = np.nan
         self.last_evaluation: Evaluation | None = None
@@ -152,7 +153,7 @@ class CostEvalCallback(EventCallback):
         self.logger.record("eval/mean_cost", evaluation.mean_cost)
         self.logger.record("eval/violation_rate", evaluation.violation_rate(self.cost_limit))
         self.logger.record("eval/cvar_cost", evaluation.cvar_cost())
-        # Dumped here so that the numbers stand at the timestep they belong to, as in SB3's EvalCallback.
+        # Dump now, so that the numbers are logged at their timestep, as in SB3's EvalCallback.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
 
@@ -165,7 +166,7 @@ class CostEvalCallback(EventCallback):
             file = io.BytesIO()
             self.model.save(file)
             write_atomically(self.best_model_save_path / "best_model.zip", file.getvalue())
-            # Without these statistics the zip is of no use. PREFINE keeps its own in the zip.
+            # The zip is useless without these statistics. PREFINE has its statistics in the zip.
             if (vec_normalize := self.model.get_vec_normalize_env()) is not None:
                 write_atomically(self.best_model_save_path / "vecnormalize.pkl", pickle.dumps(vec_normalize))
         return self.callback_on_new_best is None or self.callback_on_new_best.on_step()
@@ -187,9 +188,9 @@ class CostGaps:
     """
     One measurement of :class:`CostGapCallback`.
 
-    :param timestep: gradient steps before it
-    :param preferred: the costs of the episodes of D_p
-    :param dispreferred: of D_np
+    :param timestep: Number of gradient steps before the measurement.
+    :param preferred: Cost gap of the preferred episodes.
+    :param dispreferred: Cost gap of the dispreferred episodes.
     """
 
     timestep: int
@@ -199,29 +200,28 @@ class CostGaps:
 
 class CostGapCallback(BaseCallback):
     """
-    Follow how far the cost of the policy's own actions is from that of the recorded ones (paper, Fig. 2).
+    Follow the gap between the cost of the policy's actions and the recorded cost (paper, Fig. 2).
 
-    Of every episode of both sets, at each recorded state an action is sampled from the policy. The gap is the absolute
-    difference between the episode's recorded cost and the cost of these actions; logged are the means over the
-    episodes, ``cost_gap/preferred`` and ``cost_gap/dispreferred``. A policy that becomes safer comes closer to the
-    preferred episodes and goes away from the dispreferred ones. Whether its actions cost more or less than the data's
-    the gap does not say; :attr:`history` does.
+    At each recorded state of both sets, an action is sampled from the policy. The gap of an episode is the absolute
+    difference between its recorded cost and the cost of these actions. Logs the means over the episodes,
+    ``cost_gap/preferred`` and ``cost_gap/dispreferred``. The gap to the preferred episodes shrinks and the gap to the
+    dispreferred ones grows while a policy becomes safer. :attr:`history` also tells which of the two costs is higher.
 
-    Measured is before the first gradient step too. Every measurement draws the same noise: what differs between two is
-    the policy. It does not touch the model's random state, and needs no environment::
+    The first measurement is before the first gradient step. All measurements use the same noise, so that only the
+    policy makes a difference. They do not change the model's random state and need no environment::
 
-        watch = CostGapCallback(one_step_costs(gymnasium.make("SafetyHalfCheetahVelocity-v1")))
-        model.learn(20_000, callback=watch)
-        [gaps.preferred.mean for gaps in watch.history]
+        callback = CostGapCallback(one_step_costs(gymnasium.make("SafetyHalfCheetahVelocity-v1")))
+        model.learn(20_000, callback=callback)
+        [gaps.preferred.mean for gaps in callback.history]
 
-    :param cost_fn: the costs (N,) of actions at N raw observations, see
-        :func:`~sb3_prefine.evaluation.cost_gap.cost_gap`
-    :param preferences: whose episodes to take; None takes those that the model learns from. Fewer are faster
-    :param eval_freq: measure at every ``eval_freq``-th call of the callback: a gradient step of PREFINE
-    :param seed: of the actions
-    :param verbose: 0 for no output, 1 for a line for each measurement
-    :raises ValueError: ``eval_freq`` is not positive; at the start of training, there are no preferences; at a
-        measurement, as ``cost_gap``
+    :param cost_fn: Function that returns the costs (N,) of actions at N raw observations; see
+        :func:`~sb3_prefine.evaluation.cost_gap.cost_gap`.
+    :param preferences: Episodes to measure, or None for those that the model learns from. Fewer are faster.
+    :param eval_freq: Number of calls of the callback between two measurements. A call is a gradient step of PREFINE.
+    :param seed: Seed of the actions.
+    :param verbose: 0 for no output, 1 for a line for each measurement.
+    :raises ValueError: If ``eval_freq`` is not positive; at the start of training, if there are no preferences; at a
+        measurement, if ``cost_gap`` raises it.
     """
 
     def __init__(
@@ -246,13 +246,13 @@ class CostGapCallback(BaseCallback):
         found = getattr(self.model, "preferences", None) if self.preferences is None else self.preferences
         if found is None:
             raise ValueError(
-                f"preferences: the {type(self.model).__name__} has none whose cost could be compared. Pass "
+                f"preferences: the {type(self.model).__name__} has no preferences to measure. Pass "
                 "CostGapCallback(cost_fn, preferences)."
             )
         self._measured = found
         if self.num_timesteps == 0:
             self.history = []
-        # A training that goes on begins where the last one was measured, or in between.
+        # A continued training may start at the timestep of the last measurement.
         if not self.history or self.history[-1].timestep != self.num_timesteps:
             self._measure()
 
@@ -274,36 +274,35 @@ class CostGapCallback(BaseCallback):
             )
         self.logger.record("cost_gap/preferred", preferred.mean)
         self.logger.record("cost_gap/dispreferred", dispreferred.mean)
-        # Dumped here so that the numbers stand at the timestep they belong to.
+        # Dump now, so that the numbers are logged at their timestep.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
 
 
-# Transitions of each set that the loss is taken of: an evaluation takes about as long as ten updates.
+# Transitions of each set in an evaluation, which takes about as long as ten updates.
 _N_TRANSITIONS = 4096
 
 
 class EarlyStopping(BaseCallback):
     """
-    Stop training when the loss on held-out preferences no longer falls, and go back to the best weights.
+    Stop training when the loss on held-out preferences no longer falls, and restore the best weights.
 
-    No environment is needed. Hold out whole episodes, and train on the others::
+    It needs no environment. Hold out whole episodes, and train on the others::
 
         train, held_out = preferences.split(0.2)
         model = PREFINE("ppo/HalfCheetah-v3", train)
         model.learn(20_000, callback=EarlyStopping(held_out))
 
-    Without it ``learn(N)`` makes N gradient steps. The loss is that of Eq. 9 with the model's own hyperparameters, each
-    time of the same transitions and the same noise. It is logged as ``held_out/loss``, with ``held_out/accuracies`` and
-    ``held_out/sft_loss``.
+    The loss is Eq. 9 with the model's hyperparameters. All evaluations use the same transitions and the same noise.
+    Logs ``held_out/loss``, ``held_out/accuracies`` and ``held_out/sft_loss``.
 
-    :param held_out: preferences that the model does not train on
-    :param eval_freq: gradient steps between two evaluations
-    :param patience: stop after so many evaluations in a row without a new lowest loss
-    :param seed: of the transitions and of the noise
-    :param verbose: 0 for no output, 1 for a line at the end
-    :raises ValueError: a number is not positive; at the start of training, if the preferences do not fit the policy
-    :raises TypeError: at the start of training, if the model is not of PREFINE
+    :param held_out: Preferences that the model does not train on.
+    :param eval_freq: Number of gradient steps between two evaluations.
+    :param patience: Number of consecutive evaluations without a new lowest loss after which training stops.
+    :param seed: Seed of the transitions and of the noise.
+    :param verbose: 0 for no output, 1 for a line at the end.
+    :raises ValueError: If a number is not positive; at the start of training, if the preferences do not fit the policy.
+    :raises TypeError: If the model is not a PREFINE model, at the start of training.
     """
 
     model: PREFINE
@@ -325,10 +324,10 @@ class EarlyStopping(BaseCallback):
     def _on_training_start(self) -> None:
         if not isinstance(self.model, PREFINE):
             raise TypeError(
-                f"EarlyStopping: it takes PREFINE's loss on the held-out preferences, and the model is a "
-                f"{type(self.model).__name__}."
+                f"EarlyStopping: it computes PREFINE's loss, and the model is a {type(self.model).__name__}. Use it "
+                "with PREFINE."
             )
-        self._tables: Batches = self.model._build_tables(self.held_out)
+        self._tables = self.model.build_tables(self.held_out)
         self.best_loss, self._evaluations_since = math.inf, 0
         self._evaluate()
 
@@ -349,7 +348,7 @@ class EarlyStopping(BaseCallback):
             )
 
     def _evaluate(self) -> None:
-        found = self.model._score(self._tables, _N_TRANSITIONS, self.seed)
+        found = self.model.score(self._tables, _N_TRANSITIONS, self.seed)
         for name in ("train/loss", "train/sft_loss", "rewards/accuracies"):
             self.logger.record(f"held_out/{name.partition('/')[2]}", found[name])
         self._last_timestep = self.num_timesteps

@@ -1,4 +1,4 @@
-"""The former place of :class:`~sb3_prefine.callbacks.EarlyStopping`, from which it can still be imported."""
+"""Former module of :class:`~sb3_prefine.callbacks.EarlyStopping`, which can still be imported from here."""
 
 from sb3_prefine.callbacks import EarlyStopping
 

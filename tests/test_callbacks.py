@@ -318,7 +318,7 @@ def test_the_cost_gap_of_given_preferences_and_of_a_model_that_has_none():
     model_of(PPO, n_steps=16, batch_size=16, n_epochs=1).learn(32, watch)
     assert [gaps.timestep for gaps in watch.history] == [0, 16, 32]
     assert {(len(gaps.preferred.sampled), len(gaps.dispreferred.sampled)) for gaps in watch.history} == {(1, 2)}
-    with pytest.raises(ValueError, match="preferences: the PPO has none whose cost could be compared"):
+    with pytest.raises(ValueError, match=r"^preferences: the PPO"):
         model_of(PPO).learn(1, CostGapCallback(fast_costs))
 
 

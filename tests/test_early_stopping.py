@@ -18,14 +18,14 @@ def test_the_score_is_the_loss_of_the_likelihood_on_those_transitions():
     model = PREFINE(model_of(SAC), preferences(), beta=0.7, sft_coef=0.3, seed=0, **OPTIONS).learn(20)
     found = model.score(held_out(), n_transitions=50, seed=3)
 
-    tables = model._build_tables(held_out())
+    tables = model.build_tables(held_out())
     generator = torch.Generator().manual_seed(3)
     batch = next(tables.batches(50, generator))
     with torch.no_grad():
-        params = model._likelihood.params(model.policy, batch.inputs)
-        samples = model._likelihood.sample(params, generator)
+        params = model.likelihood.params(model.policy, batch.inputs)
+        samples = model.likelihood.sample(params, generator)
         scores = [
-            model._likelihood.log_prob(rows, actions)
+            model.likelihood.log_prob(rows, actions)
             for actions in (batch.actions, samples)
             for rows in (params, batch.params_ref)
         ]

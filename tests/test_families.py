@@ -64,11 +64,11 @@ def result_of(name: str) -> Result:
     model = PREFINE(reference, data, batch_size=64, learning_rate=1e-3, seed=0, device="cpu", **family.options)
     before = copy.deepcopy(reference.policy.state_dict())
 
-    batch = next(model._current_tables().batches(64, torch.Generator().manual_seed(0)))
+    batch = next(model.current_tables().batches(64, torch.Generator().manual_seed(0)))
     with torch.no_grad():
-        params = model._likelihood.params(model.policy, batch.inputs)
-        logp = model._likelihood.log_prob(params, batch.actions)
-        logp_ref = model._likelihood_ref.log_prob(batch.params_ref, batch.actions)
+        params = model.likelihood.params(model.policy, batch.inputs)
+        logp = model.likelihood.log_prob(params, batch.actions)
+        logp_ref = model.likelihood_ref.log_prob(batch.params_ref, batch.actions)
         expected = _log_prob_of_sb3(model, batch.inputs, batch.actions, family)
     real = torch.ones_like(logp, dtype=torch.bool) if batch.sets.weights is None else batch.sets.weights > 0
     log_ratio = float((logp - logp_ref)[real].abs().max())
@@ -104,7 +104,7 @@ def result_of(name: str) -> Result:
     loaded.learn(5, reset_num_timesteps=False)
     assert loaded.num_timesteps == STEPS + 5
     return Result(
-        model._likelihood.family,
+        model.likelihood.family,
         log_prob,
         score,
         log_ratio,
@@ -180,10 +180,10 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 def _sft_loss(model: PREFINE) -> float:
     """Mean of -log π_θ over the preferred data."""
-    batch = next(model._current_tables().batches(256, torch.Generator().manual_seed(1)))
+    batch = next(model.current_tables().batches(256, torch.Generator().manual_seed(1)))
     with torch.no_grad():
-        params = model._likelihood.params(model.policy, batch.inputs)
-        logp = model._likelihood.log_prob(params, batch.actions)
+        params = model.likelihood.params(model.policy, batch.inputs)
+        logp = model.likelihood.log_prob(params, batch.actions)
     weights = batch.sets.is_preferred * (1.0 if batch.sets.weights is None else batch.sets.weights)
     return -float((logp * weights).sum() / weights.sum())
 
@@ -194,10 +194,10 @@ def _mean_score(model: PREFINE, inputs: Any) -> float:
     direction = [torch.randn(weight.shape, generator=generator) for weight in weights]
     projections = []
     for _ in range(30):
-        params = model._likelihood.params(model.policy, inputs)
+        params = model.likelihood.params(model.policy, inputs)
         with torch.no_grad():
-            samples = torch.stack([model._likelihood.sample(params, generator) for _ in range(10)])
-        gradients = torch.autograd.grad(model._likelihood.log_prob(params, samples).mean(), weights)
+            samples = torch.stack([model.likelihood.sample(params, generator) for _ in range(10)])
+        gradients = torch.autograd.grad(model.likelihood.log_prob(params, samples).mean(), weights)
         projections.append(sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True)))
     return float(np.mean(projections) / (np.std(projections, ddof=1) / len(projections) ** 0.5))
 

@@ -99,9 +99,9 @@ def test_no_gradient_flows_through_the_sample(algorithm):
     with torch.no_grad():
         for index, weight in enumerate(trained):
             weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(index)))
-    batch = next(model._current_tables().batches(n, torch.Generator().manual_seed(0)))
+    batch = next(model.current_tables().batches(n, torch.Generator().manual_seed(0)))
     generator = torch.Generator()
-    generator.set_state(model._generator.get_state())
+    generator.set_state(model.generator.get_state())
     model.train(batch)
     found = [weight.grad.clone() for weight in trained]
 

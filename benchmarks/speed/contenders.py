@@ -100,8 +100,8 @@ def learn(workload: Workload) -> Run:
 def compiled(workload: Workload) -> Run:
     """The same, its networks and log-probs compiled by ``torch.compile``."""
     model = prefine(workload)
-    likelihood = model._likelihood
-    model._likelihood = model._likelihood_ref = replace(
+    likelihood = model.likelihood
+    model.likelihood = model.likelihood_ref = replace(
         likelihood, params=torch.compile(likelihood.params), log_prob=torch.compile(likelihood.log_prob)
     )
     return _learning(model)

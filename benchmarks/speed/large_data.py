@@ -325,7 +325,7 @@ def _trainer(reference: Reference, trajectories: Trajectories) -> Callable[[int]
     half = len(trajectories) // 2
     buffer = PreferenceBuffer(trajectories[:half], trajectories[half:])
     model = PREFINE(reference, buffer, seed=0, device="cpu")
-    batches = model._batches()
+    batches = model.batches()
 
     def train(updates: int) -> None:
         for _ in range(updates):

@@ -18,8 +18,9 @@ from sb3_prefine.policies.cvae import CVAEPolicy
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.reference.load import Source
 from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.draw_rows import draw_rows_forever
 from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
-from sb3_prefine.training.transition_tables import UPDATES_PER_DRAW, inputs_at, normalized_observations
+from sb3_prefine.training.transition_tables import inputs_at, normalized_observations
 from sb3_prefine.utils.validation import check_fraction, check_training
 
 
@@ -100,10 +101,10 @@ class BC(OfflineAlgorithm):
         if self.ref_quantile is not None:
             check_fraction("ref_quantile", self.ref_quantile)
         super()._setup_model()
-        self._likelihood = likelihood_of(self.policy, self.log_std_min)
-        if self._likelihood.needs != "observations":
+        self.likelihood = likelihood_of(self.policy, self.log_std_min)
+        if self.likelihood.needs != "observations":
             raise TypeError(
-                f"policy: {type(self.policy).__name__} needs {self._likelihood.needs}, which BC does not read. "
+                f"policy: {type(self.policy).__name__} needs {self.likelihood.needs}, which BC does not read. "
                 "Use PREFINE(policy, …, beta=0), which fine-tunes such a policy supervised."
             )
         if self.trajectories is not None:
@@ -122,33 +123,35 @@ class BC(OfflineAlgorithm):
         # Dropout and batch statistics are welcome here: no log-prob is compared with another policy's.
         self.policy.set_training_mode(True)
         if isinstance(self.policy, CVAEPolicy):
-            reconstruction, kl = self.policy.elbo(batch.observations, batch.actions, self._generator)
+            reconstruction, kl = self.policy.elbo(batch.observations, batch.actions, self.generator)
             loss = (self.policy.kl_coef * kl - reconstruction).mean()
             terms = {"train/reconstruction": reconstruction.detach().mean(), "train/kl": kl.detach().mean()}
             log_prob = terms["train/reconstruction"] - terms["train/kl"]
         else:
-            params = self._likelihood.params(self.policy, batch.observations)
-            loss = -self._likelihood.log_prob(params, batch.actions).mean()
+            params = self.likelihood.params(self.policy, batch.observations)
+            loss = -self.likelihood.log_prob(params, batch.actions).mean()
             terms, log_prob = {}, -loss.detach()
-        grad_norm = self._descend(loss)
+        grad_norm = self.descend(loss)
         metrics = {"train/loss": loss.detach(), "train/log_prob": log_prob, **terms, "train/grad_norm": grad_norm}
-        self._metrics.add(metrics)
+        self.metrics.add(metrics)
 
     @property
     def _states_per_update(self) -> int:
         return self.batch_size
 
-    def _batches(self) -> Iterator["Demonstrations"]:
+    def batches(self) -> Iterator["Demonstrations"]:
         if self.trajectories is None:
             raise ValueError("trajectories: none were given. Pass BC(policy, trajectories), or set them.")
         self._check(self.trajectories)
         chosen = self.trajectories
         if self.ref_quantile is not None:
             chosen = chosen[highest_returns(chosen, self.ref_quantile)]
-        return Demonstrations(
-            normalized_observations("trajectories", [chosen], self.reference, self.policy),
-            self._likelihood.encode(torch.tensor(chosen.actions, device=self.device)),
-        ).batches(self.batch_size, self._generator)
+        observations = normalized_observations("trajectories", [chosen], self.reference, self.policy)
+        actions = self.likelihood.encode(torch.tensor(chosen.actions, device=self.device))
+        return (
+            Demonstrations(inputs_at(observations, None, rows), actions[rows])  # type: ignore[arg-type]
+            for rows in draw_rows_forever([len(actions)], self.batch_size, self.generator)
+        )
 
     def _check(self, trajectories: Trajectories) -> None:
         check_against_spaces(
@@ -156,7 +159,7 @@ class BC(OfflineAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "trajectories", "_likelihood"]
+        return [*super()._excluded_save_params(), "trajectories"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +173,6 @@ class Demonstrations:
 
     observations: PyTorchObs
     actions: Tensor
-
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator["Demonstrations"]:
-        """One batch after another, without end, drawn with replacement."""
-        n, device = len(self.actions), self.actions.device
-        while True:
-            for rows in torch.randint(n, (UPDATES_PER_DRAW, batch_size), generator=generator, device=device):
-                yield Demonstrations(inputs_at(self.observations, None, rows), self.actions[rows])  # type: ignore[arg-type]
 
 
 def highest_returns(trajectories: Trajectories, fraction: float) -> np.ndarray:

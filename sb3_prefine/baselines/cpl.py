@@ -1,6 +1,5 @@
 """Contrastive preference learning (CPL, Hejna et al. 2024): the log-prob of an action as its advantage."""
 
-from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -8,20 +7,18 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor, nn
 
 from sb3_prefine.baselines.bradley_terry import bradley_terry_loss, pair_metrics, weighted_mean
-from sb3_prefine.baselines.segments import Pairs, build_segments, refuse_recurrent
+from sb3_prefine.baselines.segment_algorithm import SegmentAlgorithm
+from sb3_prefine.baselines.segments import Pairs
 from sb3_prefine.data.preferences import PreferenceBuffer
 from sb3_prefine.policies.base import Likelihood
 from sb3_prefine.policies.likelihood import gaussian_around_mode, likelihood_of
 from sb3_prefine.reference.load import Source
 from sb3_prefine.reference.reference import Reference
-from sb3_prefine.training.preference_algorithm import PreferenceAlgorithm
 from sb3_prefine.utils.validation import (
     check_choice,
-    check_count,
     check_fraction,
     check_not_negative,
     check_positive,
-    check_positive_or_none,
 )
 
 # The advantage is α times log π, or log π/π_ref.
@@ -30,7 +27,7 @@ Advantage = Literal["log_prob", "log_ratio"]
 ClonedSegments = Literal["all", "preferred"]
 
 
-class CPL(PreferenceAlgorithm):
+class CPL(SegmentAlgorithm):
     """
     Contrastive preference learning (Hejna et al. 2024), and its KL variant.
 
@@ -158,15 +155,12 @@ class CPL(PreferenceAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        check_count("segment_length", self.segment_length)
         check_choice("advantage", self.advantage, get_args(Advantage))
         check_positive("alpha", self.alpha)
         check_fraction("bias", self.bias)
         check_fraction("gamma", self.gamma)
         check_not_negative("bc_coef", self.bc_coef)
         check_choice("bc_data", self.bc_data, get_args(ClonedSegments))
-        check_positive_or_none("fixed_std", self.fixed_std)
-        check_positive_or_none("temperature", self.temperature)
         super()._setup_model()
 
     def train(self, pairs: Pairs) -> None:
@@ -176,7 +170,7 @@ class CPL(PreferenceAlgorithm):
         :param pairs: Pairs of segments.
         """
         # A = α log π, or α log π/π_ref, of every step
-        logp = self._likelihood.log_prob(self._likelihood.params(self.policy, pairs.inputs), pairs.actions)
+        logp = self.likelihood.log_prob(self.likelihood.params(self.policy, pairs.inputs), pairs.actions)
         advantages = self.alpha * pairs.by_step(logp - self._baseline(pairs))
 
         # s = Σ γ^t A of every segment
@@ -187,18 +181,18 @@ class CPL(PreferenceAlgorithm):
         preference_loss = bradley_terry_loss(scores, pairs.labels, pairs.pair_weights, self.bias)
         bc_loss = -self._mean_log_prob(pairs.by_step(logp), pairs)
         loss = preference_loss + self.bc_coef * bc_loss
-        grad_norm = self._descend(loss)
+        grad_norm = self.descend(loss)
         losses = torch.stack((loss, preference_loss, bc_loss)).detach()
         logp_of_segments = pairs.by_step(logp.detach()).sum(dim=-1) / pairs.lengths
         tensors = (losses, scores.detach(), logp_of_segments, pairs.pair_weights, grad_norm)
-        self._metrics.add_later(_metrics, None, tensors)
+        self.metrics.defer(_metrics, None, tensors)
 
     @torch.no_grad()
     def _baseline(self, pairs: Pairs) -> Tensor | float:
         """Log-probs of the reference in the KL variant, (2 · n · L,), otherwise 0."""
         if self.advantage == "log_prob":
             return 0.0
-        return self._likelihood_ref.log_prob(pairs.params_ref, pairs.actions)
+        return self.likelihood_ref.log_prob(pairs.params_ref, pairs.actions)
 
     def _mean_log_prob(self, logp: Tensor, pairs: Pairs) -> Tensor:
         """
@@ -214,29 +208,14 @@ class CPL(PreferenceAlgorithm):
             counts = counts * pairs.weights[..., None]
         return weighted_mean(logp[:n_sets], counts[:n_sets])
 
-    @property
-    def _n_pairs(self) -> int:
-        return max(1, round(self.batch_size / self.segment_length))
-
-    @property
-    def _states_per_update(self) -> int:
-        return 2 * self._n_pairs * self.segment_length
-
-    def _batches(self) -> Iterator[Pairs]:
-        segments = build_segments(self._given_preferences(), self.reference, self._likelihood, self.device)
-        return segments.batches(self._n_pairs, self.segment_length, self._generator)
-
-    def _likelihood_of(self, policy: nn.Module) -> Likelihood:
+    def _build_likelihood(self, policy: nn.Module) -> Likelihood:
         if self.fixed_std is not None and self.temperature is not None:
             raise ValueError(
                 f"temperature: {self.temperature} needs the policy's own likelihood. Pass fixed_std=None too."
             )
         if self.fixed_std is None:
-            likelihood = likelihood_of(policy, self.log_std_min, temperature=self.temperature)
-        else:
-            likelihood = gaussian_around_mode(policy, self.fixed_std)
-        refuse_recurrent("CPL", policy, likelihood)
-        return likelihood
+            return likelihood_of(policy, self.log_std_min, temperature=self.temperature)
+        return gaussian_around_mode(policy, self.fixed_std)
 
 
 def _metrics(

@@ -16,12 +16,13 @@ from torch.func import functional_call
 
 from sb3_prefine.baselines.networks import ActionVAE, Critics
 from sb3_prefine.baselines.new_policy import open_or_create_policy
-from sb3_prefine.baselines.transitions import Transitions, draw_rows, transitions_of, vector_sizes
+from sb3_prefine.baselines.transitions import Transitions, transitions_of, vector_sizes
 from sb3_prefine.data.space_checks import check_against_spaces
 from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.policies.likelihood import likelihood_of, trainable_parameters
 from sb3_prefine.reference.load import Source
 from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.draw_rows import draw_rows_forever
 from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
 from sb3_prefine.training.optimizer import descend
 from sb3_prefine.utils.validation import (
@@ -170,10 +171,10 @@ class CPQ(OfflineAlgorithm):
         self._check_hyperparameters()
         super()._setup_model()
         n_observations, n_actions = vector_sizes("CPQ", self.observation_space, self.action_space)
-        self._likelihood = likelihood_of(self.policy, self.log_std_min)
-        if self._likelihood.family != "squashed Gaussian" or self._likelihood.needs != "observations":
+        self.likelihood = likelihood_of(self.policy, self.log_std_min)
+        if self.likelihood.family != "squashed Gaussian" or self.likelihood.needs != "observations":
             raise TypeError(
-                f"policy: {type(self.policy).__name__} is a {self._likelihood.family}. CPQ trains a squashed Gaussian, "
+                f"policy: {type(self.policy).__name__} is a {self.likelihood.family}. CPQ trains a squashed Gaussian, "
                 "whose actions stay within bounds: use SquashedPolicy, or a policy of SAC."
             )
         if self.trajectories is not None:
@@ -186,7 +187,7 @@ class CPQ(OfflineAlgorithm):
         )
         self.vae = ActionVAE(n_observations, n_actions, self.vae_net_arch).to(self.device)
         self.log_alpha = torch.zeros((), device=self.device)
-        actor = trainable_parameters(self.policy, self._likelihood, self._example_inputs(1))
+        actor = trainable_parameters(self.policy, self.likelihood, self._example_inputs(1))
         critics = [*self.critic.parameters(), *self.cost_critic.parameters()]
         self.optimizer = torch.optim.Adam(actor, lr=self.lr_schedule(1.0), fused=True)
         self.critic_optimizer = torch.optim.Adam(critics, lr=self.critic_learning_rate, fused=True)
@@ -199,9 +200,9 @@ class CPQ(OfflineAlgorithm):
         :param batch: The transitions to learn from.
         """
         # The policy changes last, so its distribution at these states is computed once.
-        params = self._likelihood.params(self.policy, batch.observations)
+        params = self.likelihood.params(self.policy, batch.observations)
 
-        vae_loss = self.vae.loss(batch.observations, batch.actions, self._generator)
+        vae_loss = self.vae.loss(batch.observations, batch.actions, self.generator)
         critic_loss, cost_critic_loss = self._bellman_losses(batch)
         ood_cost = self._ood_cost(batch.observations, params.detach())
         ood_gap = self.ood_scale * self.cost_threshold - ood_cost
@@ -211,10 +212,10 @@ class CPQ(OfflineAlgorithm):
         self._ascend_alpha(alpha * ood_gap.detach())
 
         policy_loss, is_safe = self._policy_loss(batch.observations, params)
-        grad_norm = self._descend(policy_loss)
+        grad_norm = self.descend(policy_loss)
         for target, critic in ((self.critic_target, self.critic), (self.cost_critic_target, self.cost_critic)):
             torch._foreach_lerp_(list(target.parameters()), [p.detach() for p in critic.parameters()], self.tau)
-        self._metrics.add(
+        self.metrics.add(
             {
                 "train/vae_loss": vae_loss.detach(),
                 "train/critic_loss": critic_loss.detach(),
@@ -235,7 +236,7 @@ class CPQ(OfflineAlgorithm):
         :return: Mean squared errors of Q and of Q_c, each summed over its two critics, scalars.
         """
         with torch.no_grad():
-            params = self._likelihood.params(self.policy, batch.next_observations)
+            params = self.likelihood.params(self.policy, batch.next_observations)
             after = torch.cat((batch.next_observations, self._sample(params)), dim=1)
             next_value, next_cost = self.critic_target(after).amin(dim=0), self.cost_critic_target(after).amin(dim=0)
             is_safe = next_cost <= self.cost_threshold
@@ -286,19 +287,19 @@ class CPQ(OfflineAlgorithm):
 
     def _sample(self, params: Tensor) -> Tensor:
         """Sample actions in [-1, 1], (…, B, A), with gradient to mean and standard deviation."""
-        return torch.tanh(self._likelihood.sample(params, self._generator))
+        return torch.tanh(self.likelihood.sample(params, self.generator))
 
     @property
     def _states_per_update(self) -> int:
         # The VAE's encoder is twice as large, without a backward pass, for K actions per state; the rest costs 15.
         return (self.n_samples + 15) * self.batch_size
 
-    def _set_learning_rate(self, total_timesteps: int) -> None:
-        super()._set_learning_rate(total_timesteps)
+    def set_learning_rate(self, total_timesteps: int) -> None:
+        super().set_learning_rate(total_timesteps)
         update_learning_rate(self.critic_optimizer, self.critic_learning_rate)
         update_learning_rate(self.vae_optimizer, self.vae_learning_rate)
 
-    def _batches(self) -> Iterator["TransitionsWithCosts"]:
+    def batches(self) -> Iterator["TransitionsWithCosts"]:
         if self.trajectories is None:
             raise ValueError("trajectories: none were given. Pass CPQ(policy, trajectories, …), or set them.")
         assert self.cost_limit is not None  # _check_hyperparameters
@@ -310,7 +311,7 @@ class CPQ(OfflineAlgorithm):
             torch.tensor(column, device=self.device) for column in (self.trajectories.rewards, self.trajectories.costs)
         )
         data = TransitionsWithCosts(**vars(columns), rewards=rewards, costs=costs)
-        return (data.at(rows) for rows in draw_rows(len(data), self.batch_size, self._generator))
+        return (data.at(rows) for rows in draw_rows_forever([len(data)], self.batch_size, self.generator))
 
     def _check(self, trajectories: Trajectories) -> None:
         check_against_spaces(
@@ -343,7 +344,7 @@ class CPQ(OfflineAlgorithm):
             raise ValueError(f"ood_quantile: expected a fraction in [0, 1), found {self.ood_quantile!r}.")
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "trajectories", "_likelihood"]
+        return [*super()._excluded_save_params(), "trajectories"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, variables = super()._get_torch_save_params()

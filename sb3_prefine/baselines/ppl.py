@@ -1,6 +1,5 @@
 """PPL: preference learning from pairs of segments, with the policy's log-ratio as their reward."""
 
-from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -8,25 +7,23 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor, nn
 
 from sb3_prefine.baselines.bradley_terry import bradley_terry_loss, pair_metrics
-from sb3_prefine.baselines.segments import Pairs, build_segments, refuse_recurrent
+from sb3_prefine.baselines.segment_algorithm import SegmentAlgorithm
+from sb3_prefine.baselines.segments import Pairs
 from sb3_prefine.data.preferences import PreferenceBuffer
 from sb3_prefine.policies.base import Likelihood
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.reference.load import Source
 from sb3_prefine.reference.reference import Reference
-from sb3_prefine.training.preference_algorithm import PreferenceAlgorithm
 from sb3_prefine.utils.validation import (
     check_choice,
-    check_count,
     check_positive,
-    check_positive_or_none,
 )
 
 # How the log-ratios of a segment's steps are combined.
 Reduction = Literal["sum", "mean"]
 
 
-class PPL(PreferenceAlgorithm):
+class PPL(SegmentAlgorithm):
     """
     Preference learning with the Bradley-Terry model, directly on the policy.
 
@@ -128,11 +125,8 @@ class PPL(PreferenceAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        check_count("segment_length", self.segment_length)
         check_positive("beta", self.beta)
         check_choice("reduction", self.reduction, get_args(Reduction))
-        check_positive_or_none("fixed_std", self.fixed_std)
-        check_positive_or_none("temperature", self.temperature)
         super()._setup_model()
 
     def train(self, pairs: Pairs) -> None:
@@ -142,9 +136,9 @@ class PPL(PreferenceAlgorithm):
         :param pairs: Pairs of segments.
         """
         # log ρ = log π_θ - log π_ref of every step
-        logp = self._likelihood.log_prob(self._likelihood.params(self.policy, pairs.inputs), pairs.actions)
+        logp = self.likelihood.log_prob(self.likelihood.params(self.policy, pairs.inputs), pairs.actions)
         with torch.no_grad():
-            logp_ref = self._likelihood_ref.log_prob(pairs.params_ref, pairs.actions)
+            logp_ref = self.likelihood_ref.log_prob(pairs.params_ref, pairs.actions)
         log_ratio = pairs.by_step(logp - logp_ref)
 
         # r = β Σ log ρ of every segment
@@ -154,27 +148,13 @@ class PPL(PreferenceAlgorithm):
 
         # Eq. 1: -log σ(r⁺ - r⁻)
         loss = bradley_terry_loss(rewards, pairs.labels, pairs.pair_weights)
-        grad_norm = self._descend(loss)
+        grad_norm = self.descend(loss)
         logp_of_segments = pairs.by_step(logp.detach()).sum(dim=-1) / pairs.lengths
         tensors = (loss.detach(), rewards.detach(), logp_of_segments, pairs.pair_weights, grad_norm)
-        self._metrics.add_later(_metrics, None, tensors)
+        self.metrics.defer(_metrics, None, tensors)
 
-    @property
-    def _n_pairs(self) -> int:
-        return max(1, round(self.batch_size / self.segment_length))
-
-    @property
-    def _states_per_update(self) -> int:
-        return 2 * self._n_pairs * self.segment_length
-
-    def _batches(self) -> Iterator[Pairs]:
-        segments = build_segments(self._given_preferences(), self.reference, self._likelihood, self.device)
-        return segments.batches(self._n_pairs, self.segment_length, self._generator)
-
-    def _likelihood_of(self, policy: nn.Module) -> Likelihood:
-        likelihood = likelihood_of(policy, self.log_std_min, fixed_std=self.fixed_std, temperature=self.temperature)
-        refuse_recurrent("PPL", policy, likelihood)
-        return likelihood
+    def _build_likelihood(self, policy: nn.Module) -> Likelihood:
+        return likelihood_of(policy, self.log_std_min, fixed_std=self.fixed_std, temperature=self.temperature)
 
 
 def _metrics(

@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 
 from sb3_prefine.baselines.networks import Critics
 from sb3_prefine.baselines.new_policy import open_or_create_policy
-from sb3_prefine.baselines.transitions import Transitions, draw_rows, transitions_of, vector_sizes
+from sb3_prefine.baselines.transitions import Transitions, transitions_of, vector_sizes
 from sb3_prefine.data.preferences import PreferenceBuffer
 from sb3_prefine.data.space_checks import check_against_spaces
 from sb3_prefine.data.trajectories import Trajectories
@@ -22,15 +22,14 @@ from sb3_prefine.policies.cvae import CVAEPolicy
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.reference.load import Source
 from sb3_prefine.reference.reference import Reference
-from sb3_prefine.training.metrics import MetricMeans
+from sb3_prefine.training.draw_rows import draw_rows_forever
 from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
 from sb3_prefine.training.optimizer import descend
+from sb3_prefine.training.transition_tables import STATES_PER_FORWARD_PASS
 from sb3_prefine.utils.validation import check_count, check_discount, check_not_negative, check_training
 
 # Distance of α from its largest possible value, at which some rewards are minus infinity.
 _ALPHA_MARGIN = 1e-5
-# Transitions in one forward pass of the discriminator over all data.
-_TRANSITIONS_PER_PASS = 8192
 
 
 class SafeDICE(OfflineAlgorithm):
@@ -116,9 +115,8 @@ class SafeDICE(OfflineAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        reference = open_or_create_policy(
-            policy, unlabelled(preferences, trajectories), env, normalize, policy_kwargs, seed
-        )
+        data = unlabelled(preferences, trajectories)
+        reference = open_or_create_policy(policy, data, env, normalize, policy_kwargs, seed)
         super().__init__(reference, env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
         self.preferences = preferences
         self.trajectories = trajectories
@@ -131,23 +129,21 @@ class SafeDICE(OfflineAlgorithm):
         self.net_arch = list(net_arch)
         self.log_std_min = log_std_min
         self.max_grad_norm = max_grad_norm
-        # It is set in the second stage.
-        self.alpha: float | None = None
+        self.alpha: float | None = None  # It is set in the second stage.
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
         check_training(self.learning_rate, self.batch_size, self.log_std_min, self.max_grad_norm)
-        check_not_negative("critic_learning_rate", self.critic_learning_rate)
-        check_not_negative("gradient_penalty", self.gradient_penalty)
-        check_not_negative("nu_gradient_penalty", self.nu_gradient_penalty)
+        for name in ("critic_learning_rate", "gradient_penalty", "nu_gradient_penalty"):
+            check_not_negative(name, getattr(self, name))
         check_count("discriminator_steps", self.discriminator_steps)
         for n_units in self.net_arch:
             check_count("net_arch", n_units)
         check_discount(self.gamma)
         super()._setup_model()
-        self._likelihood = likelihood_of(self.policy, self.log_std_min)
-        if isinstance(self.policy, CVAEPolicy) or self._likelihood.needs != "observations":
+        self.likelihood = likelihood_of(self.policy, self.log_std_min)
+        if isinstance(self.policy, CVAEPolicy) or self.likelihood.needs != "observations":
             raise TypeError(
                 f"policy: {type(self.policy).__name__} is not one that SafeDICE clones. Use SquashedPolicy or "
                 "GaussianPolicy, or a policy of SAC, PPO or A2C."
@@ -173,27 +169,27 @@ class SafeDICE(OfflineAlgorithm):
             self._train_policy(batch)
 
     def _train_discriminator(self, batch: "DiscriminatorBatch") -> None:
-        mix = torch.rand((len(batch.unlabelled), 1), generator=self._generator, device=self.device)
+        mix = torch.rand((len(batch.unlabelled), 1), generator=self.generator, device=self.device)
         entropy, penalty = discriminator_loss(self.discriminator, batch, mix)
         loss = entropy + self.gradient_penalty * penalty
         [grad_norm] = descend((self.discriminator_optimizer,), loss, self._guard.check, self.max_grad_norm)
         losses = {"train/discriminator_loss": entropy.detach(), "train/gradient_penalty": penalty.detach()}
-        self._metrics.add({**losses, "train/grad_norm": grad_norm})
+        self.metrics.add({**losses, "train/grad_norm": grad_norm})
 
     def _train_policy(self, batch: "PolicyBatch") -> None:
         # Dropout and batch statistics are welcome here, as in BC.
         self.policy.set_training_mode(True)
         dual, advantages = nu_loss(self.nu, batch, self.gamma)
-        mix = torch.rand((len(advantages), 1), generator=self._generator, device=self.device)
+        mix = torch.rand((len(advantages), 1), generator=self.generator, device=self.device)
         penalty = nu_penalty(self.nu, batch, mix)
         weights = advantages.detach().softmax(dim=0)
-        params = self._likelihood.params(self.policy, batch.unlabelled.observations)
-        policy_loss = -(weights @ self._likelihood.log_prob(params, batch.unlabelled.encoded))
+        params = self.likelihood.params(self.policy, batch.unlabelled.observations)
+        policy_loss = -(weights @ self.likelihood.log_prob(params, batch.unlabelled.encoded))
         loss = dual + self.nu_gradient_penalty * penalty + policy_loss
         # The losses share no weights, so the gradient of their sum is the gradient of each.
         optimizers = (self.optimizer, self.nu_optimizer)
         grad_norm, nu_grad_norm = descend(optimizers, loss, self._guard.check, self.max_grad_norm)
-        self._metrics.add(
+        self.metrics.add(
             {
                 "train/policy_loss": policy_loss.detach(),
                 "train/nu_loss": dual.detach(),
@@ -209,12 +205,12 @@ class SafeDICE(OfflineAlgorithm):
         # ν reads 3 states per transition, its gradient penalty costs about 4 more, and the policy reads 1 state.
         return 8 * self.batch_size
 
-    def _set_learning_rate(self, total_timesteps: int) -> None:
-        super()._set_learning_rate(total_timesteps)
+    def set_learning_rate(self, total_timesteps: int) -> None:
+        super().set_learning_rate(total_timesteps)
         for optimizer in (self.discriminator_optimizer, self.nu_optimizer):
             update_learning_rate(optimizer, self.critic_learning_rate)
 
-    def _batches(self) -> Iterator["DiscriminatorBatch | PolicyBatch"]:
+    def batches(self) -> Iterator["DiscriminatorBatch | PolicyBatch"]:
         if self.preferences is None:
             raise ValueError("preferences: none were given. Pass SafeDICE(policy, preferences, …), or set them.")
         self._check_data()
@@ -224,7 +220,7 @@ class SafeDICE(OfflineAlgorithm):
         transitions = transitions_of(name, data, self.reference, self.policy)
         labelled = transitions_of("preferences", self.preferences.dispreferred, self.reference, self.policy)
         starts = torch.tensor(data.episode_starts, device=self.device)
-        encoded = self._likelihood.encode(torch.tensor(data.actions, device=self.device))
+        encoded = self.likelihood.encode(torch.tensor(data.actions, device=self.device))
         return self._stages(transitions, labelled, transitions.observations[starts], encoded)
 
     def _stages(
@@ -238,7 +234,8 @@ class SafeDICE(OfflineAlgorithm):
         :param first: First observations of the unlabelled episodes.
         :param encoded: Unlabelled actions in the encoding that the likelihood scores.
         """
-        rows, others, starts = (draw_rows(len(t), self.batch_size, self._generator) for t in (data, labelled, first))
+        sizes = len(data), len(labelled), len(first)
+        rows, others, starts = (draw_rows_forever([size], self.batch_size, self.generator) for size in sizes)
         while self._n_updates < self.discriminator_steps:
             yield DiscriminatorBatch(data.at(next(rows)).inputs, labelled.at(next(others)).inputs)
 
@@ -247,7 +244,7 @@ class SafeDICE(OfflineAlgorithm):
         rewards = log_ratio(logits, self.alpha)
         rewards = (rewards - rewards.mean()) / rewards.std(correction=0).clamp(min=1e-6)
         # The metrics of the first stage have other names.
-        self._metrics = MetricMeans()
+        self.metrics.reset()
 
         rewarded = UnlabelledTransitions(**vars(data), encoded=encoded, rewards=rewards)
         while True:
@@ -256,7 +253,7 @@ class SafeDICE(OfflineAlgorithm):
     @torch.no_grad()
     def _logits(self, data: Transitions) -> Tensor:
         """Compute c of all transitions, (N,)."""
-        return torch.cat([self.discriminator(chunk)[0] for chunk in data.inputs.split(_TRANSITIONS_PER_PASS)])
+        return torch.cat([self.discriminator(chunk)[0] for chunk in data.inputs.split(STATES_PER_FORWARD_PASS)])
 
     def _check_data(self) -> None:
         """Check the data that were given so far."""
@@ -270,7 +267,7 @@ class SafeDICE(OfflineAlgorithm):
             check_against_spaces(name, data, self.observation_space, self.action_space, takes_action_masks=False)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "preferences", "trajectories", "_likelihood"]
+        return [*super()._excluded_save_params(), "preferences", "trajectories"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, variables = super()._get_torch_save_params()

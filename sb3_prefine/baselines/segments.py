@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sb3_prefine.data.preferences import PreferenceBuffer
 from sb3_prefine.policies.base import Inputs, Likelihood
@@ -143,19 +143,3 @@ def build_segments(
         starts=torch.as_tensor(ends - lengths, device=device),
         ends=torch.as_tensor(ends, device=device),
     )
-
-
-def refuse_recurrent(algorithm: str, policy: nn.Module, likelihood: Likelihood) -> None:
-    """
-    Refuse a recurrent policy, whose hidden states depend on the steps before a segment.
-
-    :param algorithm: Name of the algorithm in the error.
-    :param policy: The policy.
-    :param likelihood: Its likelihood.
-    :raises TypeError: If the likelihood needs sequences from the start of an episode.
-    """
-    if likelihood.needs == "sequences":
-        raise TypeError(
-            f"policy: {type(policy).__name__} is recurrent: its hidden states depend on the steps before a segment, "
-            f"which {algorithm} does not read. Use PREFINE, which trains such a policy."
-        )

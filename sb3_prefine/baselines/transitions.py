@@ -1,6 +1,5 @@
 """Transitions for critics: vectors of normalised observations, and actions scaled to [-1, 1]."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.reference.reference import Reference
-from sb3_prefine.training.transition_tables import UPDATES_PER_DRAW, normalized
+from sb3_prefine.training.transition_tables import normalized
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +66,6 @@ def transitions_of(name: str, trajectories: Trajectories, reference: Reference, 
         next_observations=observations(trajectories.next_observations),
         continues=torch.tensor(~trajectories.terminals, dtype=torch.float32, device=policy.device),
     )
-
-
-def draw_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The rows of one batch after another (batch_size,), without end, drawn with replacement from ``n``."""
-    while True:
-        yield from torch.randint(n, (UPDATES_PER_DRAW, batch_size), generator=generator, device=generator.device)
 
 
 def vector_sizes(algorithm: str, observation_space: spaces.Space, action_space: spaces.Space) -> tuple[int, int]:

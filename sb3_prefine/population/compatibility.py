@@ -1,4 +1,4 @@
-"""Whether models can be trained together: what has to be the same in all runs of a population."""
+"""Checks whether models can be trained together: what has to be equal in all runs of a population."""
 
 import pickle
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sb3_prefine.policies.custom import HasLikelihood
 from sb3_prefine.prefine import PREFINE
 from sb3_prefine.reference.reference import Reference
 
-# What shapes the computation.
+# Attributes that determine the computation and therefore have to be equal in all runs.
 SHARED_SETTINGS = (
     "device",
     "observation_space",
@@ -25,24 +25,26 @@ SHARED_SETTINGS = (
     "fixed_std",
     "temperature",
 )
-# What a population does in its own way; a subclass with another one would be trained as if it had not.
-_REPLACED = ("learn", "train", "_batches", "_descend", "_log_probs", "_objective", "_with_counterfactuals")
-_ONE_BY_ONE = "Train it by itself: model.learn(…)."
+# Methods that a population does not call, because it does the same for all runs at once. So it would ignore that a
+# subclass overrides one of them.
+_REIMPLEMENTED = (PREFINE.learn, PREFINE.batches, PREFINE.train, PREFINE.log_probs, PREFINE.objective, PREFINE.descend)
+_TRAIN_SEPARATELY = "Train it separately: model.learn(…)."
 
 
 def check_compatible(models: Sequence[PREFINE]) -> None:
     """
     Refuse models that cannot be trained together.
 
-    :raises TypeError: something that is no PREFINE model, or one that cannot be trained together with others
-    :raises ValueError: there are none, one is there twice, or they differ; names them, and the attribute
+    :param models: Models of a population.
+    :raises TypeError: If one is not a PREFINE model, or cannot be trained together with others.
+    :raises ValueError: If there are no models, one occurs twice, or they differ; names them and the attribute.
     """
     if not models:
-        raise ValueError("models: there are none. Pass PREFINE models.")
-    seen: dict[int, int] = {}
+        raise ValueError("models: the list is empty. Pass PREFINE models.")
+    positions: dict[int, int] = {}
     for i, model in enumerate(models):
         _check_kind(f"models[{i}]", model)
-        if (j := seen.setdefault(id(model), i)) != i:
+        if (j := positions.setdefault(id(model), i)) != i:
             raise ValueError(f"models: [{j}] and [{i}] are one and the same. Make a model for each run.")
         for name in SHARED_SETTINGS:
             _check_equal(name, i, getattr(model, name), getattr(models[0], name))
@@ -55,7 +57,13 @@ def check_compatible(models: Sequence[PREFINE]) -> None:
 
 
 def same_distribution(one: Reference, other: Reference) -> bool:
-    """Whether two references, of one architecture, give the same distribution at every state."""
+    """
+    Tell whether two references give the same distribution at every state.
+
+    :param one: A reference.
+    :param other: Another reference with the same architecture.
+    :return: Whether their weights and normalisers are equal.
+    """
     if one is other:
         return True
     weights, others = one.policy.state_dict(), other.policy.state_dict()
@@ -67,15 +75,16 @@ def same_distribution(one: Reference, other: Reference) -> bool:
 def _check_kind(name: str, model: object) -> None:
     if not isinstance(model, PREFINE):
         raise TypeError(f"{name}: expected a PREFINE model, found {type(model).__name__}.")
-    own = [method for method in _REPLACED if getattr(type(model), method) is not getattr(PREFINE, method)]
-    if own:
+    for method in _REIMPLEMENTED:
+        if getattr(type(model), method.__name__) is not method:
+            raise TypeError(
+                f"{name}: {type(model).__name__} overrides {method.__name__}, which a population does not call. "
+                f"{_TRAIN_SEPARATELY}"
+            )
+    if model.likelihood.needs == "sequences":
         raise TypeError(
-            f"{name}: {type(model).__name__} has its own {own[0]}, which would not be called. {_ONE_BY_ONE}"
-        )
-    if model._likelihood.needs == "sequences":
-        raise TypeError(
-            f"{name}: {type(model.policy).__name__} is recurrent. Its hidden states are run anew along whole episodes "
-            f"while it learns, which is not done for many at once. {_ONE_BY_ONE}"
+            f"{name}: {type(model.policy).__name__} is recurrent. Its hidden states are computed again along whole "
+            f"episodes while it learns, which a population does not support. {_TRAIN_SEPARATELY}"
         )
 
 
@@ -92,10 +101,10 @@ def _refuse(name: str, i: int, found: Any, expected: Any) -> None:
 
 
 def _architecture(model: PREFINE) -> list[str]:
-    """Line by line, what one network has to have in common with another to be batched with it."""
+    """Describe, line by line, what networks must have in common to be computed as one batched network."""
     policy: Any = model.policy
     dist = getattr(policy, "action_dist", getattr(getattr(policy, "actor", None), "action_dist", None))
-    # What is no module: gSDE's use_expln; the number of latents of a CVAEPolicy.
+    # repr does not show settings that are not modules: use_expln of gSDE, the number of latents of CVAEPolicy.
     holders = [holder for holder in (dist, policy if isinstance(policy, HasLikelihood) else None) if holder is not None]
     attributes = [pair for holder in holders for pair in vars(holder).items() if pair[0] != "training"]
     settings = [f"{name}={value}" for name, value in attributes if isinstance(value, int | float | str)]
@@ -104,4 +113,4 @@ def _architecture(model: PREFINE) -> list[str]:
         f"{name} {tuple(weight.shape)} {weight.dtype}{' trained' if id(weight) in trained else ''}"
         for name, weight in policy.named_parameters()
     ]
-    return [model._likelihood.family, *repr(policy).splitlines(), *settings, *weights]
+    return [model.likelihood.family, *repr(policy).splitlines(), *settings, *weights]

@@ -1,8 +1,8 @@
-"""Many runs at once: seeds, data draws and hyperparameters of one architecture, trained in the same updates."""
+"""Many runs at once: seeds, datasets and hyperparameters with one architecture, trained in the same updates."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 from typing import Any, Self, overload
 
 import torch
@@ -14,51 +14,44 @@ from tqdm import tqdm
 from sb3_prefine.population.batched_update import BatchedUpdate, should_batch_networks
 from sb3_prefine.population.compatibility import check_compatible, same_distribution
 from sb3_prefine.prefine import PREFINE
-from sb3_prefine.training.offline_algorithm import CHECK_INTERVAL
+from sb3_prefine.training.draw_rows import UPDATES_PER_DRAW
 from sb3_prefine.training.optimizer import FiniteGuard
-from sb3_prefine.training.transition_tables import (
-    UPDATES_PER_DRAW,
-    ScoredTransitions,
-    TransitionTables,
-    join_tables,
-    preferred_first,
-)
-from sb3_prefine.utils.threads import threads_for
+from sb3_prefine.training.training_run import TrainingRun
+from sb3_prefine.training.transition_tables import ScoredTransitions, TransitionTables, join_tables, preferred_first
 
-# One of SB3's for each run; or a function, which is called for every run.
+# A callback of SB3 for each run; or a function, which is called for every run.
 Callbacks = Sequence[MaybeCallback] | Callable[[dict[str, Any], dict[str, Any]], bool]
 
 
 class Population(Sequence[PREFINE]):
     """
-    PREFINE models that are trained together, each as if it were alone.
+    PREFINE models that are trained together, with the same results as separately.
 
-    Every run ends with the weights, logs and random state that ``model.learn`` alone would give it, to the tolerance of
-    floats. What is many small operations for one run is as many larger ones for R runs::
+    Every model gets the weights, logs and random state that ``model.learn`` would give it, up to rounding errors. An
+    update of R runs launches the same number of operations as an update of one run, on larger tensors::
 
         reference = load_reference("ppo/HalfCheetah-v3")
         models = [PREFINE(reference, data, beta=beta, seed=seed) for beta in (0.05, 0.1, 0.2) for seed in range(5)]
         population = Population(models).learn(20_000, progress_bar=True)
         population[0].export("safe.zip")
 
-    ``population[i]`` is the i-th model itself: it can be evaluated, saved, exported or trained further by itself, and
-    in callbacks too. Runs of the same preferences (the same object) and reference share their tables in memory.
+    ``population[i]`` is the i-th model itself: you can evaluate, save, export or train it separately, also in
+    callbacks. Runs with the same preferences (the same object) and the same reference share their tables in memory.
 
-    On the CPU the networks run one after the other inside an update, which is fastest there. On CUDA they are one
-    batched network (``torch.vmap``), but for a module of your own. The noise of a ``CVAEPolicy`` depends on every bit
-    of the samples: batched, it is as good, but soon another than that of the run alone.
+    On the CPU, the networks are computed one after the other in each update, which is fastest there. On CUDA they are
+    one batched network (``torch.vmap``), except for a custom module. The noise of a ``CVAEPolicy`` depends on the exact
+    samples: if its networks are batched, the noise is equally valid, but differs from that of a separate run.
 
-    :param models: of one architecture, on one device, alike in what ``SHARED_SETTINGS`` names. Preferences,
-        seed, ``beta``, ``sft_coef``, ``log_ratio_bound``, ``learning_rate``, ``max_grad_norm``, ``optimizer_kwargs``
-        and the weights to start from are each run's own
-    :raises TypeError: something that is no PREFINE model, or one that cannot be trained together with others
-    :raises ValueError: models that differ where they must not; names them, and the attribute
+    :param models: Models with the same architecture and device, and with equal attributes in ``SHARED_SETTINGS``. They
+        may differ in preferences, seed, ``beta``, ``sft_coef``, ``log_ratio_bound``, ``learning_rate``,
+        ``max_grad_norm``, ``optimizer_kwargs`` and initial weights.
+    :raises TypeError: If one is not a PREFINE model, or cannot be trained together with others.
+    :raises ValueError: If models differ where they must not; names them and the attribute.
     """
 
     def __init__(self, models: Iterable[PREFINE]) -> None:
         self._models = list(models)
         check_compatible(self._models)
-        self._batched = should_batch_networks(self._models[0])
         self._joined: tuple[ScoredTransitions | None, list[TransitionTables]] = (None, [])
 
     def __len__(self) -> int:
@@ -83,179 +76,163 @@ class Population(Sequence[PREFINE]):
         """
         Train all models.
 
-        A callback that returns False ends its own run, and so does a loss or gradient that is not finite. The others go
-        on.
+        A callback that returns False ends its own run, and so does a non-finite loss or gradient. The others continue.
 
-        :param total_timesteps: the number of gradient steps of each run
-        :param callback: one for each run, in any of the forms that SB3 takes (None too), called after each of its
-            gradient steps; or one function for all of them, which finds the model in ``locals_["self"]``
-        :param log_interval: gradient steps between two logs of a run, by its own logger, each the mean over them; None
-            logs nothing
-        :param tb_log_name: for TensorBoard, where the runs are called ``{tb_log_name}_{i}``; None is the name of the
-            class
-        :param reset_num_timesteps: False goes on counting from where the last call ended
-        :param progress_bar: show one, of the gradient steps
-        :return: the population
-        :raises ValueError: there are no data, or they do not fit the policy; the callbacks are not one a run
-        :raises FloatingPointError: a loss or gradient was not finite, when all runs have ended; names the runs, whose
-            policies hold the last good weights
+        :param total_timesteps: Number of gradient steps of each run.
+        :param callback: A list with a callback for each run, each in any form that SB3 takes (or None); or one function
+            for all runs, which finds the model in ``locals_["self"]``. Called after each gradient step of its run.
+        :param log_interval: Gradient steps between two logs of a run by its logger, which hold the means since the last
+            one; None for no logs.
+        :param tb_log_name: Name for TensorBoard, in which run i is ``{tb_log_name}_{i}``; None for the class's name.
+        :param reset_num_timesteps: Whether to count from 0 again. False continues the count of the last call.
+        :param progress_bar: Whether to show a progress bar of the gradient steps.
+        :return: The population.
+        :raises ValueError: If there are no data, they do not fit the policy, or there is not one callback for each run.
+        :raises FloatingPointError: If a loss or gradient was not finite; raised when all runs have ended. Names the
+            runs, whose policies hold the last finite weights.
         """
-        callbacks = _one_each(callback, len(self))
+        callbacks = _callback_of_each_run(callback, len(self))
         check_compatible(self._models)
-        columns, parts = self._share_tables()
+        transitions, tables = self._share_tables()
         runs = []
-        for i, (model, own, (tables, start)) in enumerate(zip(self._models, callbacks, parts, strict=True)):
+        for i, (model, own, (table, first_row)) in enumerate(zip(self._models, callbacks, tables, strict=True)):
             name = f"{tb_log_name or type(model).__name__}_{i}"
             total, initialized = model._setup_learn(total_timesteps, own, reset_num_timesteps, name)
-            model.policy.set_training_mode(False)
-            runs.append(_Run(i, model, tables, start, initialized, total, log_interval))
+            runs.append(_Run(i, model, TrainingRun(model, initialized, total, log_interval), table, first_row))
         for run in runs:
-            run.callback.on_training_start(run.locals, globals())
-        first, one_state = self._models[0], self._models[0]._example_inputs(1)
+            training = run.training
+            locals_ = {"callback": training.callback, "total_timesteps": training.total_timesteps}
+            training.start({"self": run.model, "log_interval": log_interval, **locals_}, globals())
         with (
-            threads_for(lambda: first._likelihood.params(first.policy, one_state), first._states_per_update),
+            self._models[0].limited_threads(),
             tqdm(total=total_timesteps, unit=" updates", disable=not progress_bar) as bar,
         ):
-            self._train(runs, columns, total_timesteps, bar)
-        failed = [f"models[{run.number}]: {run.error}" for run in runs if run.error is not None]
+            self._train(runs, transitions, total_timesteps, bar)
+        failed = [f"models[{run.number}]: {run.training.error}" for run in runs if run.training.error is not None]
         if failed:
             raise FloatingPointError("\n".join((f"{len(failed)} of {len(runs)} runs were stopped.", *failed)))
         return self
 
-    def _train(self, runs: Sequence["_Run"], columns: ScoredTransitions, n_updates: int, bar: tqdm) -> None:
+    def _train(self, runs: list["_Run"], transitions: ScoredTransitions, n_updates: int, bar: tqdm) -> None:
         first = runs[0].model
         sets = preferred_first(first.batch_size, first.device)
-        stack = BatchedUpdate(self._models, FiniteGuard(first.device, (len(runs),)), self._batched)
+        guard = FiniteGuard(first.device, (len(runs),))
+        update = BatchedUpdate(self._models, guard, should_batch_networks(first))
         try:
-            for update in range(n_updates):
-                if update % UPDATES_PER_DRAW == 0:
+            for step in range(n_updates):
+                if step % UPDATES_PER_DRAW == 0:
                     rows = torch.stack([run.draw() for run in runs], dim=1)
                 for run in runs:
-                    run.model._set_learning_rate(run.total_timesteps)
-                stack.train(columns.at(rows[update % UPDATES_PER_DRAW], sets))
+                    run.training.set_learning_rate()
+                update.train(transitions.at(rows[step % UPDATES_PER_DRAW], sets))
                 bar.update()
-                going_on = _after_update(runs, stack)
-                if len(going_on) < len(runs):
-                    runs, rows = [runs[i] for i in going_on], rows[:, going_on]
+                continuing = _after_step(runs, update)
+                if len(continuing) < len(runs):
+                    runs, rows = [runs[i] for i in continuing], rows[:, continuing]
                     if not runs:
                         return
-                    stack = stack.keep(going_on)
-            for run, error in zip(runs, stack.guard.errors(), strict=True):
-                run.end(error)
+                    update = update.select_runs(continuing)
+            for run, error in zip(runs, guard.errors(), strict=True):
+                run.training.end(error)
         finally:
-            stack.release()
+            update.clear_gradients()
 
     def _share_tables(self) -> tuple[ScoredTransitions, list[tuple[TransitionTables, int]]]:
         """
-        The tables of all models, one for those of the same data and reference.
+        Build the tables of all models. Models with the same data and reference share a table.
 
-        :return: their rows, one table after the other; for each model its table, and where that starts
+        :return: The rows of all tables, one table after the other; and for each model its table and its first row.
         """
-        found = []
-        for i, model in enumerate(self._models):
-            if model.preferences is None:
-                raise ValueError(f"models[{i}].preferences: there are none to learn from. Set them, or leave it out.")
-            of_same_data = (other for other in self._models[:i] if other.preferences is model.preferences)
-            twin = next((other for other in of_same_data if same_distribution(other.reference, model.reference)), model)
-            tables = twin._current_tables()
-            if not isinstance(tables, TransitionTables):
-                raise ValueError(
-                    f"models[{i}].preferences: they lie on disk and hold more transitions than buffer_size="
-                    f"{model.buffer_size:,}, and one stream cannot serve many runs. Make buffer_size larger, read the "
-                    "data without mmap=True, or train it by itself: model.learn(…)."
-                )
-            found.append(tables)
-        distinct = list({id(tables): tables for tables in found}.values())
-        columns, parts = self._joined
-        if columns is None or [id(tables) for tables in distinct] != [id(part) for part in parts]:
-            columns, parts = self._joined = join_tables(distinct)
-        starts = [0]
-        for part in parts:
-            starts.append(starts[-1] + len(part.actions))
-        numbers = {id(tables): number for number, tables in enumerate(distinct)}
-        chosen = [numbers[id(tables)] for tables in found]
-        # In place of the tables that were joined, whose memory is freed.
-        for model, number in zip(self._models, chosen, strict=True):
-            assert model.preferences is not None
-            model._tables = (model.preferences, parts[number])
-        return columns, [(parts[number], starts[number]) for number in chosen]
+        tables = [self._table_of(i) for i in range(len(self))]
+        distinct = list({id(table): table for table in tables}.values())
+        transitions, views = self._joined
+        if transitions is None or [id(table) for table in distinct] != [id(view) for view in views]:
+            transitions, views = self._joined = join_tables(distinct)
+        positions = {id(table): position for position, table in enumerate(distinct)}
+        first_rows = [sum(len(view.actions) for view in views[:position]) for position in range(len(views))]
+        shared = [(views[position], first_rows[position]) for position in (positions[id(table)] for table in tables)]
+        for model, (view, _) in zip(self._models, shared, strict=True):
+            # This frees the memory of the tables that were joined.
+            model.set_tables(view)
+        return transitions, shared
+
+    def _table_of(self, i: int) -> TransitionTables:
+        """Get the table of a model, or that of an earlier model with the same data and reference."""
+        model = self._models[i]
+        if model.preferences is None:
+            raise ValueError(
+                f"models[{i}].preferences: None, which is nothing to learn from. Set them, or leave it out."
+            )
+        with_same_data = (other for other in self._models[:i] if other.preferences is model.preferences)
+        same = (other for other in with_same_data if same_distribution(other.reference, model.reference))
+        table = next(same, model).current_tables()
+        if not isinstance(table, TransitionTables):
+            raise ValueError(
+                f"models[{i}].preferences: they are on disk and hold more transitions than buffer_size="
+                f"{model.buffer_size:,}, and one stream cannot serve many runs. Make buffer_size larger, read the "
+                "data without mmap=True, or train it separately: model.learn(…)."
+            )
+        return table
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Run:
     """
-    :param number: which of the models
-    :param start: where the rows of its tables start among those of all
-    :param total_timesteps: where it ends
-    :param error: why it was stopped
+    One model during ``Population.learn``.
+
+    :param number: Position of the model in the population.
+    :param model: The model.
+    :param training: Its callbacks, counts and logs.
+    :param table: Its table.
+    :param first_row: First row of this table among the rows of all tables.
     """
 
     number: int
     model: PREFINE
-    tables: TransitionTables
-    start: int
-    callback: BaseCallback
-    total_timesteps: int
-    log_interval: int | None
-    error: FloatingPointError | None = None
-
-    @cached_property
-    def locals(self) -> dict[str, Any]:
-        """What callbacks find in ``self.locals``."""
-        names = ("callback", "total_timesteps", "log_interval")
-        return {"self": self.model, **{name: getattr(self, name) for name in names}}
+    training: TrainingRun
+    table: TransitionTables
+    first_row: int
 
     def draw(self) -> Tensor:
-        """Its rows of the next 100 batches, (100, B)."""
-        return self.start + self.tables.draw(self.model.batch_size, self.model._generator)
-
-    def is_due(self, interval: int | None) -> bool:
-        return interval is not None and self.model._n_updates % interval == 0
-
-    def end(self, error: FloatingPointError | None) -> None:
-        self.error = error
-        if error is None:
-            self.callback.on_training_end()
+        """Draw the rows of the next 100 batches, (100, B), among the rows of all tables."""
+        return self.first_row + self.table.draw(self.model.batch_size, self.model.generator)
 
 
-def _after_update(runs: Sequence[_Run], stack: BatchedUpdate) -> list[int]:
+def _after_step(runs: Sequence[_Run], update: BatchedUpdate) -> list[int]:
     """
-    What ``PREFINE.learn`` does after an update, for every run.
+    Count the gradient step of every run, call its callback and write its logs.
 
-    :return: the places of the runs that go on
+    :return: Positions of the runs that continue.
     """
     for run in runs:
-        run.model._n_updates += 1
-        run.model.num_timesteps += 1
-    errors: list[FloatingPointError | None] = [None] * len(runs)
-    if any(run.is_due(CHECK_INTERVAL) for run in runs):
-        errors = stack.guard.errors()
-    if any(run.is_due(run.log_interval) for run in runs):
-        stack.hand_out_metrics()
-    going_on = []
-    for i, (run, error) in enumerate(zip(runs, errors, strict=True)):
-        if error is not None and run.is_due(CHECK_INTERVAL):
-            run.end(error)
-            continue
-        run.callback.update_locals(run.locals)
-        if not run.callback.on_step():
-            run.end(stack.guard.errors()[i])
-            continue
-        if run.is_due(run.log_interval):
-            run.model.dump_logs()
-        going_on.append(i)
-    return going_on
+        run.training.count_step()
+    if any(run.training.is_log_due for run in runs):
+        update.distribute_metrics()
+    # All runs share one question to the device, which is only asked if a run needs the answer.
+    errors = cache(update.guard.errors)
+
+    def error_of(run: int) -> FloatingPointError | None:
+        return errors()[run]
+
+    continuing = []
+    for i, run in enumerate(runs):
+        if run.training.after_step(partial(error_of, i)):
+            continuing.append(i)
+        else:
+            run.training.end(error_of(i))
+    return continuing
 
 
-def _one_each(callback: Callbacks | None, n_runs: int) -> list[MaybeCallback]:
+def _callback_of_each_run(callback: Callbacks | None, n_runs: int) -> list[MaybeCallback]:
     """
-    :return: the callback of each run
-    :raises TypeError: one callback for all runs
-    :raises ValueError: not one a run
+    Get the callback of each run.
+
+    :raises TypeError: If there is one callback object for all runs.
+    :raises ValueError: If there is not one callback for each run, or if two runs have the same one.
     """
     if isinstance(callback, BaseCallback):
         raise TypeError(
-            f"callback: a {type(callback).__name__} watches one model, and there are {n_runs}. Pass a list with one "
+            f"callback: a {type(callback).__name__} belongs to one model, and there are {n_runs}. Pass a list with one "
             "for each run, or a function."
         )
     if callback is None or callable(callback):
@@ -267,5 +244,5 @@ def _one_each(callback: Callbacks | None, n_runs: int) -> list[MaybeCallback]:
         )
     objects = [c for own in callbacks for c in (own if isinstance(own, list) else [own]) if isinstance(c, BaseCallback)]
     if len({id(c) for c in objects}) < len(objects):
-        raise ValueError("callback: the same object is there twice, and it watches one model. Make one for each run.")
+        raise ValueError("callback: two runs have the same object, which belongs to one model. Make one for each run.")
     return callbacks

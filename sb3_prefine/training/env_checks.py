@@ -1,4 +1,4 @@
-"""The environment of a model that trains without one: whether it fits, for callbacks and ``get_env()``."""
+"""Checks of the environment of a model, which training does not use: callbacks and ``get_env()`` do."""
 
 import gymnasium as gym
 import numpy as np
@@ -11,13 +11,16 @@ from sb3_prefine.reference.reference import Reference
 
 def make_env(env: GymEnv | str | None, reference: Reference) -> GymEnv | None:
     """
-    What SB3's constructor makes its vectorised environment of.
+    Make the environment that SB3's constructor takes.
 
-    :param env: an id (then the reference's env wrappers are applied), an environment, or None
-    :raises ValueError: it normalises observations, which the model does itself
+    :param env: An id, which gets the reference's env wrappers; an environment; or None.
+    :param reference: The reference.
+    :return: The environment, or None.
+    :raises ValueError: If the environment normalises observations, which the model does itself.
     """
     if isinstance(env, str):
-        import sb3_prefine.envs  # noqa: F401 (registers the Safety* ids, which only an id needs)
+        # This registers the Safety* ids, which only an id needs.
+        import sb3_prefine.envs  # noqa: F401
 
         return reference.wrap_env(gym.make(env, render_mode="rgb_array"))
     if env is not None:
@@ -27,40 +30,50 @@ def make_env(env: GymEnv | str | None, reference: Reference) -> GymEnv | None:
 
 def check_env(env: VecEnv, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
-    Refuse an environment of other spaces than a policy's.
+    Refuse an environment whose spaces differ from the policy's.
 
-    Bounds and dtype of a Box may differ: those of an environment change between its versions (float32 became float64),
-    while a policy's stay as they were saved.
+    Bounds and dtype of a Box may differ. They change between versions of an environment (float32 became float64),
+    while a policy's spaces stay as they were saved.
 
-    :raises ValueError: the kind or the shape of a space differs
+    :param env: The environment.
+    :param observation_space: The policy's observation space.
+    :param action_space: The policy's action space.
+    :raises ValueError: If a space differs in kind or shape.
     """
-    for name, own, found in (
+    for name, expected, found in (
         ("observation_space", observation_space, env.observation_space),
         ("action_space", action_space, env.action_space),
     ):
-        same = (
-            own.shape == found.shape if isinstance(own, spaces.Box) and isinstance(found, spaces.Box) else own == found
-        )
-        if not same:
+        if isinstance(expected, spaces.Box) and isinstance(found, spaces.Box):
+            fits = expected.shape == found.shape
+        else:
+            fits = expected == found
+        if not fits:
             raise ValueError(
-                f"env: its {name} is {found}, the policy's is {own}. Give the environment that the policy was trained "
-                "on, behind the same wrappers."
+                f"env: its {name} is {found}, the policy's is {expected}. Pass the environment that the policy was "
+                "trained in, with the same wrappers."
             )
 
 
 def check_actions(action_space: spaces.Space) -> None:
     """
-    Refuse continuous actions without bounds, as SB3 does where there is an environment.
+    Refuse continuous actions without bounds, as SB3 does if there is an environment.
 
-    :raises ValueError: a bound is infinite
+    :param action_space: The policy's action space.
+    :raises ValueError: If a bound is infinite.
     """
     if isinstance(action_space, spaces.Box) and not np.isfinite([action_space.low, action_space.high]).all():
-        raise ValueError(f"policy: its action_space {action_space} has to have finite bounds. Give it a bounded one.")
+        raise ValueError(f"policy: its action_space {action_space} has to have finite bounds. Pass one with bounds.")
 
 
 def refuse_normalized(env: GymEnv) -> None:
-    """:raises ValueError: the environment normalises observations, which the model does itself"""
+    """
+    Refuse an environment that normalises observations, because the model does so itself.
+
+    :param env: The environment.
+    :raises ValueError: If it is wrapped in ``VecNormalize``.
+    """
     if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
         raise ValueError(
-            "env: it is wrapped in VecNormalize, and the model normalises observations itself. Give the env inside it."
+            "env: it is wrapped in VecNormalize, and the model normalises observations itself. Pass the env inside it."
         )

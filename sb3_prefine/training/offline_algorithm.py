@@ -1,4 +1,4 @@
-"""What SB3's base class asks of an algorithm that trains from data, without an environment."""
+"""The base class of all algorithms: SB3's interface, for training from data without an environment."""
 
 import io
 import sys
@@ -7,6 +7,7 @@ import zipfile
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from inspect import isabstract
 from pathlib import Path
@@ -31,40 +32,41 @@ from sb3_prefine.training.env_checks import check_actions, check_env, make_env, 
 from sb3_prefine.training.metrics import MetricMeans
 from sb3_prefine.training.optimizer import FiniteGuard, descend
 from sb3_prefine.training.progress_bar import add_progress_bar
-from sb3_prefine.training.saving import custom_objects_for_load, print_versions
-from sb3_prefine.utils.files import with_zip_suffix, write_atomically
+from sb3_prefine.training.saving import custom_objects_for_load, load_other_zip, write_zip
+from sb3_prefine.training.training_run import TrainingRun
 from sb3_prefine.utils.observations import zeros_of
 from sb3_prefine.utils.threads import threads_for
-
-# Updates between two questions to the device whether all was finite.
-CHECK_INTERVAL = 100
 
 
 class OfflineAlgorithm(BaseAlgorithm):
     """
-    Training from data alone: one timestep is one gradient step.
+    Trains a policy from data alone. One timestep is one gradient step.
 
-    Here are the runs, their counts and logs, acting with the normaliser and env wrappers of the reference, saving and
-    loading. A subclass checks its hyperparameters, calls ``_setup_model``, makes ``_likelihood`` and ``optimizer``;
-    gives batches (``_batches``, ``_states_per_update``); and learns from one (``train``, which ends in ``_descend``).
+    This class implements ``learn``, ``predict`` with the normaliser of the reference, logging, saving and loading. A
+    subclass checks its hyperparameters, then calls ``_setup_model``; it sets ``likelihood`` and ``optimizer``; it
+    yields batches (``batches``, ``_states_per_update``) and learns from one (``train``, which ends in ``descend``).
 
-    :param reference: the policy to start from, and what belongs to it
-    :param env: an id or an environment, not used to train: for callbacks and ``get_env()``
-    :param learning_rate: of the optimizer, or a schedule of the progress remaining (from 1 to 0)
-    :param stats_window_size: as in SB3; unused
-    :param tensorboard_log: the folder of TensorBoard's logs; None writes none
-    :param verbose: 0 no output, 1 info, 2 debug
-    :param seed: of everything that is drawn
-    :param device: of the computation
-    :raises ValueError: an environment or bounds that do not fit
+    :param reference: The policy to start from, with its normaliser and env wrappers.
+    :param env: An environment or its id, for callbacks and ``get_env()``. Training does not use it.
+    :param learning_rate: Learning rate of the optimizer, or a schedule of the remaining progress (from 1 to 0).
+    :param stats_window_size: Unused; part of SB3's interface.
+    :param tensorboard_log: Folder of TensorBoard's logs, or None for no logs.
+    :param verbose: Verbosity level: 0 for no output, 1 for info, 2 for debug messages.
+    :param seed: Seed of everything that training draws.
+    :param device: Device of the computation.
+    :raises ValueError: If the environment does not fit the policy, or the actions have no bounds.
     """
 
     optimizer: torch.optim.Adam
+    """The optimizer of the policy."""
+    likelihood: Likelihood
+    """How the policy scores and samples actions."""
+    generator: torch.Generator
+    """Random generator of the batches and all noise."""
+    metrics: MetricMeans
+    """Means of the metrics since the last log."""
     max_grad_norm: float | None
-    _likelihood: Likelihood
-    _generator: torch.Generator
     _guard: FiniteGuard
-    _metrics: MetricMeans
 
     def __init__(
         self,
@@ -103,24 +105,28 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.policy_class = type(self.reference.policy)
         self.policy = self.reference.trainable_copy().to(self.device)
         self._guard = FiniteGuard(self.device)
-        self._metrics = MetricMeans()
+        self.metrics = MetricMeans()
 
     @abstractmethod
-    def _batches(self) -> Iterator[Any]:
+    def batches(self) -> Iterator[Any]:
         """
-        What ``train`` is called with, without end.
+        Draw the batches that ``train`` takes, without end.
 
-        :raises ValueError: there are no data, or they do not fit the policy
+        :raises ValueError: If there are no data or they do not fit the policy.
         """
 
     @abstractmethod
     def train(self, batch: Any) -> None:
-        """One gradient step."""
+        """
+        Make one gradient step.
+
+        :param batch: One of ``batches``.
+        """
 
     @property
     @abstractmethod
     def _states_per_update(self) -> int:
-        """How many states go through the policy in a gradient step, or through another network of about its size."""
+        """Number of states for which a gradient step evaluates the policy or a network of about its size."""
 
     def learn(
         self,
@@ -134,58 +140,59 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
         Train the policy.
 
-        :param total_timesteps: the number of gradient steps
-        :param callback: called after every gradient step
-        :param log_interval: gradient steps between two logs, each the mean over them; None logs nothing
-        :param tb_log_name: the name of the run for TensorBoard; None is the name of the class
-        :param reset_num_timesteps: False goes on counting from where the last call ended
-        :param progress_bar: show one
-        :return: the model
-        :raises ValueError: there are no data, or they do not fit the policy
-        :raises FloatingPointError: a loss or gradient was not finite; the policy holds the last good weights
+        :param total_timesteps: Number of gradient steps.
+        :param callback: Callback in any form that SB3 takes, called after every gradient step.
+        :param log_interval: Gradient steps between two logs, which hold the means since the last one; None for no logs.
+        :param tb_log_name: Name of the run in TensorBoard, or None for the name of the class.
+        :param reset_num_timesteps: Whether to count from 0 again. False continues the count of the last call.
+        :param progress_bar: Whether to show a progress bar.
+        :return: The model.
+        :raises ValueError: If there are no data or they do not fit the policy.
+        :raises FloatingPointError: If a loss or gradient was not finite. The policy holds the last finite weights.
         """
-        batches = self._batches()
+        batches = self.batches()
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
-        # Batch statistics (CrossQ) or dropout would part π_θ from π_ref at equal weights.
-        self.policy.set_training_mode(False)
-
-        callback.on_training_start(locals(), globals())
-        state = self._example_inputs(1)
-        with threads_for(lambda: self._likelihood.params(self.policy, state), self._states_per_update):
-            while self.num_timesteps < total_timesteps:
-                self._set_learning_rate(total_timesteps)
+        run = TrainingRun(self, callback, total_timesteps, log_interval)
+        run.start(locals(), globals())
+        with self.limited_threads():
+            while not run.is_complete:
+                run.set_learning_rate()
                 self.train(next(batches))
-                self._n_updates += 1
-                self.num_timesteps += 1
-                if self._n_updates % CHECK_INTERVAL == 0:
-                    self._guard.raise_if_stopped()
-                callback.update_locals(locals())
-                if not callback.on_step():
+                run.count_step()
+                if not run.after_step(self._guard.error):
                     break
-                if log_interval is not None and self._n_updates % log_interval == 0:
-                    self.dump_logs()
-        self._guard.raise_if_stopped()
-        callback.on_training_end()
+        run.end(self._guard.error())
+        if run.error is not None:
+            raise run.error
         return self
 
-    def _example_inputs(self, n_states: int) -> Inputs:
-        """What the likelihood needs, of observations that are zero."""
-        zeros = self.reference.normalize(zeros_of(self.observation_space, n_states))
-        return example_inputs(self.policy, self._likelihood, self.policy.obs_to_tensor(zeros)[0])
+    def limited_threads(self) -> AbstractContextManager[None]:
+        """Use one thread while training, if the network and the batches are too small for more."""
+        state = self._example_inputs(1)
+        return threads_for(lambda: self.likelihood.params(self.policy, state), self._states_per_update)
 
-    def _set_learning_rate(self, total_timesteps: int) -> None:
-        """Ask the schedule for the learning rate of the next update."""
+    def _example_inputs(self, n_states: int) -> Inputs:
+        """Inputs of the likelihood for observations that are zero."""
+        zeros = self.reference.normalize(zeros_of(self.observation_space, n_states))
+        return example_inputs(self.policy, self.likelihood, self.policy.obs_to_tensor(zeros)[0])
+
+    def set_learning_rate(self, total_timesteps: int) -> None:
+        """
+        Set the learning rate of the next gradient step, from the schedule.
+
+        :param total_timesteps: Number of timesteps at which the progress remaining is 0.
+        """
         self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
         update_learning_rate(self.optimizer, self.lr_schedule(self._current_progress_remaining))
 
-    def _descend(self, loss: torch.Tensor) -> torch.Tensor:
+    def descend(self, loss: torch.Tensor) -> torch.Tensor:
         """
-        One step of the optimizer; none ever after a loss or gradient that is not finite.
+        Step the optimizer. After a non-finite loss or gradient, every later step is skipped until ``learn`` raises.
 
-        :param loss: a scalar
-        :return: the norm of the gradient, before it is clipped
+        :param loss: Scalar loss.
+        :return: The gradient norm before clipping.
         """
         [grad_norm] = descend((self.optimizer,), loss, self._guard.check, self.max_grad_norm)
         return grad_norm
@@ -199,16 +206,16 @@ class OfflineAlgorithm(BaseAlgorithm):
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        The policy's action, as in SB3.
+        Get the policy's actions, as in SB3.
 
-        :param observation: raw, one or a batch: the reference's frozen normaliser is applied inside
-        :param state: the last hidden states of a recurrent policy
-        :param episode_start: the last episode starts of a recurrent policy
-        :param deterministic: the mode of the distribution instead of a sample
-        :param action_masks: which actions are allowed, for MaskablePPO's policies: a flag for each option,
-            (n_options,) or (B, n_options)
-        :return: the action and the next hidden state
-        :raises ValueError: the policy takes no action masks, or masks of another number of options
+        :param observation: One raw observation or a batch. The reference's frozen normaliser is applied inside.
+        :param state: Last hidden states of a recurrent policy.
+        :param episode_start: Whether each environment begins an episode, for a recurrent policy.
+        :param deterministic: Whether to return deterministic actions.
+        :param action_masks: Which actions are allowed, for MaskablePPO's policies: a flag for each option,
+            (n_options,) or (B, n_options).
+        :return: The actions, and the next hidden states.
+        :raises ValueError: If the policy takes no action masks, or masks with another number of options.
         """
         masks = {}
         if action_masks is not None:
@@ -218,15 +225,14 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     @property
     def takes_action_masks(self) -> bool:
-        """Whether the policy chooses among allowed actions only."""
+        """Whether the policy takes action masks."""
         return self.reference.takes_action_masks
 
     def predictor(self) -> PolicyPredictor:
         """
-        The part of the model that acts, without its data and its logger: other processes receive it in a rollout.
+        Get the part of the model that acts, without data and logger. A rollout sends it to other processes.
 
-        :return: The policy behind its normaliser and env wrappers, or the model itself where a subclass has a
-            ``predict`` of its own.
+        :return: The policy behind its normaliser and env wrappers, or the model itself if it overrides ``predict``.
         """
         if type(self).predict is not OfflineAlgorithm.predict or "predict" in vars(self):
             return self
@@ -234,32 +240,34 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     @property
     def wrap_env(self) -> Callable[[gym.Env], gym.Env]:
-        """Applies the env wrappers that the reference was trained behind, such as ``TimeFeatureWrapper``."""
+        """A function that wraps an environment as the reference's was, such as in ``TimeFeatureWrapper``."""
         return self.reference.wrap_env
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
-        Seed what comes next: the batches and all noise too.
+        Seed the batches and all noise.
 
-        :param seed: None goes on from torch's global state
+        :param seed: The seed, or None to draw one from torch's global random state.
         """
         super().set_random_seed(seed)
-        self._generator = torch.Generator(self.device)
-        self._generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+        self.generator = torch.Generator(self.device)
+        self.generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
-        :param env: for callbacks and ``get_env()``; raw, of the policy's spaces
-        :param force_reset: as in SB3
-        :raises ValueError: it normalises observations, or is of other spaces
+        Set the environment for callbacks and ``get_env()``.
+
+        :param env: A raw environment with the policy's spaces.
+        :param force_reset: As in SB3.
+        :raises ValueError: If the environment normalises observations or has other spaces.
         """
         refuse_normalized(env)
         super().set_env(env, force_reset)
 
     def dump_logs(self) -> None:
-        """Write the means of the metrics since the last time, and the speed."""
+        """Write logs: the means of the metrics since the last logs, the learning rate, counts and speed."""
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        for name, value in self._metrics.take().items():
+        for name, value in self.metrics.pop().items():
             self.logger.record(name, value)
         self.logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -270,19 +278,19 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def export(self, path: str | Path) -> Path:
         """
-        Write a plain zip of the class the reference came from: ``PPO.load(path)`` opens it.
+        Write a plain zip of the class that the reference came from, which ``PPO.load(path)`` opens, for example.
 
-        Only what was trained differs: critics and value head still value the old policy. A normaliser and env wrappers
-        are written beside it as RL Zoo does. If the reference was a policy without an algorithm, it is the file that
-        ``BasePolicy.load`` opens; if it was an ``nn.Module``, its state dict, as torch saves it.
+        Only the trained weights differ from the reference: critics and value heads still value the old policy. A
+        normaliser and env wrappers are written next to the zip, as RL Zoo does. If the reference was a policy without
+        an algorithm, the file is one that ``BasePolicy.load`` opens; if it was an ``nn.Module``, its state dict.
 
-        :param path: with or without ``.zip``
-        :return: the path of the file
+        :param path: Path of the zip, with or without ``.zip``.
+        :return: The path of the file.
         """
         return self.reference.export(self.policy, path)
 
     def to_reference(self) -> Reference:
-        """The trained policy as a reference: for PREFINE, or for another round of it."""
+        """Get the trained policy as a reference, for PREFINE or for another round of it."""
         return self.reference.with_weights(self.policy)
 
     def save(
@@ -292,25 +300,20 @@ class OfflineAlgorithm(BaseAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         """
-        Save policy, optimizer, hyperparameters and the reference, so that training can go on. No data are saved.
+        Save policy, optimizer, hyperparameters and reference, so that training can continue. Data are not saved.
 
-        A file appears whole or not at all.
+        If saving is interrupted, an existing file stays as it was.
 
-        :param path: a path, with or without ``.zip``, or a file opened for writing
-        :param exclude: attributes to leave out beside the usual ones
-        :param include: attributes to save although they are usually left out
+        :param path: Path, with or without ``.zip``, or a file opened for writing.
+        :param exclude: Further attributes to leave out.
+        :param include: Attributes to save that are left out by default.
         """
         file = io.BytesIO()
         super().save(file, exclude, include)
         with zipfile.ZipFile(file, "a") as archive:
             write_reference(self.reference, archive)
             write_algorithm_name(self._algorithm(), archive)
-        if isinstance(path, (str, Path)):
-            path = with_zip_suffix(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, file.getvalue())
-        else:
-            path.write(file.getvalue())
+        write_zip(path, file.getvalue())
 
     @classmethod
     def load(
@@ -326,54 +329,45 @@ class OfflineAlgorithm(BaseAlgorithm):
         **kwargs: Any,
     ) -> Self:
         """
-        Open what ``save`` wrote; the zip of another algorithm (PPO, SAC, …) becomes the reference of a new model.
+        Load a model that ``save`` wrote. The zip of another algorithm (PPO, SAC, …) becomes the reference of a new one.
 
-        :param path: a path, or a file opened for reading
-        :param env: as in the constructor
-        :param device: of the computation
-        :param custom_objects: objects to use instead of those in a file that ``save`` wrote, by name
-        :param print_system_info: print the versions it was saved with and those here
-        :param force_reset: as in SB3
-        :param trust: unpickle what the file carries, as SB3 does: this runs its code
-        :param policy: a policy like the reference, where that is of a class of your own, which no file can rebuild: its
-            weights are not used
-        :param kwargs: attributes to change, such as ``preferences`` or ``learning_rate``
-        :return: the model
-        :raises ValueError: the file cannot be read without unpickling something; the message names it
+        :param path: Path, or a file opened for reading.
+        :param env: Environment, as in the constructor.
+        :param device: Device of the computation.
+        :param custom_objects: Objects to use instead of those in a file that ``save`` wrote, by name.
+        :param print_system_info: Whether to print the versions of the libraries, here and when the file was saved.
+        :param force_reset: As in SB3.
+        :param trust: Whether to unpickle everything in the file, as SB3 does. This runs code from the file.
+        :param policy: A policy like the reference, if its class is your own, which a file cannot rebuild. Its weights
+            are not used.
+        :param kwargs: Attributes to change, such as ``preferences`` or ``learning_rate``.
+        :return: The model.
+        :raises ValueError: If the file cannot be read without unpickling an object, which the message names.
         """
         if isinstance(path, (str, Path)):
             path = find_checkpoint(path).zip_path
         if saved_algorithm(path) != cls._algorithm():
-            if not isinstance(path, Path):
-                raise ValueError(
-                    f"path: the file was not written by {cls._algorithm()}.save. Give the path of the checkpoint."
-                )
-            if custom_objects:
-                raise ValueError(
-                    f"custom_objects: {', '.join(custom_objects)} cannot be put into the zip of another algorithm. "
-                    "Pass env=<the environment or its id> for the spaces, or open it with load_reference."
-                )
-            if print_system_info:
-                print_versions(path)
-            return cls(load_reference(path, env=env, trust=trust), env=env, device=device, **kwargs)
+            reference = load_other_zip(path, cls._algorithm(), env, custom_objects, print_system_info, trust)
+            return cls(reference, env=env, device=device, **kwargs)
         recipe = None if policy is None else load_reference(policy).recipe
         known = custom_objects_for_load(path, {**kwargs, **(custom_objects or {})}, trust, recipe)
         if env is not None:
             refuse_normalized(env)
             env = cls._wrap_env(env)
             check_env(env, known["observation_space"], known["action_space"])
-            # SB3 compares them to the last bit, and would refuse an environment that has become float64.
+            # SB3 compares spaces exactly, and would refuse an environment whose float32 became float64.
             known |= {"observation_space": env.observation_space, "action_space": env.action_space}
         return super().load(path, env, device, known, print_system_info, force_reset, **kwargs)
 
     @classmethod
     def _algorithm(cls) -> str:
-        """The name of the algorithm, such as PREFINE or BC; a subclass has the name of the algorithm it extends."""
-        concrete = [kind for kind in cls.__mro__ if issubclass(kind, OfflineAlgorithm) and not isabstract(kind)]
-        return concrete[-1].__name__
+        """Name of the algorithm, such as PREFINE or BC. A subclass has the name of the algorithm that it extends."""
+        return [kind for kind in cls.__mro__ if issubclass(kind, OfflineAlgorithm) and not isabstract(kind)][
+            -1
+        ].__name__
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "reference", "_generator", "_guard", "_metrics"]
+        return [*super()._excluded_save_params(), "reference", "likelihood", "generator", "metrics", "_guard"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "optimizer"], []
@@ -386,7 +380,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        # SB3's own, without its environment: it asserts one, and resets it.
+        # As SB3's, which asserts that there is an environment and resets it.
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:
             self.ep_info_buffer = deque(maxlen=self._stats_window_size)
@@ -400,9 +394,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         if not self._custom_logger:
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         self._guard = FiniteGuard(self.device)
-        self._metrics = MetricMeans()
-        return total_timesteps, self._init_callback(callback, progress_bar)
-
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        # SB3's progress bar counts the training environment's steps; there is none here.
-        return super()._init_callback(add_progress_bar(callback) if progress_bar else callback)
+        self.metrics = MetricMeans()
+        # With batch statistics (CrossQ) or dropout, π_θ would differ from π_ref although their weights are equal.
+        self.policy.set_training_mode(False)
+        # SB3's progress bar needs a training environment, whose steps it counts.
+        return total_timesteps, self._init_callback(add_progress_bar(callback) if progress_bar else callback)

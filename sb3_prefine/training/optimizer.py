@@ -1,4 +1,4 @@
-"""Fused Adam steps that stop at the first loss or gradient that is not finite."""
+"""Fused Adam steps that stop at the first non-finite loss or gradient."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,66 +10,75 @@ from torch.optim.adam import adam
 
 class FiniteGuard:
     """
-    Stops updates at the first value that is not finite, on the device; the host asks later.
+    Skip all updates from the first non-finite value on, without waiting for the device at every update.
 
-    :param device: where the values are
-    :param shape: of the values: () of one run, (R,) of R runs, each of which stops by itself
+    The device remembers whether a value was not finite. The host asks for it at intervals (``errors``).
+
+    :param device: Device of the values.
+    :param shape: Shape of a value: () for one run; (R,) for R runs, each of which stops independently.
     """
 
     def __init__(self, device: torch.device, shape: tuple[int, ...] = ()) -> None:
-        # 0, and NaN ever after a value that was not finite.
+        # 0 while every value was finite, then NaN.
         self._sum = torch.zeros(shape, device=device)
-        self._bad_updates = torch.zeros(shape, device=device)
-        self._updates = 0
+        self._n_skipped = torch.zeros(shape, device=device)
+        self._n_updates = 0
 
     def check(self, value: Tensor) -> Tensor:
         """
-        :param value: a scalar a run, the last one of an update
-        :return: 0.0 while every value was finite, 1.0 ever after: what torch's fused optimizers take as ``found_inf``,
-            at which they leave weights and moments alone
+        Check the last value of an update.
+
+        :param value: A scalar for each run.
+        :return: 0.0 while every value was finite, then 1.0. Torch's fused optimizers take this as ``found_inf`` and
+            change neither weights nor moments if it is 1.0.
         """
         stopped = self.check_part(value)
-        self._bad_updates += stopped
-        self._updates += 1
+        self._n_skipped += stopped
+        self._n_updates += 1
         return stopped
 
     def check_part(self, value: Tensor) -> Tensor:
         """
-        ``check``, of an update whose last value is still to come.
+        Check a value of an update that will check further values.
 
-        :param value: a scalar a run
+        :param value: A scalar for each run.
+        :return: As for ``check``.
         """
         self._sum += value - value
         return self.stopped
 
     @property
     def stopped(self) -> Tensor:
-        """What ``check`` returned last."""
+        """0.0 while every value was finite, then 1.0."""
         return (self._sum != 0).to(self._sum.dtype)
 
     def errors(self) -> list[FloatingPointError | None]:
         """
-        Ask the device.
+        Ask the device whether a value was not finite.
 
-        :return: for each run, the error if a value was not finite
+        :return: An error for each run that was stopped, None for the others.
         """
         return [
-            _not_finite(self._updates - int(bad) + 1) if bad else None for bad in self._bad_updates.view(-1).tolist()
+            _not_finite(self._n_updates - int(n_skipped) + 1) if n_skipped else None
+            for n_skipped in self._n_skipped.view(-1).tolist()
         ]
 
-    def raise_if_stopped(self) -> None:
+    def error(self) -> FloatingPointError | None:
         """
-        Ask the device, about one run.
+        Ask the device whether a value of the only run was not finite.
 
-        :raises FloatingPointError: a value was not finite
+        :return: An error if the run was stopped, otherwise None.
         """
         [error] = self.errors()
-        if error is not None:
-            raise error
+        return error
 
-    def keep(self, runs: Sequence[int]) -> None:
-        """Watch these of the R runs from now on."""
-        self._sum, self._bad_updates = self._sum[list(runs)], self._bad_updates[list(runs)]
+    def select_runs(self, runs: Sequence[int]) -> None:
+        """
+        Continue with some of the R runs.
+
+        :param runs: Positions of these runs.
+        """
+        self._sum, self._n_skipped = self._sum[list(runs)], self._n_skipped[list(runs)]
 
 
 def _not_finite(update: int) -> FloatingPointError:
@@ -86,14 +95,13 @@ def descend(
     max_grad_norm: float | None,
 ) -> list[Tensor]:
     """
-    One step of each optimizer down one loss; none of any ever after a loss or gradient that is not finite.
+    Step all optimizers on one loss. After a non-finite loss or gradient, every later step is skipped.
 
-    :param optimizers: fused, with one group of parameters each
-    :param loss: a scalar: the sum of what each of them is to lower
-    :param check: of :class:`FiniteGuard`: its ``check``, or its ``check_part`` where another step
-        of the same update is to come
-    :param max_grad_norm: clip the gradient's norm at this value, that of each optimizer by itself; None does not clip
-    :return: for each optimizer the norm of its gradient, before it is clipped
+    :param optimizers: Fused optimizers with one parameter group each.
+    :param loss: Scalar loss: the sum of the losses of all optimizers.
+    :param check: Method of :class:`FiniteGuard`: ``check``, or ``check_part`` if the same update makes further steps.
+    :param max_grad_norm: Bound of the gradient norm of each optimizer, or None for no clipping.
+    :return: The gradient norm of each optimizer before clipping.
     """
     for optimizer in optimizers:
         optimizer.zero_grad()
@@ -108,20 +116,20 @@ def descend(
 @torch.no_grad()
 def adam_step(optimizer: torch.optim.Adam, found_inf: Tensor) -> None:
     """
-    One step as ``optimizer.step()`` makes it, in half the time: for a small network most of that is bookkeeping.
+    Make the step of ``optimizer.step()`` in half the time, most of which is bookkeeping for a small network.
 
-    :param optimizer: fused, with one group of parameters
-    :param found_inf: 0.0, or 1.0 to leave weights and moments as they are
+    :param optimizer: A fused optimizer with one parameter group.
+    :param found_inf: 0.0, or 1.0 to leave weights and moments unchanged.
     """
     [group] = optimizer.param_groups
     parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
     states = [optimizer.state[parameter] for parameter in parameters]
     if not all(states):
-        # The first step makes them.
+        # Torch's own first step creates the states.
         optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         optimizer.step()
         return
-    # Older versions of torch do not know it.
+    # Older versions of torch do not have this argument.
     decoupled: dict[str, Any] = {"decoupled_weight_decay": True} if group.get("decoupled_weight_decay") else {}
     adam(
         parameters,
@@ -144,8 +152,12 @@ def adam_step(optimizer: torch.optim.Adam, found_inf: Tensor) -> None:
 
 
 def _clip(parameters: Sequence[Tensor], max_grad_norm: float | None) -> Tensor:
-    """The norm of the gradient, before it is clipped."""
-    # torch.nn.utils.get_total_norm, three times as fast.
+    """
+    Clip the gradient.
+
+    :return: The norm of the gradient before clipping.
+    """
+    # This is three times as fast as torch.nn.utils.get_total_norm.
     norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
     grad_norm = torch.linalg.vector_norm(torch.stack(norms))
     if max_grad_norm is not None:

@@ -1,4 +1,4 @@
-"""What the algorithms that learn from preferences share: PREFINE, PPL and CPL."""
+"""The base class of the algorithms that learn from preferences: PREFINE, PPL and CPL."""
 
 from abc import abstractmethod
 from typing import Any
@@ -24,8 +24,8 @@ class PreferenceAlgorithm(OfflineAlgorithm):
     Fine-tunes a policy against its frozen reference, from preferred and dispreferred trajectories.
 
     This class opens the reference, builds both likelihoods and the optimizer of the actor, and checks the data. A
-    learner adds its hyperparameters and their checks, the likelihood it scores actions by (``_likelihood_of``), its
-    batches (``_batches``, ``_states_per_update``), and ``train``: its loss, and a step down its gradient.
+    subclass adds its hyperparameters and their checks, the likelihood that scores actions (``_build_likelihood``), its
+    batches (``batches``, ``_states_per_update``), and ``train``: its loss, and a step down its gradient.
 
     :param policy: The reference π_ref, also the starting point, in any form that ``load_reference`` takes.
     :param preferences: The preferred and dispreferred trajectories, or None to set them later.
@@ -44,8 +44,10 @@ class PreferenceAlgorithm(OfflineAlgorithm):
     :raises TypeError: If the policy has no likelihood.
     """
 
-    _likelihood_ref: Likelihood
-    _policy_ref: nn.Module | None
+    likelihood_ref: Likelihood
+    """How the reference scores and samples actions."""
+    policy_ref: nn.Module | None
+    """Frozen copy of a policy that has weights in its ``log_prob``; None for SB3's policies, which have none there."""
 
     def __init__(
         self,
@@ -74,38 +76,41 @@ class PreferenceAlgorithm(OfflineAlgorithm):
     def _setup_model(self) -> None:
         check_training(self.learning_rate, self.batch_size, self.log_std_min, self.max_grad_norm)
         super()._setup_model()
-        self._likelihood = self._likelihood_ref = self._likelihood_of(self.policy)
-        self._policy_ref = None
+        self.likelihood = self.likelihood_ref = self._build_likelihood(self.policy)
+        self.policy_ref = None
         if isinstance(self.policy, HasLikelihood):
-            # Its log_prob may have weights of its own: those of the reference stay as they are.
-            self._policy_ref = self.reference.trainable_copy().requires_grad_(False).to(self.device)
-            self._likelihood_ref = self._likelihood_of(self._policy_ref)
+            # Training must not change the weights by which the reference scores actions.
+            self.policy_ref = self.reference.trainable_copy().requires_grad_(False).to(self.device)
+            self.likelihood_ref = self._build_likelihood(self.policy_ref)
         if self.preferences is not None:
             self._check_preferences(self.preferences)
         inputs = self._example_inputs(_N_EXAMPLES)
-        check_shapes(self._likelihood, self.policy, inputs, _N_EXAMPLES)
+        check_shapes(self.likelihood, self.policy, inputs, _N_EXAMPLES)
         self.optimizer = torch.optim.Adam(
-            trainable_parameters(self.policy, self._likelihood, inputs),
+            trainable_parameters(self.policy, self.likelihood, inputs),
             lr=self.lr_schedule(1.0),
             fused=True,
             **(self.optimizer_kwargs or {}),
         )
 
     @abstractmethod
-    def _likelihood_of(self, policy: nn.Module) -> Likelihood:
+    def _build_likelihood(self, policy: nn.Module) -> Likelihood:
         """
-        The likelihood by which this algorithm scores a policy's actions.
+        Build the likelihood by which this algorithm scores a policy's actions.
 
-        :raises TypeError: If the policy has none, or one that the algorithm cannot use.
+        :param policy: The policy that learns, or the reference's policy.
+        :return: Its likelihood.
+        :raises TypeError: If the policy has no likelihood that the algorithm can use.
         """
 
     def _check_preferences(self, preferences: PreferenceBuffer) -> None:
-        preferences.check_spaces(self.observation_space, self.action_space, self._likelihood.needs == "masks")
+        preferences.check_spaces(self.observation_space, self.action_space, self.likelihood.needs == "masks")
 
     def _given_preferences(self) -> PreferenceBuffer:
         """
-        The preferences to learn from.
+        Get the preferences to learn from.
 
+        :return: The preferences.
         :raises ValueError: If no preferences were given, or they do not fit the policy.
         """
         if self.preferences is None:
@@ -115,4 +120,4 @@ class PreferenceAlgorithm(OfflineAlgorithm):
         return self.preferences
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "preferences", "_likelihood", "_likelihood_ref", "_policy_ref"]
+        return [*super()._excluded_save_params(), "preferences", "likelihood_ref", "policy_ref"]

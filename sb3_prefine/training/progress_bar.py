@@ -1,4 +1,4 @@
-"""A progress bar for training without an environment, which SB3's own asks for."""
+"""A progress bar for training without an environment, which SB3's progress bar needs."""
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -6,7 +6,12 @@ from tqdm import tqdm
 
 
 def add_progress_bar(callback: MaybeCallback) -> CallbackList:
-    """A model's callbacks, in any of the forms that SB3 takes, and a progress bar after them."""
+    """
+    Add a progress bar after the callbacks.
+
+    :param callback: Callbacks in any form that SB3 takes.
+    :return: All of them, the progress bar last.
+    """
     callbacks = callback if isinstance(callback, list) else [callback]
     converted = [entry if isinstance(entry, BaseCallback) else ConvertCallback(entry) for entry in callbacks]
     return CallbackList([*converted, ProgressBar()])

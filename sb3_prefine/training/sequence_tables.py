@@ -1,4 +1,4 @@
-"""What training reads for a recurrent policy: sequences, with the hidden states that the policies had there."""
+"""Tables for a recurrent policy: sequences of steps, and the hidden states before each of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,32 +14,38 @@ from sb3_prefine.data.preferences import PreferenceBuffer
 from sb3_prefine.objective import Sets
 from sb3_prefine.policies.base import Likelihood, SequenceInputs, run_lstm
 from sb3_prefine.reference.reference import Reference
-from sb3_prefine.training.transition_tables import UPDATES_PER_DRAW, Batch, normalized_observations, on_device
+from sb3_prefine.training.draw_rows import draw_rows
+from sb3_prefine.training.transition_tables import (
+    STATES_PER_FORWARD_PASS,
+    Batch,
+    normalized_observations,
+    on_device,
+    preferred_first,
+)
 from sb3_prefine.utils.observations import map_arrays
 
-# Steps that the gradient goes back through time.
+# Steps through which the gradient is propagated back in time.
 SEQUENCE_LENGTH = 32
-# Sequences of a forward pass over all of the data: 8192 states, as in tables.
-_CHUNK = 256
+SEQUENCES_PER_FORWARD_PASS = STATES_PER_FORWARD_PASS // SEQUENCE_LENGTH
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceTables:
     """
-    Episodes cut into S sequences of L steps, those of the preferred set first; the last of an episode is filled up.
+    Episodes cut into S sequences of L steps, those of the preferred set first. The last sequence is padded.
 
-    The policy and the reference each have hidden states of their own. The reference's run from the start of each
-    episode once, for its table. The policy's change as it learns: they are run anew, from the start of each episode,
-    every 100 updates, and in between are as old as those of RecurrentPPO's rollouts.
+    The policy and the reference have separate hidden states. Those of the reference are computed once, for its
+    distribution. Those of the policy change as it learns: they are computed again every 100 updates, from the start of
+    each episode. Between two computations they become stale, as those of RecurrentPPO do in a rollout.
 
-    :param policy: the policy that learns
-    :param observations: normalised, (S, L, …) or a dict of such tensors
-    :param actions: encoded, (S, L, A)
-    :param params_ref: parameters of the reference's distribution, (S, L, P)
-    :param weights: (S, L): 0 for steps that only fill up
-    :param labels: (S, L), or None
-    :param positions: (S,), which sequence of its episode each is, from 0
-    :param n_preferred: how many sequences come from D_p
+    :param policy: The policy that learns.
+    :param observations: Normalised observations, (S, L, …) or a dict of such tensors.
+    :param actions: Actions in the encoding that the likelihood scores, (S, L, A).
+    :param params_ref: Parameters of the reference's distribution, (S, L, P).
+    :param weights: Weights, (S, L); 0 for padding.
+    :param labels: Probability that each step belongs to its set, (S, L), or None.
+    :param positions: Position of each sequence in its episode, from 0, (S,).
+    :param n_preferred: Number of sequences of the preferred set.
     """
 
     policy: BasePolicy
@@ -53,24 +59,19 @@ class SequenceTables:
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """
-        One batch after another, without end: whole sequences, drawn with replacement.
+        Draw one batch of whole sequences after another, with replacement and without end.
 
-        :param batch_size: transitions of each set, rounded to whole sequences
+        :param batch_size: Number of transitions from each set, which is rounded to whole sequences.
+        :param generator: Random generator of the sequences.
         """
-        n, device = len(self.actions), self.actions.device
+        set_sizes = (self.n_preferred, len(self.actions) - self.n_preferred)
         n_drawn = max(1, round(batch_size / SEQUENCE_LENGTH))
-        is_preferred = torch.arange(2 * n_drawn * SEQUENCE_LENGTH, device=device) < n_drawn * SEQUENCE_LENGTH
+        is_preferred = preferred_first(n_drawn * SEQUENCE_LENGTH, self.actions.device).is_preferred
         while True:
-            hidden, cell = hidden_states(self.policy, self.observations, self.positions)
-            preferred = torch.randint(
-                0, self.n_preferred, (UPDATES_PER_DRAW, n_drawn), generator=generator, device=device
-            )
-            dispreferred = torch.randint(
-                self.n_preferred, n, (UPDATES_PER_DRAW, n_drawn), generator=generator, device=device
-            )
-            for chosen in torch.cat((preferred, dispreferred), dim=1):
+            states = hidden_states(self.policy, self.observations, self.positions)
+            for chosen in draw_rows(set_sizes, n_drawn, generator):
                 yield Batch(
-                    inputs=sequences_at(self.observations, (hidden, cell), chosen),
+                    inputs=sequences_at(self.observations, states, chosen),
                     actions=self.actions[chosen].flatten(0, 1),
                     params_ref=self.params_ref[chosen].flatten(0, 1),
                     sets=Sets(is_preferred, self.weights[chosen].flatten()),
@@ -88,22 +89,26 @@ def build_sequence_tables(
     """
     Cut the data into sequences, and run the reference along them once.
 
-    :param policy: the policy that learns, on the device of the computation
-    :raises ValueError: an observation is not finite after normalisation
+    :param preferences: The data.
+    :param reference: The reference.
+    :param likelihood: Likelihood of the policy.
+    :param policy: The policy that learns, on the device of the computation.
+    :return: The tables.
+    :raises ValueError: If an observation is not finite after normalisation.
     """
     sets = (preferences.preferred, preferences.dispreferred)
-    rows, real, positions = zip(*(_cut(trajectories.episode_lengths) for trajectories in sets), strict=True)
-    # Rows of the second set come after those of the first.
+    rows, is_real, positions = zip(*(_cut(trajectories.episode_lengths) for trajectories in sets), strict=True)
+    # The rows of the second set come after those of the first.
     all_rows = torch.as_tensor(np.concatenate([rows[0], rows[1] + sets[0].n_transitions]), device=policy.device)
     frozen = reference.trainable_copy().to(policy.device)
     joined = normalized_observations("preferences", sets, reference, frozen)
     observations = map_arrays(lambda part: part[all_rows], joined)
     starts = torch.as_tensor(np.concatenate(positions), device=policy.device)
     states = hidden_states(frozen, observations, starts)
-    chunks = torch.arange(len(starts), device=policy.device).split(_CHUNK)
-    params_ref = torch.cat([likelihood.params(frozen, sequences_at(observations, states, chunk)) for chunk in chunks])
+    parts = torch.arange(len(starts), device=policy.device).split(SEQUENCES_PER_FORWARD_PASS)
+    params_ref = torch.cat([likelihood.params(frozen, sequences_at(observations, states, part)) for part in parts])
     actions = likelihood.encode(torch.as_tensor(np.concatenate([s.actions for s in sets]), device=policy.device))
-    weights = torch.as_tensor(np.concatenate(real), device=policy.device, dtype=torch.float32)
+    weights = torch.as_tensor(np.concatenate(is_real), device=policy.device, dtype=torch.float32)
     given = on_device(preferences.per_transition("weights"), policy.device)
     labels = on_device(preferences.per_transition("labels"), policy.device)
     return SequenceTables(
@@ -121,25 +126,33 @@ def build_sequence_tables(
 @torch.no_grad()
 def hidden_states(policy: BasePolicy, observations: PyTorchObs, positions: Tensor) -> tuple[Tensor, Tensor]:
     """
-    A policy's own hidden and cell states before each sequence, zero at the start of an episode.
+    Compute the hidden and cell states of a policy before each sequence. They are zero at the start of an episode.
 
-    :param observations: (S, L, …)
-    :param positions: (S,), which sequence of its episode each is; the sequences of an episode follow each other
-    :return: (layers, S, H) each
+    :param policy: The policy.
+    :param observations: Normalised observations, (S, L, …). The sequences of an episode follow each other.
+    :param positions: Position of each sequence in its episode, (S,).
+    :return: Hidden and cell states, (layers, S, H) each.
     """
     lstm: Any = policy.lstm_actor
     shape = (lstm.num_layers, len(positions), lstm.hidden_size)
     hidden, cell = torch.zeros(shape, device=policy.device), torch.zeros(shape, device=policy.device)
     for position in range(int(positions.max())):
-        # One step along all episodes that are long enough.
-        for after in torch.nonzero(positions == position + 1).flatten().split(_CHUNK):
+        # Advance all episodes that have a next sequence by one sequence.
+        for after in torch.nonzero(positions == position + 1).flatten().split(SEQUENCES_PER_FORWARD_PASS):
             before = sequences_at(observations, (hidden, cell), after - 1)
             _, (hidden[:, after], cell[:, after]) = run_lstm(policy, before)
     return hidden, cell
 
 
 def sequences_at(observations: PyTorchObs, states: tuple[Tensor, Tensor], chosen: Tensor) -> SequenceInputs:
-    """Some of the sequences, with the states before them."""
+    """
+    Gather some sequences with the states before them.
+
+    :param observations: Normalised observations, (S, L, …).
+    :param states: Hidden and cell states before each sequence, (layers, S, H) each.
+    :param chosen: Numbers of the sequences.
+    :return: Inputs of the likelihood.
+    """
     hidden, cell = states
     return SequenceInputs(
         map_arrays(lambda part: part[chosen].flatten(0, 1), observations), (hidden[:, chosen], cell[:, chosen])
@@ -150,8 +163,8 @@ def _cut(episode_lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """
     Cut episodes into sequences.
 
-    :return: the rows of each sequence (S, L), an episode's last row repeated to fill it up; which of them are real
-        (S, L); which sequence of its episode each is (S,)
+    :return: Rows of each sequence (S, L), padded with the last row of the episode; whether each is real and not
+        padding (S, L); position of each sequence in its episode (S,).
     """
     n_sequences = -(-episode_lengths // SEQUENCE_LENGTH)
     episodes = np.repeat(np.arange(len(episode_lengths)), n_sequences)

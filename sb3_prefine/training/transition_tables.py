@@ -1,4 +1,4 @@
-"""What training reads: the states and actions of the data, and the reference's distribution at each state."""
+"""Tables that training reads: states and actions of the data, and the reference's distribution at each state."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,23 +17,23 @@ from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.objective import Sets
 from sb3_prefine.policies.base import Inputs, Likelihood, MaskedInputs
 from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.draw_rows import draw_rows, draw_rows_forever
 from sb3_prefine.utils.observations import map_arrays
 
-# Rows of the reference's forward pass while its table is made, and updates whose rows are drawn at once.
-_CHUNK = 8192
-UPDATES_PER_DRAW = 100
+# States in one forward pass over all data: the result of the pass takes little memory beside the tables.
+STATES_PER_FORWARD_PASS = 8192
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """
-    B transitions of both sets, for one update.
+    One batch: B transitions from both sets.
 
-    :param inputs: what the likelihood needs, of B states
-    :param actions: encoded, as the likelihood scores them, (B, A)
-    :param params_ref: parameters of the reference's distribution, (B, P)
-    :param sets: which come from D_p, and how much each counts
-    :param labels: (B,), the probability that each is of the set it is in; None is 1 for all
+    :param inputs: Inputs of the likelihood for B states.
+    :param actions: Actions in the encoding that the likelihood scores, (B, A).
+    :param params_ref: Parameters of the reference's distribution, (B, P).
+    :param sets: Set and weight of each transition.
+    :param labels: Probability that each transition belongs to its set, (B,); None stands for 1.
     """
 
     inputs: Inputs
@@ -43,8 +43,8 @@ class Batch:
     labels: Tensor | None
 
 
-class Batches(Protocol):
-    """A source of batches, such as :class:`TransitionTables`."""
+class Tables(Protocol):
+    """Data in the form that training reads, from which batches are drawn."""
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]: ...
 
@@ -52,14 +52,14 @@ class Batches(Protocol):
 @dataclass(frozen=True, eq=False)
 class ScoredTransitions:
     """
-    N transitions.
+    N transitions on the device, encoded for the likelihood, with the reference's distribution at each state.
 
-    :param observations: normalised, as the network sees them, (N, …) or a dict of such tensors
-    :param action_masks: (N, n_options), bool, for a policy that takes them
-    :param actions: encoded, as the likelihood scores them, (N, A)
-    :param params_ref: parameters of the reference's distribution, (N, P)
-    :param weights: (N,), or None
-    :param labels: (N,), or None
+    :param observations: Normalised observations, as the network reads them, (N, …) or a dict of such tensors.
+    :param action_masks: Flags of the allowed options, (N, n_options), for a policy that takes action masks.
+    :param actions: Actions in the encoding that the likelihood scores, (N, A).
+    :param params_ref: Parameters of the reference's distribution, (N, P).
+    :param weights: Weights, (N,), or None.
+    :param labels: Probability that each transition belongs to its set, (N,), or None.
     """
 
     observations: PyTorchObs
@@ -71,10 +71,11 @@ class ScoredTransitions:
 
     def at(self, rows: Tensor, sets: Sets) -> Batch:
         """
-        Some rows as a batch.
+        Gather some rows as a batch.
 
-        :param rows: (…, B); every tensor of the batch gets its leading dimensions
-        :param sets: which come from D_p; how much each counts is looked up
+        :param rows: Row numbers, (…, B). Every tensor of the batch gets these leading dimensions.
+        :param sets: Set of each row. Its weights are replaced by those of these transitions.
+        :return: The batch.
         """
         return Batch(
             inputs=inputs_at(self.observations, self.action_masks, rows),
@@ -88,38 +89,47 @@ class ScoredTransitions:
 @dataclass(frozen=True, eq=False)
 class TransitionTables(ScoredTransitions):
     """
-    The transitions of a buffer, those of the preferred set first.
+    All transitions of a :class:`~sb3_prefine.PreferenceBuffer`, those of the preferred set first.
 
-    :param n_preferred: how many rows come from D_p
+    :param n_preferred: Number of transitions of the preferred set.
     """
 
     n_preferred: int
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """
-        One batch after another, without end, drawn with replacement.
+        Draw one batch after another, with replacement and without end.
 
-        :param batch_size: rows of each set; those of the preferred set come first
+        :param batch_size: Number of transitions from each set. Those of the preferred set come first.
+        :param generator: Random generator of the rows.
         """
         sets = preferred_first(batch_size, self.actions.device)
-        while True:
-            for rows in self.draw(batch_size, generator):
-                yield self.at(rows, sets)
+        for rows in draw_rows_forever(self._set_sizes, batch_size, generator):
+            yield self.at(rows, sets)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """
-        The rows of the next 100 batches, drawn with replacement.
+        Draw the rows of the next 100 batches, with replacement.
 
-        :return: (100, 2 · batch_size), those of the preferred set first
+        :param batch_size: Number of transitions from each set.
+        :param generator: Random generator of the rows.
+        :return: Row numbers, (100, 2 · batch_size), those of the preferred set first.
         """
-        size, device = (UPDATES_PER_DRAW, batch_size), self.actions.device
-        preferred = torch.randint(0, self.n_preferred, size, generator=generator, device=device)
-        dispreferred = torch.randint(self.n_preferred, len(self.actions), size, generator=generator, device=device)
-        return torch.cat((preferred, dispreferred), dim=1)
+        return draw_rows(self._set_sizes, batch_size, generator)
+
+    @property
+    def _set_sizes(self) -> tuple[int, int]:
+        return self.n_preferred, len(self.actions) - self.n_preferred
 
 
 def preferred_first(batch_size: int, device: torch.device) -> Sets:
-    """A batch of as many rows of both sets, those of D_p first, which all count the same."""
+    """
+    Describe a batch with the same number of rows from both sets, those of the preferred set first, without weights.
+
+    :param batch_size: Number of rows from each set.
+    :param device: Device of the batch.
+    :return: Set of each row.
+    """
     return Sets(torch.arange(2 * batch_size, device=device) < batch_size)
 
 
@@ -127,26 +137,35 @@ def build_tables(
     preferences: PreferenceBuffer, reference: Reference, likelihood: Likelihood, device: torch.device
 ) -> TransitionTables:
     """
-    Normalise, encode and score the data once, so that training never runs the reference's network again.
+    Normalise, encode and score all data once, so that training never runs the reference's network again.
 
-    :raises ValueError: an observation is not finite after normalisation, or the policy takes action masks and the data
-        have none
+    :param preferences: The data.
+    :param reference: The reference.
+    :param likelihood: Likelihood of the policy.
+    :param device: Device of the tables.
+    :return: The tables.
+    :raises ValueError: If an observation is not finite after normalisation, or if the policy takes action masks and
+        the data have none.
     """
-    scorer = TableBuilder(preferences, reference, likelihood, device)
-    n = preferences.preferred.n_transitions + preferences.dispreferred.n_transitions
-    tables = scorer.empty_tables(n, preferences.preferred.n_transitions)
-    scorer.write(tables, 0, range(n))
+    builder = TableBuilder(preferences, reference, likelihood, device)
+    n_preferred = preferences.preferred.n_transitions
+    n = n_preferred + preferences.dispreferred.n_transitions
+    tables = builder.empty_tables(n, n_preferred)
+    builder.write(tables, 0, range(n))
     return tables
 
 
 class TableBuilder:
     """
-    Reads rows of the data, normalises, encodes and scores them.
+    Reads transitions of the data, normalises, encodes and scores them.
 
     Rows have the numbers 0 to N - 1, those of the preferred set first.
 
-    :param device: of the tables
-    :raises ValueError: the policy takes action masks and the data have none
+    :param preferences: The data.
+    :param reference: The reference.
+    :param likelihood: Likelihood of the policy.
+    :param device: Device of the tables.
+    :raises ValueError: If the policy takes action masks and the data have none.
     """
 
     def __init__(
@@ -157,7 +176,7 @@ class TableBuilder:
         if takes_masks and any(trajectories.action_masks is None for trajectories in sets):
             raise ValueError(
                 "preferences: they have no action_masks, and the policy takes them. Record the data with collect, or "
-                "give Trajectories(…, action_masks=…); np.ones if every action was allowed."
+                "pass Trajectories(…, action_masks=…); np.ones if every action was allowed."
             )
         self._preferences = preferences
         self._reference = reference
@@ -165,17 +184,19 @@ class TableBuilder:
         self._policy = reference.trainable_copy().to(device)
         self._device = device
         parts = ("observations", "actions", *(["action_masks"] if takes_masks else []))
-        # Of each set, by their path.
+        # The columns of each set by their paths.
         self._columns = [flatten({part: getattr(trajectories, part) for part in parts}) for trajectories in sets]
 
     @torch.no_grad()
     def score(self, rows: np.ndarray) -> TransitionTables:
         """
-        :param rows: (B,), those of the preferred set first
-        :return: B rows
-        :raises ValueError: an observation is not finite after normalisation
+        Read, normalise, encode and score some rows.
+
+        :param rows: Row numbers, (B,), those of the preferred set first.
+        :return: Tables of these rows.
+        :raises ValueError: If an observation is not finite after normalisation.
         """
-        rows_of_sets = self._of_sets(rows)
+        rows_of_sets = self._split_by_set(rows)
         parts = [
             {name: copy_rows(column, rows_of_set) for name, column in columns.items()}
             for columns, rows_of_set in zip(self._columns, rows_of_sets, strict=True)
@@ -196,29 +217,33 @@ class TableBuilder:
 
     def write(self, tables: TransitionTables, place: int, rows: range) -> None:
         """
-        Put rows into tables, from row ``place`` on.
+        Score rows and write them into tables.
 
-        Some after the others: what normalising and scoring need on the way takes little room beside the tables.
+        :param tables: Tables to write into.
+        :param place: First row of the tables to write.
+        :param rows: Row numbers in the data.
         """
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            write_rows(tables, place + start, self.score(np.arange(chunk.start, chunk.stop)))
+        for start in range(0, len(rows), STATES_PER_FORWARD_PASS):
+            part = rows[start : start + STATES_PER_FORWARD_PASS]
+            write_rows(tables, place + start, self.score(np.arange(part.start, part.stop)))
 
     def prefetch(self, rows: np.ndarray) -> None:
         """
-        Let the system begin to read rows that lie on disk.
+        Ask the system to start reading rows from disk.
 
-        :param rows: (B,), those of the preferred set first
+        :param rows: Row numbers, (B,), those of the preferred set first.
         """
-        for columns, rows_of_set in zip(self._columns, self._of_sets(rows), strict=True):
+        for columns, rows_of_set in zip(self._columns, self._split_by_set(rows), strict=True):
             for column in columns.values():
                 prefetch(column, rows_of_set)
 
     def empty_tables(self, n: int, n_preferred: int) -> TransitionTables:
         """
-        Tables of ``n`` rows, to be written.
+        Allocate tables.
 
-        :param n_preferred: how many of them are of the preferred set
+        :param n: Number of rows.
+        :param n_preferred: Number of rows for the preferred set.
+        :return: Tables without values.
         """
         row = self.score(np.arange(1))
 
@@ -235,14 +260,20 @@ class TableBuilder:
             n_preferred=n_preferred,
         )
 
-    def _of_sets(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of each set, by their numbers there."""
+    def _split_by_set(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Split rows into those of each set, numbered within the set."""
         n_preferred = self._preferences.preferred.n_transitions
         return rows[rows < n_preferred], rows[rows >= n_preferred] - n_preferred
 
 
 def write_rows(tables: TransitionTables, start: int, part: TransitionTables) -> None:
-    """Put rows into tables, from row ``start`` on."""
+    """
+    Copy all rows of one table into another.
+
+    :param tables: Tables to write into.
+    :param start: First row of the tables to write.
+    :param part: The rows.
+    """
     for column, rows in zip(_tensors(tables), _tensors(part), strict=True):
         column[start : start + len(rows)] = rows
 
@@ -262,10 +293,10 @@ def _tensors(tables: TransitionTables) -> list[Tensor]:
 
 def join_tables(tables: Sequence[TransitionTables]) -> tuple[ScoredTransitions, list[TransitionTables]]:
     """
-    Several tables as one, from which batches of all of them can be gathered at once.
+    Join tables, so that one call gathers a batch from all of them.
 
-    :param tables: of likelihoods of one kind
-    :return: all rows, one table after the other; and the tables again, as parts of that memory
+    :param tables: Tables of likelihoods of the same kind.
+    :return: All rows, one table after the other; and the tables again, as views of that memory.
     """
     if len(tables) == 1:
         return tables[0], [tables[0]]
@@ -279,29 +310,32 @@ def join_tables(tables: Sequence[TransitionTables]) -> tuple[ScoredTransitions, 
         given = next((part for part in parts if part is not None), None)
         if given is None:
             return None
-        # Weights or labels that only some have: None is 1 for all.
+        # If only some tables have weights or labels, those of the others are 1.
         return torch.cat([given.new_ones(n) if part is None else part for part, n in zip(parts, sizes, strict=True)])
 
-    names = [field.name for field in fields(ScoredTransitions)]
-    whole = {name: joined(name) for name in names}
+    whole = {field.name: joined(field.name) for field in fields(ScoredTransitions)}
     starts = np.cumsum([0, *sizes[:-1]])
 
-    def part_of(table: TransitionTables, start: int, size: int) -> TransitionTables:
+    def view_of(table: TransitionTables, start: int, size: int) -> TransitionTables:
         given = {name: column for name, column in whole.items() if getattr(table, name) is not None}
         rows = {name: map_arrays(lambda column: column[start : start + size], given[name]) for name in given}
         return replace(table, **rows)
 
-    return ScoredTransitions(**whole), [part_of(*each) for each in zip(tables, starts.tolist(), sizes, strict=True)]
+    return ScoredTransitions(**whole), [view_of(*each) for each in zip(tables, starts.tolist(), sizes, strict=True)]
 
 
 def normalized_observations(
     name: str, sets: Sequence[Trajectories], reference: Reference, policy: BasePolicy
 ) -> PyTorchObs:
     """
-    The observations of some sets, one after the other, as the network sees them, on the policy's device.
+    Normalise the observations of several sets and join them, one set after the other.
 
-    :param name: what to call them in errors
-    :raises ValueError: one is not finite after normalisation
+    :param name: Name of the data in errors.
+    :param sets: The sets.
+    :param reference: The reference, with the normaliser.
+    :param policy: The policy, whose device is used.
+    :return: Observations as the network reads them.
+    :raises ValueError: If an observation is not finite after normalisation.
     """
     parts: list[Any] = [trajectories.observations for trajectories in sets]
     if isinstance(parts[0], np.ndarray):
@@ -312,11 +346,14 @@ def normalized_observations(
 
 def normalized(name: str, raw: Any, reference: Reference, policy: BasePolicy) -> PyTorchObs:
     """
-    Raw observations as the network sees them, on the policy's device.
+    Normalise raw observations.
 
-    :param raw: (N, …), or a dict of such arrays
-    :param name: what to call them in errors
-    :raises ValueError: one is not finite after normalisation
+    :param name: Name of the data in errors.
+    :param raw: Raw observations, (N, …) or a dict of such arrays.
+    :param reference: The reference, with the normaliser.
+    :param policy: The policy, whose device is used.
+    :return: Observations as the network reads them.
+    :raises ValueError: If an observation is not finite after normalisation.
     """
     observations = policy.obs_to_tensor(reference.normalize(raw))[0]
     for part in observations.values() if isinstance(observations, dict) else [observations]:
@@ -326,18 +363,25 @@ def normalized(name: str, raw: Any, reference: Reference, policy: BasePolicy) ->
 
 
 def inputs_at(observations: PyTorchObs, action_masks: Tensor | None, rows: Tensor) -> Inputs:
-    """What the likelihood needs, of some rows."""
+    """
+    Gather the likelihood's inputs of some rows.
+
+    :param observations: Normalised observations, (N, …) or a dict of such tensors.
+    :param action_masks: Flags of the allowed options, (N, n_options), or None.
+    :param rows: Row numbers, (…, B).
+    :return: The inputs, (…, B, …).
+    """
     chosen = map_arrays(lambda part: _at(part, rows), observations)
     return chosen if action_masks is None else MaskedInputs(chosen, _at(action_masks, rows))
 
 
 def on_device(values: np.ndarray | None, device: torch.device) -> Tensor | None:
-    """A tensor of the values, if there are any."""
+    """Copy an array to the device, unless it is None."""
     return None if values is None else torch.as_tensor(values, device=device)
 
 
 def _at(column: Tensor, rows: Tensor) -> Tensor:
-    # ``column[rows]``, a third of its time on the CPU.
+    # This takes a third of the time of ``column[rows]`` on the CPU.
     if rows.dim() == 1:
         return column.index_select(0, rows)
     return column.index_select(0, rows.flatten()).unflatten(0, rows.shape)

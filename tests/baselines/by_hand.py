@@ -16,13 +16,13 @@ LENGTHS = [7, 2, 4], [3, 9, 1]
 
 def next_batch(model: Any) -> Any:
     """The first batch that ``learn`` would train on."""
-    return next(model._batches())
+    return next(model.batches())
 
 
 def update(model: Any, batch: Any) -> dict[str, float]:
     """Make one gradient step, and return its metrics."""
     model.train(batch)
-    return model._metrics.take()
+    return model.metrics.pop()
 
 
 def episodes(lengths: list[int], seed: int = 0) -> Trajectories:

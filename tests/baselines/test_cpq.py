@@ -114,7 +114,7 @@ def test_the_critic_bootstraps_from_safe_actions_alone():
 def test_the_ood_cost_is_that_of_actions_far_from_the_data(ood_grad):
     model, batch = ready(ood_grad=ood_grad, n_samples=5, ood_quantile=0.6)
     noise = numbers(torch.randn((5, 16, 3), generator=reseeded(model)))
-    params = model._likelihood.params(model.policy, batch.observations)
+    params = model.likelihood.params(model.policy, batch.observations)
     found = model._ood_cost(batch.observations, params.detach())
     mean, std = actor(model, batch.observations)
     actions = np.tanh(mean + std * noise)
@@ -129,7 +129,7 @@ def test_the_ood_cost_is_that_of_actions_far_from_the_data(ood_grad):
 def test_the_policy_loss_counts_safe_actions_alone():
     model, batch = ready()
     noise = numbers(torch.randn((16, 3), generator=reseeded(model)))
-    params = model._likelihood.params(model.policy, batch.observations)
+    params = model.likelihood.params(model.policy, batch.observations)
     mean, std = actor(model, batch.observations)
     here = inputs(batch.observations, np.tanh(mean + std * noise))
     costs = outputs(model.cost_critic, here).min(axis=0)
@@ -154,7 +154,7 @@ def test_the_policy_loss_counts_safe_actions_alone():
 
 def test_the_policy_loss_leaves_no_gradient_in_the_critics():
     model, batch = ready()
-    loss, _ = model._policy_loss(batch.observations, model._likelihood.params(model.policy, batch.observations))
+    loss, _ = model._policy_loss(batch.observations, model.likelihood.params(model.policy, batch.observations))
     loss.backward()
     for critic in (model.critic, model.cost_critic):
         assert all(weight.grad is None for weight in critic.parameters())
@@ -202,7 +202,7 @@ def test_the_ood_term_raises_the_cost_of_far_actions():
     for ood_grad in (True, False):
         model = cpq(ood_grad=ood_grad, critic_learning_rate=5e-3, learning_rate=0.0).learn(150)
         batch = next_batch(model)
-        params = model._likelihood.params(model.policy, batch.observations).detach()
+        params = model.likelihood.params(model.policy, batch.observations).detach()
         model.ood_grad = True
         far = model._ood_cost(batch.observations, params).item()
         costs[ood_grad] = (far, model.cost_critic(batch.inputs).mean().item())

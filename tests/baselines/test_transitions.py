@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from sb3_prefine.baselines import BC
-from sb3_prefine.baselines.transitions import draw_rows, transitions_of, vector_sizes
+from sb3_prefine.baselines.transitions import transitions_of, vector_sizes
 from tests.worlds import GOOD, Anything, trajectories
 
 
@@ -29,15 +29,6 @@ def test_transitions_are_normalized_scaled_and_end_at_terminals():
     assert torch.equal(some.inputs, torch.cat((found.observations, found.actions), dim=1)[rows])
     assert torch.equal(some.next_observations, found.next_observations[rows])
     assert some.continues.tolist() == [1, 0, 0]
-
-
-def test_rows_are_drawn_uniformly_without_end():
-    drawn = draw_rows(5, 200, torch.Generator().manual_seed(0))
-    rows = torch.stack([next(drawn) for _ in range(150)])
-    assert rows.shape == (150, 200)
-    counts = rows.flatten().bincount(minlength=6)
-    assert counts[5] == 0
-    np.testing.assert_allclose(counts[:5] / rows.numel(), 0.2, atol=0.01)
 
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)

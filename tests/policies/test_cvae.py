@@ -185,12 +185,12 @@ def test_cloning_trains_all_networks_and_a_log_prob_the_decoder_alone():
 def test_fine_tuning_starts_at_equal_log_probs_and_leaves_the_encoder():
     source = cvae(Anything.action_space, Anything.observation_space)
     model = PREFINE(source, preferences(), learning_rate=1e-2, batch_size=16, seed=0, device="cpu")
-    batch = next(model._current_tables().batches(16, torch.Generator().manual_seed(0)))
+    batch = next(model.current_tables().batches(16, torch.Generator().manual_seed(0)))
 
     def log_ratio() -> Tensor:
-        params = model._likelihood.params(model.policy, batch.inputs)
-        logp_ref = model._likelihood_ref.log_prob(batch.params_ref, batch.actions)
-        return (model._likelihood.log_prob(params, batch.actions) - logp_ref).detach()
+        params = model.likelihood.params(model.policy, batch.inputs)
+        logp_ref = model.likelihood_ref.log_prob(batch.params_ref, batch.actions)
+        return (model.likelihood.log_prob(params, batch.actions) - logp_ref).detach()
 
     assert (log_ratio() == 0).all()
     before = weights(source)
@@ -212,7 +212,7 @@ def test_counterfactuals_are_of_the_network_that_they_are_said_to_be_of(source):
     )
     drawn: list[str] = []
     for name in ("policy", "reference"):
-        likelihood = model._likelihood if name == "policy" else model._likelihood_ref
+        likelihood = model.likelihood if name == "policy" else model.likelihood_ref
         sample = likelihood.sample
         object.__setattr__(likelihood, "sample", lambda *args, n=name, f=sample: (drawn.append(n), f(*args))[1])
     model.learn(1)

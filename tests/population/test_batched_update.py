@@ -1,7 +1,9 @@
 """The updates of many runs against those of each alone: every family, loss and option, both ways to run networks."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -9,9 +11,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Reference, Trajectories, collect, load_reference
-from sb3_prefine.population.batched_update import BatchedUpdate, should_batch_networks
+from sb3_prefine.population.batched_update import should_batch_networks
+from sb3_prefine.population.networks import Networks
 from sb3_prefine.population.population import Population
-from sb3_prefine.training.optimizer import FiniteGuard
 from tests.families import FAMILIES, Family
 from tests.worlds import BAD, GOOD, Recorder, model_of, preferences, trajectories
 
@@ -34,6 +36,11 @@ KINDS = (
 CPU = {"device": "cpu"}
 
 
+def networks_batched(batched: bool) -> AbstractContextManager:
+    """Compute the networks of populations as one batched network, or one after the other, on every device."""
+    return mock.patch("sb3_prefine.population.population.should_batch_networks", return_value=batched)
+
+
 def assert_runs_equal_each_alone(
     models: list[PREFINE], twins: list[PREFINE], n_updates: int, batched: bool, log_interval: int = 4
 ) -> None:
@@ -45,9 +52,8 @@ def assert_runs_equal_each_alone(
     """
     for model in (*models, *twins):
         model.set_logger(Recorder())
-    population = Population(models)
-    population._batched = batched
-    population.learn(n_updates, log_interval=log_interval)
+    with networks_batched(batched):
+        Population(models).learn(n_updates, log_interval=log_interval)
     for model, twin in zip(models, twins, strict=True):
         twin.learn(n_updates, log_interval=log_interval)
         weights, expected = model.policy.state_dict(), twin.policy.state_dict()
@@ -58,7 +64,7 @@ def assert_runs_equal_each_alone(
         assert moments.keys() == expected_moments.keys()
         for key, state in moments.items():
             torch.testing.assert_close(state, expected_moments[key], rtol=1e-3, atol=1e-5)
-        assert torch.equal(model._generator.get_state(), twin._generator.get_state())
+        assert torch.equal(model.generator.get_state(), twin.generator.get_state())
         assert_same_rows(model.logger.rows, twin.logger.rows)
 
 
@@ -110,23 +116,25 @@ def test_every_run_of_a_cvae_policy_is_as_if_it_were_alone():
     assert_runs_equal_each_alone(models(), models(), 1, batched=False, log_interval=1)
 
 
-def test_the_networks_of_cvae_policies_are_batched_with_their_references():
+def test_batched_cvae_policies_and_references_score_as_separate_ones():
     together = runs_of("CVAEPolicy")()
     for model in together:
         model.learn(3)
-    stack = BatchedUpdate(together, FiniteGuard(torch.device("cpu"), (3,)), batched=True)
-    stack._policies.take_weights()
-    tables = [model._current_tables().at(torch.arange(20), torch.arange(20) < 10) for model in together]
-    params = stack._policies.params(torch.stack([batch.inputs for batch in tables]))
+    policies = Networks([model.policy for model in together], [model.likelihood for model in together])
+    references = Networks([model.policy_ref for model in together], [model.likelihood_ref for model in together])
+    policies.batch([], [])
+    references.batch([], [])
+    tables = [model.current_tables().at(torch.arange(20), torch.arange(20) < 10) for model in together]
+    params = policies.params(torch.stack([batch.inputs for batch in tables]))
     actions = torch.stack([torch.stack([batch.actions, 0.5 * batch.actions]) for batch in tables], dim=1)
-    logp, logp_ref = stack._policies.log_prob(params, actions), stack._references.log_prob(params, actions)
+    logp, logp_ref = policies.log_prob(params, actions), references.log_prob(params, actions)
     assert (logp - logp_ref).abs().max() > 0.01
     for i, model in enumerate(together):
-        alone = model._likelihood.params(model.policy, tables[i].inputs)
+        alone = model.likelihood.params(model.policy, tables[i].inputs)
         torch.testing.assert_close(params[i], alone)
-        torch.testing.assert_close(logp[:, i], model._likelihood.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logp[:, i], model.likelihood.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
-            logp_ref[:, i], model._likelihood_ref.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4
+            logp_ref[:, i], model.likelihood_ref.log_prob(alone, actions[:, i]), rtol=1e-4, atol=1e-4
         )
 
 

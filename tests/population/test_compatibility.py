@@ -84,7 +84,7 @@ def test_settings_that_are_no_modules_are_compared_too():
 
 def test_a_recurrent_policy_is_refused():
     source = RecurrentPPO("MlpLstmPolicy", Anything(), policy_kwargs={"lstm_hidden_size": 8}, device="cpu")
-    with pytest.raises(TypeError, match=r"models\[0\]: RecurrentActorCriticPolicy is recurrent.*Train it by itself"):
+    with pytest.raises(TypeError, match=r"^models\[0\]: RecurrentActorCriticPolicy is recurrent"):
         Population([prefine(source)])
 
 
@@ -93,7 +93,7 @@ def test_an_algorithm_of_one_s_own_is_refused():
         def train(self, batch: Any) -> None:
             super().train(batch)
 
-    with pytest.raises(TypeError, match=r"models\[1\]: Mine has its own train, which would not be called"):
+    with pytest.raises(TypeError, match=r"^models\[1\]: Mine .*train"):
         Population([prefine(), Mine(model_of(PPO), device="cpu")])
 
 
@@ -111,7 +111,7 @@ def test_what_is_no_prefine_model_is_refused(other):
 
 
 def test_no_model_and_one_model_twice_are_refused():
-    with pytest.raises(ValueError, match="models: there are none"):
+    with pytest.raises(ValueError, match=r"^models: .*empty"):
         Population([])
     model = prefine()
     with pytest.raises(ValueError, match=r"models: \[0\] and \[2\] are one and the same"):

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.population.population import Population
-from tests.population.test_batched_update import assert_same_rows
+from tests.population.test_batched_update import assert_same_rows, networks_batched
 from tests.worlds import BAD, GOOD, STATES, Recorder, assert_same_weights, model_of, preferences, trajectories, weights
 
 SOURCE = load_reference(model_of(PPO))
@@ -32,7 +32,7 @@ def assert_equal_runs(one: PREFINE, other: PREFINE) -> None:
     assert (one.num_timesteps, one._n_updates) == (other.num_timesteps, other._n_updates)
     for name, tensor in one.policy.state_dict().items():
         torch.testing.assert_close(tensor, other.policy.state_dict()[name], rtol=1e-4, atol=1e-6)
-    assert torch.equal(one._generator.get_state(), other._generator.get_state())
+    assert torch.equal(one.generator.get_state(), other.generator.get_state())
 
 
 class Stop(BaseCallback):
@@ -123,12 +123,12 @@ def test_a_function_is_called_for_every_run_and_finds_its_model():
 
 def test_callbacks_that_are_not_one_a_run_are_refused():
     population = Population(models(2))
-    with pytest.raises(TypeError, match=r"callback: a Stop watches one model, and there are 2\. Pass a list"):
+    with pytest.raises(TypeError, match=r"^callback: a Stop .* 2"):
         population.learn(1, callback=Stop(1))
-    with pytest.raises(ValueError, match="callback: there are 3 for 2 runs"):
+    with pytest.raises(ValueError, match=r"^callback: .*3.*2 runs"):
         population.learn(1, callback=[None, None, None])
     twice = Stop(1)
-    with pytest.raises(ValueError, match="callback: the same object is there twice"):
+    with pytest.raises(ValueError, match=r"^callback: .*same object"):
         population.learn(1, callback=[twice, [Stop(1), twice]])
     assert [run.num_timesteps for run in population] == [0, 0]
 
@@ -202,9 +202,8 @@ def test_a_model_is_saved_exported_and_loaded_as_if_it_had_been_alone(tmp_path):
 
 def test_checkpoints_of_a_run_hold_its_own_weights(tmp_path):
     callbacks = [CheckpointCallback(save_freq=2, save_path=str(tmp_path / str(i))) for i in range(2)]
-    population = Population(models(2))
-    population._batched = True
-    population.learn(4, callback=callbacks)
+    with networks_batched(True):
+        population = Population(models(2)).learn(4, callback=callbacks)
     for i, run in enumerate(population):
         saved = PREFINE.load(tmp_path / str(i) / "rl_model_4_steps.zip", device="cpu")
         assert_same_weights(weights(saved.policy), weights(run.policy))
@@ -214,9 +213,8 @@ def test_checkpoints_of_a_run_hold_its_own_weights(tmp_path):
 @pytest.mark.parametrize("batched", [False, True])
 def test_the_reference_does_not_change_by_a_bit_and_no_gradient_is_left(batched):
     before = weights(SOURCE.policy)
-    population = Population(models(2))
-    population._batched = batched
-    population.learn(5)
+    with networks_batched(batched):
+        population = Population(models(2)).learn(5)
     assert_same_weights(weights(SOURCE.policy), before)
     for run in population:
         assert_same_weights(weights(run.reference.policy), before)
@@ -224,7 +222,7 @@ def test_the_reference_does_not_change_by_a_bit_and_no_gradient_is_left(batched)
 
 
 def memory(run: PREFINE) -> list[int]:
-    tables = run._current_tables()
+    tables = run.current_tables()
     return [tensor.untyped_storage().data_ptr() for tensor in (tables.observations, tables.actions, tables.params_ref)]
 
 
@@ -234,7 +232,7 @@ def test_runs_of_the_same_data_and_reference_share_their_tables(tmp_path):
     population = Population([*models(2), *opened])
     population[0].learn(1)
     population.learn(1)
-    assert len({id(run._current_tables()) for run in population}) == 1
+    assert len({id(run.current_tables()) for run in population}) == 1
 
 
 def test_tables_of_other_data_are_parts_of_the_same_memory_and_right_for_a_run_alone():
@@ -245,7 +243,7 @@ def test_tables_of_other_data_are_parts_of_the_same_memory_and_right_for_a_run_a
     population = Population(together).learn(3)
     first = memory(together[0])
     assert memory(together[1]) == memory(together[2]) == first
-    assert together[0]._current_tables() is together[2]._current_tables()
+    assert together[0].current_tables() is together[2].current_tables()
     population.learn(3, reset_num_timesteps=False)
     assert memory(together[1]) == first, "nothing has changed, so nothing is copied"
     for run, twin in zip(together, alone, strict=True):
@@ -268,7 +266,7 @@ def test_new_preferences_are_learnt_from_in_the_next_call():
 
 def test_a_model_without_preferences_is_refused_before_any_step():
     population = Population([model(), model(preferences=None)])
-    with pytest.raises(ValueError, match=r"models\[1\]\.preferences: there are none to learn from"):
+    with pytest.raises(ValueError, match=r"^models\[1\]\.preferences: None"):
         population.learn(3)
     assert population[0].num_timesteps == 0
 
@@ -281,7 +279,7 @@ def test_data_that_are_streamed_from_disk_are_refused(tmp_path):
     on_disk = PreferenceBuffer(*sets)
     runs = [model(), model(1, preferences=on_disk, buffer_size=4)]
     before = [weights(run.policy) for run in runs]
-    with pytest.raises(ValueError, match=r"models\[1\]\.preferences: they lie on disk .* buffer_size=4"):
+    with pytest.raises(ValueError, match=r"^models\[1\]\.preferences: .*disk.* buffer_size=4"):
         Population(runs).learn(1)
     for run, kept in zip(runs, before, strict=True):
         assert_same_weights(weights(run.policy), kept)

@@ -88,5 +88,4 @@ def test_the_gradient_of_each_is_clipped_by_itself():
 def test_none_of_them_steps_once_the_loss_was_not_finite():
     parts, _, _, guard = two_parts(None, [1.0, math.nan, 1.0])
     assert [part.tolist() for part in parts] == [pytest.approx([2.9, 3.9]), pytest.approx([0.9])]
-    with pytest.raises(FloatingPointError, match="in update 2 of this call"):
-        guard.raise_if_stopped()
+    assert "in update 2 of this call" in str(guard.error())

@@ -14,8 +14,8 @@ from sb3_prefine.policies.base import SequenceInputs
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.reference.reference import Reference
 from sb3_prefine.training import sequence_tables as sequences
+from sb3_prefine.training.draw_rows import UPDATES_PER_DRAW
 from sb3_prefine.training.sequence_tables import SEQUENCE_LENGTH, SequenceTables, build_sequence_tables, hidden_states
-from sb3_prefine.training.transition_tables import UPDATES_PER_DRAW
 from tests.families import Parts
 from tests.worlds import ACTIONS, OBSERVATIONS, Anything
 
@@ -180,7 +180,7 @@ def test_the_reference_runs_over_a_few_sequences_at_a_time(chunk, monkeypatch):
     reference, data = load_reference(recurrent()), buffer()
     expected = tables_of(data, reference)
     assert len(expected.positions) == 10
-    monkeypatch.setattr(sequences, "_CHUNK", chunk)
+    monkeypatch.setattr(sequences, "SEQUENCES_PER_FORWARD_PASS", chunk)
     sizes = []
     original = torch.nn.LSTM.forward
 
@@ -256,7 +256,7 @@ def test_what_fills_up_does_not_count():
 
     def learnt(replace: bool) -> dict[str, torch.Tensor]:
         model = PREFINE(recurrent(), buffer(), batch_size=128, learning_rate=1e-2, seed=0, device="cpu").learn(0)
-        batch: Any = next(model._current_tables().batches(128, torch.Generator().manual_seed(0)))
+        batch: Any = next(model.current_tables().batches(128, torch.Generator().manual_seed(0)))
         unreal = batch.sets.weights == 0
         assert 0 < unreal.sum() < len(unreal)
         if replace:
@@ -273,12 +273,12 @@ def test_what_fills_up_does_not_count():
 
 def test_the_supervised_loss_is_the_mean_over_the_steps_of_the_drawn_sequences():
     model = PREFINE(recurrent(), buffer(), batch_size=96, beta=0.0, sft_coef=1.0, seed=0, device="cpu")
-    batch = next(model._current_tables().batches(96, torch.Generator().manual_seed(0)))
+    batch = next(model.current_tables().batches(96, torch.Generator().manual_seed(0)))
     model.train(batch)
-    found = float(model._metrics.take()["train/sft_loss"])
+    found = float(model.metrics.pop()["train/sft_loss"])
     policy = model.reference.policy
     every = both(policy, buffer())[0]
-    tables = model._current_tables()
+    tables = model.current_tables()
     ids = torch.full(tables.weights.shape, -1)
     ids[tables.weights > 0] = torch.arange(len(every))
     seen = batch.inputs.observations.unflatten(0, (6, SEQUENCE_LENGTH))[:3]

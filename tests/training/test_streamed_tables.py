@@ -17,7 +17,7 @@ from stable_baselines3 import PPO
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, load_reference
 from sb3_prefine.policies.base import MaskedInputs
 from sb3_prefine.policies.likelihood import likelihood_of
-from sb3_prefine.training.streamed_tables import DRAWS, Stream, _blocks, open_tables
+from sb3_prefine.training.streamed_tables import DRAWS_PER_TRANSITION, StreamedTables, cut_into_blocks, open_tables
 from sb3_prefine.training.transition_tables import Batch, TransitionTables, build_tables
 from tests.families import FAMILIES
 from tests.worlds import ACTIONS, BAD, GOOD, OBSERVATIONS, assert_same_weights, model_of, trajectories, weights
@@ -71,7 +71,7 @@ def generator(seed: int = 0) -> torch.Generator:
 @settings(deadline=None)  # on a busy machine the first call may wait
 @given(first=st.integers(0, 50), n=st.integers(1, 60), length=st.integers(1, 70), seed=st.integers(0, 99))
 def test_a_cut_is_of_all_rows_in_runs(first, n, length, seed):
-    blocks = _blocks(range(first, first + n), length, np.random.default_rng(seed))
+    blocks = cut_into_blocks(range(first, first + n), length, np.random.default_rng(seed))
     for _ in range(3):
         cut = [next(blocks) for _ in range(-(-n // length))]
         assert {len(block) for block in cut} == {length}
@@ -88,7 +88,7 @@ def test_every_row_is_as_likely_as_any_other_in_every_block(position):
     counts = np.zeros(23)
     n_seeds = 5_000
     for seed in range(n_seeds):
-        blocks = _blocks(range(23), 4, np.random.default_rng(seed))
+        blocks = cut_into_blocks(range(23), 4, np.random.default_rng(seed))
         for _ in range(position):
             next(blocks)
         counts[next(blocks)[seed % 4]] += 1
@@ -117,7 +117,7 @@ def test_a_batch_is_of_rows_that_lie_together_and_are_replaced_as_they_are_used(
     batches = stream.batches(100, generator())
     # Two updates draw 200 of the preferred, four times a block: so the blocks change after every second update.
     seen = [{row // 50 for row in rows_of(next(batches))[:100]} for _ in range(40)]
-    assert DRAWS == 4
+    assert DRAWS_PER_TRANSITION == 4
     assert all(len(blocks) <= 17 * 2 for blocks in seen)
     early, late = set.union(*seen[:4]), set.union(*seen[36:])
     assert len(early & late) < len(early)
@@ -137,13 +137,13 @@ def test_a_batch_is_of_rows_that_lie_together_and_are_replaced_as_they_are_used(
 def test_no_more_is_in_memory_than_was_asked_for(tmp_path, monkeypatch, sizes, buffer_size, expected):
     stream = open_stream(on_disk(numbered(*sizes), tmp_path), buffer_size)
     held: list[TransitionTables] = []
-    empty_tables = stream.scorer.empty_tables
+    empty_tables = stream.builder.empty_tables
 
     def remember(*args: Any) -> TransitionTables:
         held.append(empty_tables(*args))
         return held[-1]
 
-    monkeypatch.setattr(stream.scorer, "empty_tables", remember)
+    monkeypatch.setattr(stream.builder, "empty_tables", remember)
     batches = stream.batches(16, generator())
     for _ in range(20):
         next(batches)
@@ -157,8 +157,8 @@ def test_no_more_is_in_memory_than_was_asked_for(tmp_path, monkeypatch, sizes, b
 def test_blocks_are_replaced_by_the_count_of_draws(tmp_path, monkeypatch, batch_size):
     stream = open_stream(on_disk(numbered(500, 20), tmp_path), 100)
     n_scored = []
-    score = stream.scorer.score
-    monkeypatch.setattr(stream.scorer, "score", lambda rows: n_scored.append(len(rows)) or score(rows))
+    score = stream.builder.score
+    monkeypatch.setattr(stream.builder, "score", lambda rows: n_scored.append(len(rows)) or score(rows))
     batches = stream.batches(batch_size, generator())
     next(batches)
     # One row to see its shape, the 20 of the smaller set, and 16 blocks of 5.
@@ -166,7 +166,7 @@ def test_blocks_are_replaced_by_the_count_of_draws(tmp_path, monkeypatch, batch_
     for _ in range(50):
         next(batches)
     # 50 updates are over; the last one's batch was not yet learnt from.
-    assert len(n_scored) - 18 == 50 * batch_size // (DRAWS * 5)
+    assert len(n_scored) - 18 == 50 * batch_size // (DRAWS_PER_TRANSITION * 5)
 
 
 # Their values
@@ -183,7 +183,7 @@ def test_every_row_has_its_own_action_mask_weight_label_and_reference(tmp_path, 
     likelihood = likelihood_of(reference.policy, -5.0)
     whole = build_tables(buffer, reference, likelihood, CPU)
     stream = open_tables(on_disk(buffer, tmp_path), reference, likelihood, CPU, 100)
-    assert isinstance(stream, Stream)
+    assert isinstance(stream, StreamedTables)
 
     def flat(inputs: Any) -> torch.Tensor:
         masks = []
