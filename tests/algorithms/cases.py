@@ -15,12 +15,12 @@ from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
 from tests.worlds import BAD, GOOD, Anything, model_of, trajectories, weights
 
 SMALL = {"net_arch": [16, 16]}
-# SafeDICE trains its discriminator first, and the policy from this update on.
+# SafeDICE trains its discriminator first, for this number of updates.
 DISCRIMINATOR_STEPS = 5
-NOT_NEGATIVE = (-0.1, np.nan, np.inf, "1")
-POSITIVE = (0.0, *NOT_NEGATIVE)
-COUNT = (0, -1, 2.5, "16")
-FRACTION = (0.0, 1.5, np.nan)
+INVALID_NON_NEGATIVE = (-0.1, np.nan, np.inf, "1")
+INVALID_POSITIVE = (0.0, *INVALID_NON_NEGATIVE)
+INVALID_COUNTS = (0, -1, 2.5, "16")
+INVALID_FRACTIONS = (0.0, 1.5, np.nan)
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Case:
     """
     An algorithm and a policy that it trains.
 
-    :param name: What the case is called in the names of the tests.
+    :param name: Name of the case in the tests.
     :param algorithm: Class of the algorithm.
     :param policy: Alias of a new policy, or the SB3 class of the model that the algorithm starts from.
-    :param data_name: Argument that the data are given by.
+    :param data_name: Name of the argument with the data.
     :param options: Further arguments of the constructor.
     :param networks: Attributes with the trained networks.
     :param optimizers: Attributes with the optimizers of these networks.
-    :param metrics: Names under which it logs, in the last stage of its training.
-    :param first_update: Number of updates before the first one that changes the policy.
-    :param refused: Values of each hyperparameter that are out of its range.
+    :param metrics: Names of the metrics in the last stage of training.
+    :param n_updates_before_policy: Number of updates before the first one of the policy.
+    :param invalid: Values out of the range of each hyperparameter.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     networks: tuple[str, ...] = ("policy",)
     optimizers: tuple[str, ...] = ("optimizer",)
-    first_update: int = 0
-    refused: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    n_updates_before_policy: int = 0
+    invalid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def make(self, policy: Any = None, **kwargs: Any) -> Any:
         """
@@ -93,66 +93,82 @@ LOSS = frozenset({"train/loss"})
 PAIRS = LOSS | {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
 PAIRS |= {"logps/chosen", "logps/rejected"}
 LOG_PROB = LOSS | {"train/log_prob"}
-TRAINING: dict[str, tuple[Any, ...]] = {
-    "learning_rate": NOT_NEGATIVE,
-    "batch_size": COUNT,
+INVALID_TRAINING: dict[str, tuple[Any, ...]] = {
+    "learning_rate": INVALID_NON_NEGATIVE,
+    "batch_size": INVALID_COUNTS,
     "log_std_min": (np.inf, np.nan, None),
-    "max_grad_norm": POSITIVE,
+    "max_grad_norm": INVALID_POSITIVE,
 }
-OF_PREFINE = {**TRAINING, "beta": NOT_NEGATIVE, "sft_coef": NOT_NEGATIVE, "loss_type": ("nca",)}
-OF_SEGMENTS = {**TRAINING, "segment_length": COUNT, "temperature": POSITIVE, "fixed_std": POSITIVE}
-OF_PPL = {**OF_SEGMENTS, "beta": POSITIVE, "reduction": ("median",), "fixed_std": (*POSITIVE, 0.1)}
-OF_CPL = {
-    **OF_SEGMENTS,
+INVALID_PREFINE = {
+    **INVALID_TRAINING,
+    **dict.fromkeys(("beta", "sft_coef"), INVALID_NON_NEGATIVE),
+    "loss_type": ("nca",),
+}
+INVALID_SEGMENTS = {
+    **INVALID_TRAINING,
+    "segment_length": INVALID_COUNTS,
+    **dict.fromkeys(("temperature", "fixed_std"), INVALID_POSITIVE),
+}
+INVALID_PPL = {
+    **INVALID_SEGMENTS,
+    "beta": INVALID_POSITIVE,
+    "reduction": ("median",),
+    # The policy of PPO is not deterministic.
+    "fixed_std": (*INVALID_POSITIVE, 0.1),
+}
+INVALID_CPL = {
+    **INVALID_SEGMENTS,
     "advantage": ("q_value",),
-    "alpha": POSITIVE,
-    "bias": FRACTION,
-    "gamma": (*FRACTION, 1.01),
-    "bc_coef": NOT_NEGATIVE,
+    "alpha": INVALID_POSITIVE,
+    "bias": INVALID_FRACTIONS,
+    "gamma": (*INVALID_FRACTIONS, 1.01),
+    "bc_coef": INVALID_NON_NEGATIVE,
     "bc_data": ("rejected",),
-    # It is for a policy's own likelihood.
-    "temperature": (*POSITIVE, 1.0),
+    # A temperature needs the policy's own likelihood.
+    "temperature": (*INVALID_POSITIVE, 1.0),
 }
-OF_SAFEDICE = {
-    **TRAINING,
-    "gamma": (*FRACTION, 1.0),
-    "discriminator_steps": COUNT,
+INVALID_SAFEDICE = {
+    **INVALID_TRAINING,
+    "gamma": (*INVALID_FRACTIONS, 1.0),
+    "discriminator_steps": INVALID_COUNTS,
     "net_arch": ([16, 0], [2.5]),
-    **dict.fromkeys(("critic_learning_rate", "gradient_penalty", "nu_gradient_penalty"), NOT_NEGATIVE),
+    **dict.fromkeys(("critic_learning_rate", "gradient_penalty", "nu_gradient_penalty"), INVALID_NON_NEGATIVE),
 }
-OF_CPQ = {
-    **TRAINING,
-    "cost_limit": (None, *NOT_NEGATIVE),
-    "gamma": (*FRACTION, 1.0),
-    "tau": FRACTION,
-    "reward_scale": POSITIVE,
-    "horizon": COUNT,
-    "n_samples": COUNT,
+INVALID_CPQ = {
+    **INVALID_TRAINING,
+    "cost_limit": (None, *INVALID_NON_NEGATIVE),
+    "gamma": (*INVALID_FRACTIONS, 1.0),
+    "tau": INVALID_FRACTIONS,
+    "reward_scale": INVALID_POSITIVE,
+    "horizon": INVALID_COUNTS,
+    "n_samples": INVALID_COUNTS,
     "ood_quantile": (-0.1, 1.0),
     **dict.fromkeys(("net_arch", "vae_net_arch"), ([16, 0],)),
-    **dict.fromkeys(("critic_learning_rate", "vae_learning_rate", "alpha_learning_rate", "ood_scale"), NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("critic_learning_rate", "vae_learning_rate", "alpha_learning_rate", "ood_scale"), INVALID_NON_NEGATIVE
+    ),
 }
 
 
 def _prefine(name: str, policy: type[BaseAlgorithm], **options: Any) -> Case:
     metrics = PAIRS | {"train/preference_loss", "train/sft_loss"}
-    return Case(name, PREFINE, policy, "preferences", metrics, options, refused=OF_PREFINE)
+    return Case(name, PREFINE, policy, "preferences", metrics, options, invalid=INVALID_PREFINE)
 
 
 def _bc(name: str, policy: str | type[BaseAlgorithm], **options: Any) -> Case:
     metrics = LOG_PROB | ({"train/reconstruction", "train/kl"} if policy == "CVAEPolicy" else set())
-    refused = {**TRAINING, "ref_quantile": FRACTION}
-    return Case(name, BC, policy, "trajectories", metrics, options, refused=refused)
+    invalid = {**INVALID_TRAINING, "ref_quantile": INVALID_FRACTIONS}
+    return Case(name, BC, policy, "trajectories", metrics, options, invalid=invalid)
 
 
 def _ppl(name: str, policy: type[BaseAlgorithm], **options: Any) -> Case:
     options = {"segment_length": 4, **options}
-    return Case(name, PPL, policy, "preferences", PAIRS, options, refused=OF_PPL)
+    return Case(name, PPL, policy, "preferences", PAIRS, options, invalid=INVALID_PPL)
 
 
 def _cpl(name: str, policy: type[BaseAlgorithm], **options: Any) -> Case:
     options, metrics = {"segment_length": 4, **options}, PAIRS | {"train/preference_loss", "train/bc_loss"}
-    return Case(name, CPL, policy, "preferences", metrics, options, refused=OF_CPL)
+    return Case(name, CPL, policy, "preferences", metrics, options, invalid=INVALID_CPL)
 
 
 def _safedice(name: str, policy: str | type[BaseAlgorithm]) -> Case:
@@ -167,8 +183,8 @@ def _safedice(name: str, policy: str | type[BaseAlgorithm]) -> Case:
         {"net_arch": [12, 12], "discriminator_steps": DISCRIMINATOR_STEPS},
         networks=("policy", "discriminator", "nu"),
         optimizers=("optimizer", "discriminator_optimizer", "nu_optimizer"),
-        first_update=DISCRIMINATOR_STEPS,
-        refused=OF_SAFEDICE,
+        n_updates_before_policy=DISCRIMINATOR_STEPS,
+        invalid=INVALID_SAFEDICE,
     )
 
 
@@ -183,7 +199,7 @@ def _cpq(name: str, policy: str | type[BaseAlgorithm]) -> Case:
         {"net_arch": [12, 12], "vae_net_arch": [9, 9], "cost_limit": 3.0, "alpha_learning_rate": 0.1},
         networks=("policy", "critic", "critic_target", "cost_critic", "cost_critic_target", "vae"),
         optimizers=("optimizer", "critic_optimizer", "vae_optimizer"),
-        refused=OF_CPQ,
+        invalid=INVALID_CPQ,
     )
 
 

@@ -17,10 +17,10 @@ from tests.algorithms.cases import ONE_OF_EACH, each_algorithm
 from tests.families import cvae, masked
 from tests.worlds import GOOD, Anything, model_of, trajectories
 
-REFUSED = [
+INVALID = [
     pytest.param(case, name, value, id=f"{case.algorithm.__name__}-{name}-{value}")
     for case in ONE_OF_EACH
-    for name, values in case.refused.items()
+    for name, values in case.invalid.items()
     for value in values
 ]
 
@@ -34,7 +34,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[type, Any]:
     return {case.algorithm: folder / f"{case.algorithm.__name__}.zip" for case in ONE_OF_EACH}
 
 
-@pytest.mark.parametrize(("case", "name", "value"), REFUSED)
+@pytest.mark.parametrize(("case", "name", "value"), INVALID)
 def test_a_hyperparameter_out_of_its_range_is_named_and_shown(case, name, value, saved):
     # Of a list, the first number out of range.
     found = next(number for number in value if number != 16) if isinstance(value, list) else value

@@ -33,7 +33,7 @@ def test_learn_makes_that_many_gradient_steps(case):
     model, counter = case.make(), Counter()
     assert model.learn(N, counter) is model
     assert (model.num_timesteps, counter.n_calls) == (N, N)
-    assert adam_steps(model.optimizer) == {N - case.first_update}
+    assert adam_steps(model.optimizer) == {N - case.n_updates_before_policy}
 
 
 @every_case
@@ -74,7 +74,7 @@ def test_the_seed_decides_all_weights(case):
 def test_learn_continues_or_counts_from_zero(case):
     model = case.make().learn(4)
     assert model.learn(N - 4, reset_num_timesteps=False).num_timesteps == N
-    assert adam_steps(model.optimizer) == {N - case.first_update}
+    assert adam_steps(model.optimizer) == {N - case.n_updates_before_policy}
     assert model.learn(2).num_timesteps == 2
 
 
