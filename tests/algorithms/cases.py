@@ -34,6 +34,7 @@ class Case:
     :param data_name: Name of the argument with the data.
     :param options: Further arguments of the constructor.
     :param networks: Attributes with the trained networks.
+    :param multipliers: Attributes with single trained numbers, which have no optimizer.
     :param optimizers: Attributes with the optimizers of these networks.
     :param metrics: Names of the metrics in the last stage of training.
     :param n_updates_before_policy: Number of updates before the first one of the policy.
@@ -47,6 +48,7 @@ class Case:
     metrics: frozenset[str]
     options: dict[str, Any] = field(default_factory=dict)
     networks: tuple[str, ...] = ("policy",)
+    multipliers: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = ("optimizer",)
     n_updates_before_policy: int = 0
     invalid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -81,8 +83,9 @@ class Case:
         return {"preferences": PreferenceBuffer(good, trajectories(BAD, seed=1) if bad is None else bad)}
 
     def weights_of(self, model: Any) -> dict[str, torch.Tensor]:
-        """A copy of the weights of all networks that the algorithm trains."""
-        return {
+        """A copy of everything that the algorithm trains."""
+        multipliers = {name: getattr(model, name).clone() for name in self.multipliers}
+        return multipliers | {
             f"{network}.{name}": tensor
             for network in self.networks
             for name, tensor in weights(getattr(model, network)).items()
@@ -198,6 +201,7 @@ def _cpq(name: str, policy: str | type[BaseAlgorithm]) -> Case:
         frozenset(f"train/{name}" for name in names),
         {"net_arch": [12, 12], "vae_net_arch": [9, 9], "cost_limit": 3.0, "alpha_learning_rate": 0.1},
         networks=("policy", "critic", "critic_target", "cost_critic", "cost_critic_target", "vae"),
+        multipliers=("log_alpha",),
         optimizers=("optimizer", "critic_optimizer", "vae_optimizer"),
         invalid=INVALID_CPQ,
     )

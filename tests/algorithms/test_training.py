@@ -42,7 +42,7 @@ def test_only_the_actor_and_the_networks_of_the_algorithm_learn(case):
     before = case.weights_of(model)
     model.learn(N)
     changed = {name for name, weight in case.weights_of(model).items() if (weight != before[name]).any()}
-    assert {name.partition(".")[0] for name in changed} == set(case.networks)
+    assert {name.partition(".")[0] for name in changed} == {*case.networks, *case.multipliers}
     of_policy = {name for name in changed if name.startswith("policy.")}
     assert not [name for name in of_policy if "critic" in name or "value" in name]
 
@@ -137,7 +137,8 @@ def test_max_grad_norm_bounds_the_step_of_every_network(case):
         model.set_logger(recorder)
         before = case.weights_of(model)
         model.learn(1, log_interval=1)
-        distances = [(weight - before[name]).abs().max() for name, weight in case.weights_of(model).items()]
+        after = case.weights_of(model)
+        distances = [(after[name] - before[name]).abs().max() for name in after if name not in case.multipliers]
         return float(max(distances)), recorder.rows[0]["train/grad_norm"]
 
     (free, norm), (bounded, clipped_norm) = moved(None), moved(1e-12)
@@ -145,6 +146,15 @@ def test_max_grad_norm_bounds_the_step_of_every_network(case):
     # Logged before clipping. CPQ measures it after the step of its critics.
     assert norm > 1e-3
     assert clipped_norm == pytest.approx(norm, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["PREFINE-PPO", "BC-PPO", "PPL-PPO", "CPL-PPO"])
+def test_optimizer_kwargs_reach_adam(name):
+    [case] = [case for case in CASES if case.name == name]
+    with_decay, without = (case.make(optimizer_kwargs=kwargs).learn(N) for kwargs in ({"weight_decay": 0.5}, None))
+    assert with_decay.optimizer.param_groups[0]["weight_decay"] == 0.5
+    first, second = weights(with_decay.policy), weights(without.policy)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
 # The first one is in the first stage of SafeDICE's training.
