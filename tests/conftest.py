@@ -1,4 +1,4 @@
-"""What every test shares."""
+"""Settings and fixtures of all tests."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def zoo() -> Path:
-    """The folder of a clone of rl-trained-agents; tests that need it run where ``RL_TRAINED_AGENTS`` names one."""
+    """Folder of a clone of rl-trained-agents. Tests that need it are skipped unless ``RL_TRAINED_AGENTS`` names it."""
     folder = os.environ.get("RL_TRAINED_AGENTS")
     if not folder:
         pytest.skip("RL_TRAINED_AGENTS is not set")

@@ -1,4 +1,4 @@
-"""Every policy family with a small untrained model: what test_families runs, and the table in docs/policies.md."""
+"""A small untrained model of every policy family, for ``test_families`` and the table in ``docs/policies.md``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ DISCRETE = {"Discrete": spaces.Discrete(4), "MultiDiscrete": spaces.MultiDiscret
 
 
 class Parts(Anything):
-    """Dict observations: a small image and a vector."""
+    """Dict observations of a small image and a vector."""
 
     observation_space = spaces.Dict(
         {"camera": spaces.Box(0, 255, (1, 36, 36), np.uint8), "speed": spaces.Box(-np.inf, np.inf, (2,), np.float32)}
@@ -36,7 +36,7 @@ class Parts(Anything):
 
 
 class Images(Anything):
-    """Channel-first images."""
+    """Observations that are channel-first images."""
 
     observation_space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
 
@@ -45,9 +45,9 @@ class Images(Anything):
 
 
 def masked(action_space: spaces.Space) -> type[Anything]:
-    """Another subset of the options is allowed at every step; of each choice at least the first."""
-    n = {spaces.Discrete: lambda s: [int(s.n)], spaces.MultiDiscrete: lambda s: s.nvec.tolist()}
-    sizes = n.get(type(action_space), lambda s: [2] * int(s.n))(action_space)
+    """An environment whose action mask changes at every step, and always allows the first option of each choice."""
+    n_options = {spaces.Discrete: lambda s: [int(s.n)], spaces.MultiDiscrete: lambda s: s.nvec.tolist()}
+    sizes = n_options.get(type(action_space), lambda s: [2] * int(s.n))(action_space)
 
     class Masked(choosing(action_space)):  # type: ignore[misc]
         def action_masks(self) -> np.ndarray:
@@ -58,7 +58,7 @@ def masked(action_space: spaces.Space) -> type[Anything]:
 
 
 class Mixture(mixture_policy.Mixture):
-    """The example's, untrained, in this world."""
+    """The untrained policy of ``examples/mixture_policy.py``, for this environment."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -73,10 +73,12 @@ def cvae() -> CVAEPolicy:
 @dataclass(frozen=True)
 class Family:
     """
-    :param name: as the table says it
-    :param make: an untrained model
-    :param env: makes the environment it acts in
-    :param options: what PREFINE has to be told
+    A kind of policy.
+
+    :param name: Name in the table.
+    :param make: Builds an untrained model.
+    :param env: Builds the environment that it acts in.
+    :param options: Further arguments that PREFINE needs for it.
     """
 
     name: str

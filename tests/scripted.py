@@ -1,4 +1,4 @@
-"""An environment whose reset seed decides everything, and policies for it; light, for other processes import it too."""
+"""A deterministic environment and policies for it. Worker processes import this module, so it needs no test tools."""
 
 import random
 
@@ -10,8 +10,10 @@ from gymnasium import spaces
 
 class ScriptedEnv(gym.Env):
     """
-    Its reset seed decides everything: the episode has ``1 + seed % 7`` steps, step t (from 1) earns t and costs t % 2,
-    and the observation is [seed % 1000, t]. Returns the same array each time, as some simulators do.
+    An environment whose reset seed decides everything.
+
+    The episode has ``1 + seed % 7`` steps. Step t (from 1) earns t and costs t % 2, and the observation is
+    [seed % 1000, t]. Every step returns the same array, as some simulators do.
     """
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -36,7 +38,7 @@ class ScriptedEnv(gym.Env):
         self.t += 1
         self._buffer[1] = self.t
         done = self.t == self.length
-        # Odd lengths end, even ones are cut off.
+        # Episodes of odd length are terminated, those of even length truncated.
         return self._buffer, float(self.t), done and self.t % 2 == 1, done and self.t % 2 == 0, self.info()
 
     def info(self):
@@ -47,14 +49,14 @@ class ScriptedEnv(gym.Env):
 
 
 class Still:
-    """Does nothing, n times."""
+    """Returns actions of zeros."""
 
     def predict(self, observation, state=None, episode_start=None, deterministic=False):
         return np.zeros((len(observation), 2), dtype=np.float32), state
 
 
 class Noisy(Still):
-    """Draws from every global generator there is."""
+    """Draws from the global generators of torch, NumPy and Python."""
 
     def predict(self, observation, state=None, episode_start=None, deterministic=False):
         noise = torch.rand(len(observation), 2).numpy() + np.random.rand() + random.random()  # noqa: NPY002

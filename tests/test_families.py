@@ -1,7 +1,7 @@
 """
-Every policy family from end to end, against what SB3 itself says.
+Every policy family from end to end, compared with SB3.
 
-``python -m tests.test_families`` writes the table of docs/policies.md anew.
+``python -m tests.test_families`` updates the table in ``docs/policies.md``.
 """
 
 import copy
@@ -30,25 +30,25 @@ STEPS = 150
 @dataclass(frozen=True)
 class Result:
     """
-    What one family did.
+    What was measured of one family.
 
-    :param likelihood: the name of its likelihood
-    :param log_prob: largest difference to SB3's own log-prob of the data, nats; None where SB3 has none
-    :param score: mean of ∇ log π over samples, along a random direction, in standard errors: E[∇ log π(a')] = 0
-    :param log_ratio: largest log-ratio before the first step, nats
-    :param learnt: how much the SFT loss fell, nats
-    :param reference: whether the reference kept every bit
-    :param saved: largest difference of deterministic actions after save and load
-    :param opened: whether what the class it came from made of the export is of that class
-    :param exported: the same after export and load by the class it came from
+    :param likelihood: Name of its likelihood.
+    :param log_prob: Largest difference to SB3's log-prob of the data, in nats. None if SB3 defines no log-prob.
+    :param score: Mean of ∇ log π over samples, along a random direction, in standard errors: E[∇ log π(a')] = 0.
+    :param log_ratio: Largest log-ratio before the first step, in nats.
+    :param loss_decrease: Decrease of the SFT loss, in nats.
+    :param is_reference_unchanged: Whether all weights of the reference are equal to the last bit.
+    :param saved: Largest difference of deterministic actions after save and load.
+    :param opened: Whether the class of the source opens the export as one of its own.
+    :param exported: Largest difference of deterministic actions after export and load.
     """
 
     likelihood: str
     log_prob: float | None
     score: float
     log_ratio: float
-    learnt: float
-    reference: bool
+    loss_decrease: float
+    is_reference_unchanged: bool
     saved: float
     opened: bool
     exported: float
@@ -59,7 +59,7 @@ def result_of(name: str) -> Result:
     family = next(family for family in FAMILIES if family.name == name)
     source = family.make()
     reference = load_reference(source)
-    # Preferred are smaller actions: of its own, a deterministic policy has nothing to learn.
+    # The preferred actions are smaller: a deterministic policy has nothing to learn from its own actions.
     data = PreferenceBuffer(_record(family, reference, 0, 0.7), _record(family, reference, 1, 1.0))
     model = PREFINE(reference, data, batch_size=64, learning_rate=1e-3, seed=0, device="cpu", **family.options)
     before = copy.deepcopy(reference.policy.state_dict())
@@ -78,7 +78,7 @@ def result_of(name: str) -> Result:
 
     first = _sft_loss(model)
     model.learn(STEPS)
-    learnt = first - _sft_loss(model)
+    loss_decrease = first - _sft_loss(model)
     unchanged = all(torch.equal(value, before[key]) for key, value in reference.policy.state_dict().items())
 
     observations, masks = data.preferred[0].observations, data.preferred[0].action_masks
@@ -108,7 +108,7 @@ def result_of(name: str) -> Result:
         log_prob,
         score,
         log_ratio,
-        learnt,
+        loss_decrease,
         unchanged,
         saved,
         type(again) is type(source),
@@ -121,20 +121,20 @@ def test_a_family_from_end_to_end(name):
     result = result_of(name)
     assert result.log_prob is None or result.log_prob < 1e-3
     assert abs(result.score) < 5
-    assert result.log_ratio < 1e-4  # π_θ = π_ref at first
-    assert result.learnt > 1e-3
-    assert result.reference
+    assert result.log_ratio < 1e-4  # At first, π_θ = π_ref.
+    assert result.loss_decrease > 1e-3
+    assert result.is_reference_unchanged
     assert result.saved == 0.0
     assert result.opened
     assert result.exported == 0.0
 
 
-def test_the_table_in_the_docs_is_of_these_runs():
+def test_the_table_in_the_docs_is_up_to_date():
     assert table() in PAGE.read_text(), "run python -m tests.test_families"
 
 
 def table() -> str:
-    """Markdown; numbers are rounded to what does not change between machines."""
+    """The table in Markdown: verdicts instead of numbers, because numbers differ between machines."""
     lines = [
         "| policy | likelihood | log-prob as SB3's | sample | learn | save and load | export | predict after export |",
         "|---|---|---|---|---|---|---|---|",
@@ -148,7 +148,7 @@ def table() -> str:
             result.likelihood,
             score,
             _yes(abs(result.score) < 5 and result.log_ratio < 1e-4),
-            _yes(result.learnt > 0 and result.reference),
+            _yes(result.loss_decrease > 0 and result.is_reference_unchanged),
             _yes(result.saved == 0),
             _yes(result.opened),
             _yes(result.exported == 0),
@@ -179,7 +179,7 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _sft_loss(model: PREFINE) -> float:
-    """Mean -log π_θ of the preferred data."""
+    """Mean of -log π_θ over the preferred data."""
     batch = next(model.current_tables().batches(256, torch.Generator().manual_seed(1)))
     with torch.no_grad():
         params = model.likelihood.params(model.policy, batch.inputs)
@@ -203,16 +203,18 @@ def _mean_score(model: PREFINE, inputs: Any) -> float:
 
 
 def _log_prob_of_sb3(model: PREFINE, inputs: Any, encoded: torch.Tensor, family: Family) -> torch.Tensor | None:
-    """What SB3's own policy says of the same actions; None where it defines no log-prob."""
+    """SB3's log-prob of the same actions. None if it defines none."""
     policy = model.policy
     if isinstance(inputs, MaskedInputs):
-        _, expected, _ = policy.evaluate_actions(inputs.observations, _given(policy, encoded), inputs.action_masks)
+        _, expected, _ = policy.evaluate_actions(
+            inputs.observations, _as_sb3_action(policy, encoded), inputs.action_masks
+        )
         return expected
     if isinstance(inputs, SequenceInputs):
         return _log_prob_of_recurrent(policy, inputs, encoded)
     if hasattr(policy, "evaluate_actions"):
         dist = policy.get_distribution(inputs)
-        return dist.log_prob(torch.tanh(encoded) if policy.squash_output else _given(policy, encoded))
+        return dist.log_prob(torch.tanh(encoded) if policy.squash_output else _as_sb3_action(policy, encoded))
     if hasattr(getattr(policy, "actor", None), "get_action_dist_params"):
         mean, log_std, latent = policy.actor.get_action_dist_params(inputs)
         dist = policy.actor.action_dist.proba_distribution(mean, log_std, **latent)
@@ -223,19 +225,19 @@ def _log_prob_of_sb3(model: PREFINE, inputs: Any, encoded: torch.Tensor, family:
 
 
 def _log_prob_of_recurrent(policy: Any, inputs: SequenceInputs, encoded: torch.Tensor) -> torch.Tensor:
-    """One step after the other, as the policy acts, from the states before each sequence."""
+    """Log-probs step by step, as the policy acts, from the hidden states before each sequence."""
     n = inputs.states[0].shape[1]
     steps = map_arrays(lambda part: part.unflatten(0, (n, -1)).transpose(0, 1), inputs.observations)
     actions = encoded.unflatten(0, (n, -1)).transpose(0, 1)
     states, scores = inputs.states, []
     for observations, action in zip(steps, actions, strict=True):
         dist, states = policy.get_distribution(observations, states, torch.zeros(n))
-        scores.append(dist.log_prob(_given(policy, action)))
+        scores.append(dist.log_prob(_as_sb3_action(policy, action)))
     return torch.stack(scores).T.flatten()
 
 
-def _given(policy: Any, encoded: torch.Tensor) -> torch.Tensor:
-    """An encoded action as SB3's distributions take it."""
+def _as_sb3_action(policy: Any, encoded: torch.Tensor) -> torch.Tensor:
+    """An encoded action in the shape that SB3's distributions expect."""
     return encoded[:, 0] if policy.action_space.shape == () else encoded
 
 

@@ -1,14 +1,14 @@
 """
-Fifteen ways to read a policy of SB3 wrongly, and the tests that fail where one is fallen into.
+Fifteen ways to misuse a policy of SB3, and the tests that would fail.
 
-1.  A counterfactual sampled with gradient has none in its mean: ``sample()`` of a Gaussian is ``rsample()``.
+1.  The log-prob of a sample with gradient has no gradient in the mean: ``sample()`` of a Gaussian is ``rsample()``.
     -> test_pitfalls::test_no_gradient_flows_through_the_sample
-2.  ``get_distribution`` returns one object, which the next call changes.
-    -> test_pitfalls::test_one_batch_does_not_change_another_s
-3.  ``deepcopy`` fails with gSDE, and policies do not tell whether their extractors are separate.
+2.  ``get_distribution`` returns the same object every time, and the next call changes it.
+    -> test_pitfalls::test_a_batch_does_not_change_the_params_of_another
+3.  ``deepcopy`` fails with gSDE, and saved policies do not say whether their extractors are separate.
     -> test_prefine::test_gsde_policies_learn_and_are_saved_and_exported
     -> test_pitfalls::test_separate_extractors_are_rebuilt
-4.  The squashed log-prob is NaN past the bound.
+4.  The squashed log-prob is NaN beyond the bounds.
     -> policies/test_gaussian::test_actions_on_and_beyond_the_bound_have_a_finite_log_prob
 5.  atanh(tanh(x)) loses a saturated sample.
     -> policies/test_gaussian::test_saturated_sample_keeps_its_log_prob
@@ -16,29 +16,29 @@ Fifteen ways to read a policy of SB3 wrongly, and the tests that fail where one 
 6.  Actions are scaled to [-1, 1] where the policy squashes, and only there.
     -> policies/test_gaussian::test_diagonal_gaussian_scores_as_sb3_does
     -> policies/test_gaussian::test_squashed_gaussian_scores_as_sb3_does
-7.  The environment clips PPO's actions, but a clipped sample is none of the density that scores it.
+7.  The environment clips PPO's actions, but a clipped sample does not follow the density that scores it.
     -> policies/test_gaussian::test_samples_have_the_mean_and_std_of_the_policy
     -> policies/test_gaussian::test_mean_gradient_of_the_log_prob_of_samples_is_zero
-8.  gSDE's noise matrix gives equal states equal samples.
+8.  gSDE's noise matrix gives equal samples for equal states.
     -> policies/test_gaussian::test_equal_states_get_different_samples_with_gsde
 9.  A column of discrete actions broadcasts to (N, N) log-probs.
     -> policies/test_discrete::test_column_of_discrete_actions_does_not_broadcast
-10. PPO's log-std is free to fall to minus infinity.
+10. PPO's log-std can fall to minus infinity.
     -> policies/test_gaussian::test_log_std_has_a_floor
-11. CrossQ scores otherwise in training mode, and ``predict`` changes the mode.
-    -> sb3_contract/test_train_eval_mode::test_a_model_left_in_training_mode_is_opened_in_evaluation_mode
-    -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_while_it_learns
-12. The loss is the actor's alone.
+11. CrossQ's scores differ in training mode, and ``predict`` changes the mode.
+    -> sb3_contract/test_train_eval_mode::test_model_in_training_mode_is_opened_in_evaluation_mode
+    -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_during_training
+12. The loss must train the actor alone.
     -> policies/test_likelihood::test_only_the_parameters_of_the_actor_are_trainable
-13. The reference gets no gradient, is no part of the policy, and is in evaluation mode.
-    -> test_prefine::test_the_reference_does_not_change_by_a_bit
-    -> sb3_contract/test_base_class::test_the_parameters_of_the_reference_are_no_parameters_of_the_model
-    -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_while_it_learns
-14. Logits of -1e8, of what a mask forbids, blow ratios up.
+13. The reference must be in evaluation mode, without gradients, and must not be a part of the policy.
+    -> algorithms/test_training::test_the_reference_stays_equal_to_the_last_bit
+    -> sb3_contract/test_base_class::test_model_and_reference_share_no_parameters
+    -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_during_training
+14. The logits of masked options, -1e8, make log-ratios explode.
     -> data/test_space_checks::test_an_action_has_to_be_allowed_by_its_own_mask
     -> policies/test_discrete::test_counterfactual_is_never_a_forbidden_action
     -> policies/test_discrete::test_log_prob_does_not_depend_on_forbidden_logits
-15. Images are bytes, channel-first, and divided by 255 once.
+15. Images are channel-first bytes, and are divided by 255 once.
     -> data/test_preferences::test_images_have_to_be_unscaled_and_channel_first
     -> test_pitfalls::test_bytes_are_divided_once
 """
@@ -65,7 +65,7 @@ from tests.worlds import ACTIONS, STATES, choosing, model_of, preferences
 TESTS = Path(__file__).parent
 
 
-def test_every_pitfall_has_tests_that_are_there():
+def test_every_pitfall_names_existing_tests():
     pitfalls = re.split(r"^(\d+)\. ", __doc__, flags=re.MULTILINE)[1:]
     assert pitfalls[::2] == [str(number) for number in range(1, 16)]
     for text in pitfalls[1::2]:
@@ -76,7 +76,7 @@ def test_every_pitfall_has_tests_that_are_there():
 
 
 def gaussian_of_sb3(policy: Any, states: torch.Tensor) -> Normal:
-    """Of the action, or of what is squashed to it."""
+    """The distribution of the action, before any squashing."""
     if hasattr(policy, "actor"):
         mean, log_std, _ = policy.actor.get_action_dist_params(states)
         return Normal(mean, log_std.exp())
@@ -86,9 +86,9 @@ def gaussian_of_sb3(policy: Any, states: torch.Tensor) -> Normal:
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_no_gradient_flows_through_the_sample(algorithm):
     """
-    The gradient of one step is that of Eq. 7 and 8 with the counterfactuals as constants, away from θ = ref.
+    Away from the reference, the gradient of a step equals that of Eq. 7 and 8 with constant counterfactuals.
 
-    Through the sample, log π(a') would have no gradient in the mean, or the reference's log-prob would have one.
+    With a gradient through the sample, log π(a') would have none in the mean, and the reference's log-prob one.
     """
     beta, n = 0.8, 16
     source = model_of(algorithm)
@@ -120,7 +120,7 @@ def test_no_gradient_flows_through_the_sample(algorithm):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
-WORLDS = {
+MODELS = {
     "PPO": lambda: model_of(PPO),
     "PPO, gSDE": lambda: model_of(PPO, use_sde=True),
     "PPO, Discrete": lambda: model_of(PPO, choosing(spaces.Discrete(4))()),
@@ -128,9 +128,9 @@ WORLDS = {
 }
 
 
-@pytest.mark.parametrize("make", WORLDS.values(), ids=WORLDS)
-def test_one_batch_does_not_change_another_s(make):
-    """SB3's own object does change: what is scored has to be kept as numbers."""
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_batch_does_not_change_the_params_of_another(make):
+    """SB3's distribution does change, so its parameters have to be kept as numbers."""
     policy = make().policy
     policy.set_training_mode(False)
     likelihood = likelihood_of(policy, -5.0)
@@ -150,7 +150,7 @@ def test_one_batch_does_not_change_another_s(make):
 
 @pytest.mark.parametrize("share", [True, False])
 def test_separate_extractors_are_rebuilt(share, tmp_path):
-    """With extractors that have weights: built as one, the critic's would be loaded over the actor's."""
+    """If separate extractors were built as one, the critic's weights would overwrite the actor's."""
     kwargs = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}, "share_features_extractor": share}
     source: Any = PPO("CnnPolicy", Images(), policy_kwargs=kwargs, seed=0, device="cpu")
     with torch.no_grad():
@@ -170,12 +170,12 @@ def test_separate_extractors_are_rebuilt(share, tmp_path):
 
 @pytest.mark.parametrize("mean", [9.0, -12.0])
 def test_a_saturated_sample_is_not_pulled_back(mean):
-    """tanh(9) is 1 in float32 less 3e-8: back through atanh it would be 6.1 at most, with another log-prob."""
+    """tanh(9) rounds to about 1 in float32, so atanh of it would be 6.1 at most, with another log-prob."""
     likelihood = likelihood_of(model_of(SAC, buffer_size=10).policy, -5.0)
     params = torch.tensor([[mean] * ACTIONS + [-2.0] * ACTIONS]).expand(2_000, -1)
     samples = likelihood.sample(params, torch.Generator().manual_seed(0))
     torch.testing.assert_close(samples.mean(0), params[0, :ACTIONS], rtol=0, atol=0.02)
-    # E[log π] = -H: of the Gaussian, 3/2 log(2πe) + Σ log σ, less the mean log-Jacobian, which SB3 bounds by 1e-6.
+    # E[log π] = -H - E[log-Jacobian], with the Gaussian's H = 3/2 log(2πe) + Σ log σ. SB3 adds 1e-6 to the Jacobian.
     entropy = ACTIONS * (0.5 * math.log(2 * math.pi * math.e) - 2.0)
     jacobian = np.log(1.0 - np.tanh(samples.double().numpy()) ** 2 + 1e-6).sum(axis=1).mean()
     found = likelihood.log_prob(params, samples).mean().item()
@@ -184,7 +184,7 @@ def test_a_saturated_sample_is_not_pulled_back(mean):
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_bytes_are_divided_once(algorithm):
-    """What the first convolution gets is the image, in [0, 1]."""
+    """The first convolution gets the image in [0, 1]."""
     kwargs = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}}
     options = {"buffer_size": 10} if algorithm is SAC else {}
     policy: Any = algorithm("CnnPolicy", Images(), policy_kwargs=kwargs, seed=0, device="cpu", **options).policy

@@ -1,4 +1,4 @@
-"""Small environments, models and data that several test files use."""
+"""Small environments, models and data for all tests."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np
 
 
 class Anything(gym.Env):
-    """Random observations, and actions in a box that is neither symmetric nor [-1, 1]; episodes of ten steps."""
+    """Random observations, actions in a box that is neither symmetric nor [-1, 1], episodes of ten steps."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATIONS,), np.float32)
     action_space = spaces.Box(np.array([-2.0, 0.0, -1.0], np.float32), np.array([1.0, 3.0, 1.0], np.float32))
@@ -35,15 +35,15 @@ class Anything(gym.Env):
 
 
 def choosing(action_space: spaces.Space) -> type[Anything]:
-    """The same world with other actions."""
+    """The same environment with another action space."""
 
-    class Choosing(Anything):
+    class OtherActions(Anything):
         def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
             self.steps += 1
             return self._observe(), 1.0, False, self.steps == 10, {"cost": 0.0}
 
-    Choosing.action_space = action_space
-    return Choosing
+    OtherActions.action_space = action_space
+    return OtherActions
 
 
 def model_of(algorithm: type[BaseAlgorithm], env: Any = None, **kwargs: Any) -> BaseAlgorithm:
@@ -52,20 +52,36 @@ def model_of(algorithm: type[BaseAlgorithm], env: Any = None, **kwargs: Any) -> 
     return algorithm("MlpPolicy", env or Anything(), seed=0, device="cpu", **kwargs)
 
 
+def recorded(observations: np.ndarray, actions: np.ndarray, length: int = 10, **columns: np.ndarray) -> Trajectories:
+    """
+    Episodes of ``length`` steps that a time limit ends.
+
+    :param columns: Further columns. Without them, states are their own successors, and rewards and costs are zero.
+    """
+    n = len(actions)
+    given = {
+        "observations": observations,
+        "next_observations": observations,
+        "actions": actions,
+        "rewards": np.zeros(n, np.float32),
+        "costs": np.zeros(n, np.float32),
+        "terminals": np.zeros(n, bool),
+        "timeouts": np.arange(1, n + 1) % length == 0,
+    }
+    return Trajectories(**{**given, **columns})
+
+
 def trajectories(action: list[float], n_episodes: int = 4, length: int = 10, seed: int = 0) -> Trajectories:
     """Episodes whose actions are one action with a little noise."""
     rng = np.random.default_rng(seed)
     n = n_episodes * length
-    ends = np.arange(1, n + 1) % length == 0
     noisy = np.asarray(action) + rng.normal(0, 0.05, (n, ACTIONS))
-    return Trajectories(
-        observations=rng.normal(3.0, 2.0, (n, OBSERVATIONS)).astype(np.float32),
+    return recorded(
+        rng.normal(3.0, 2.0, (n, OBSERVATIONS)).astype(np.float32),
+        np.clip(noisy, Anything.action_space.low, Anything.action_space.high).astype(np.float32),
+        length,
         next_observations=rng.normal(3.0, 2.0, (n, OBSERVATIONS)).astype(np.float32),
-        actions=np.clip(noisy, Anything.action_space.low, Anything.action_space.high).astype(np.float32),
         rewards=np.ones(n, np.float32),
-        costs=np.zeros(n, np.float32),
-        terminals=np.zeros(n, bool),
-        timeouts=ends,
     )
 
 
@@ -73,12 +89,12 @@ GOOD, BAD = [-1.0, 1.0, 0.5], [0.5, 2.5, -0.5]
 
 
 def preferences() -> PreferenceBuffer:
-    """The action GOOD is preferred, BAD is not."""
+    """Episodes around the action GOOD are preferred to episodes around BAD."""
     return PreferenceBuffer(preferred=trajectories(GOOD), dispreferred=trajectories(BAD, seed=1))
 
 
 class Recorder(Logger):
-    """Keeps every value that was logged."""
+    """Keeps all logged values."""
 
     def __init__(self) -> None:
         super().__init__(folder=None, output_formats=[])
@@ -90,12 +106,12 @@ class Recorder(Logger):
 
 
 def weights(policy: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy, which training does not change."""
+    """A copy of the weights, which training does not change."""
     return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
 
 
 def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    """To the bit."""
+    """Compare weights bit by bit."""
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name

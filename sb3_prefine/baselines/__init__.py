@@ -1,4 +1,4 @@
-"""What PREFINE is compared with, each with its face: ``learn``, ``predict``, ``save``, ``load``, ``export``."""
+"""Algorithms to compare PREFINE with, each with ``learn``, ``predict``, ``save``, ``load`` and ``export``."""
 
 from sb3_prefine.baselines.bc import BC
 from sb3_prefine.baselines.cpl import CPL

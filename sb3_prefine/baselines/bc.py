@@ -18,7 +18,7 @@ from sb3_prefine.policies.cvae import CVAEPolicy
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.reference.load import Source
 from sb3_prefine.reference.reference import Reference
-from sb3_prefine.training.draw_rows import UPDATES_PER_DRAW
+from sb3_prefine.training.draw_rows import draw_rows_forever
 from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
 from sb3_prefine.training.transition_tables import inputs_at, normalized_observations
 from sb3_prefine.utils.validation import check_fraction, check_training
@@ -26,37 +26,43 @@ from sb3_prefine.utils.validation import check_fraction, check_training
 
 class BC(OfflineAlgorithm):
     """
-    Behaviour cloning: maximum likelihood of the data's actions, or its bound for a :class:`CVAEPolicy`.
+    Behaviour cloning: maximises the likelihood of the data's actions, or its lower bound for a :class:`CVAEPolicy`.
 
-    ``BC("CVAEPolicy", trajectories, ref_quantile=0.2).learn(100_000)`` is the paper's reference policy (section 5.1):
-    cloned from the episodes of highest return, whatever they cost. ``PREFINE(bc, preferences)`` fine-tunes it.
+    ``BC("CVAEPolicy", trajectories, ref_quantile=0.2).learn(100_000)`` trains the paper's reference policy (section
+    5.1), cloned from the episodes of highest return, whatever their costs. ``PREFINE(bc, preferences)`` fine-tunes it.
 
     One timestep is one gradient step on ``batch_size`` transitions, drawn with replacement.
 
-    :param policy: ``"GaussianPolicy"`` (``"MlpPolicy"`` is the same), ``"SquashedPolicy"`` or ``"CVAEPolicy"``, see
-        :func:`~sb3_prefine.policies.make_policy`; or a policy class. A policy that is there already, in any form that
-        ``load_reference`` takes, goes on from its weights
-    :param trajectories: the demonstrations; may be given later, as ``model.trajectories = …``
-    :param env: not used to train; gives the spaces of a new policy, else they are read off the data: observations
-        without bounds, actions in [-1, 1]. Raw: normalisation happens inside the model
-    :param learning_rate: of Adam, or a schedule of the progress remaining (from 1 to 0)
-    :param batch_size: transitions of one gradient step
-    :param ref_quantile: the fraction of episodes to learn from, those of the highest returns, in (0, 1]; None is all
-    :param normalize: normalise the observations of a new policy by the mean and variance of all of ``trajectories``. A
-        policy that is there already keeps the normaliser that it has
-    :param log_std_min: floor of a Gaussian's log-std, which clean data would otherwise drive to minus infinity;
-        ``CVAEPolicy`` has its own, in ``policy_kwargs``
-    :param max_grad_norm: clip the gradient's norm at this value; None does not clip
-    :param policy_kwargs: further arguments of a new policy, such as ``{"net_arch": [64, 64]}``
-    :param optimizer_kwargs: further arguments of Adam, such as ``{"weight_decay": 1e-4}``
-    :param stats_window_size: as in SB3; unused
-    :param tensorboard_log: the folder of TensorBoard's logs; None writes none
-    :param verbose: 0 no output, 1 info, 2 debug
-    :param seed: of a new policy's weights, the batches and all noise
-    :param device: of the computation
-    :param _init_setup_model: build the networks at once
-    :raises ValueError: a hyperparameter out of its range, data that do not fit the policy, spaces that cannot be told
-    :raises TypeError: a policy without a likelihood, such as TD3's, or one that takes action masks or is recurrent
+    Below, the parameters of the policy and the data come first, then those of the optimisation, and of SB3's interface.
+
+    :param policy: ``"GaussianPolicy"`` (or ``"MlpPolicy"``, the same), ``"SquashedPolicy"``, ``"CVAEPolicy"`` or a
+        policy class for a new policy; see :func:`~sb3_prefine.policies.make_policy`. Or an existing policy, in any form
+        that ``load_reference`` takes, whose training continues from its weights.
+    :param trajectories: The demonstrations, or None to set them later: ``model.trajectories = …``.
+    :param env: An environment or its id, which determines the spaces of a new policy. None takes the spaces from the
+        data: observations without bounds, actions in [-1, 1]. Training does not use the environment. Pass it without
+        normalisation, which happens inside the model.
+    :param ref_quantile: Fraction of the episodes to learn from, those of highest return, in (0, 1]. None takes all.
+    :param normalize: Whether to normalise the observations of a new policy by the mean and variance of all
+        ``trajectories``. An existing policy keeps its normaliser.
+    :param log_std_min: Floor of a Gaussian's log standard deviation, which clean data would drive to minus infinity.
+        ``CVAEPolicy`` has its own floor, in ``policy_kwargs``.
+    :param policy_kwargs: Further keyword arguments of a new policy, such as ``{"net_arch": [64, 64]}``.
+
+    :param learning_rate: Adam's learning rate, or a schedule of the remaining progress (from 1 to 0).
+    :param batch_size: Number of transitions in one gradient step.
+    :param max_grad_norm: Bound of the gradient's norm, or None for no clipping.
+    :param optimizer_kwargs: Further keyword arguments of Adam, such as ``{"weight_decay": 1e-4}``.
+
+    :param stats_window_size: Unused; part of SB3's interface.
+    :param tensorboard_log: Folder of TensorBoard's logs, or None for no logs.
+    :param verbose: Verbosity level: 0 for no output, 1 for info, 2 for debug messages.
+    :param seed: Seed of a new policy's weights, the batches and all noise.
+    :param device: Device of the computation.
+    :param _init_setup_model: Whether to build the networks in the constructor.
+    :raises ValueError: If a hyperparameter is out of its range, the data do not fit the policy, or they do not
+        determine the spaces of a new policy.
+    :raises TypeError: If the policy has no likelihood, such as TD3's, takes action masks, or is recurrent.
     """
 
     def __init__(
@@ -99,22 +105,22 @@ class BC(OfflineAlgorithm):
         if self.likelihood.needs != "observations":
             raise TypeError(
                 f"policy: {type(self.policy).__name__} needs {self.likelihood.needs}, which BC does not read. "
-                "PREFINE(policy, …, beta=0) is supervised fine-tuning of such a policy."
+                "Use PREFINE(policy, …, beta=0), which fine-tunes such a policy supervised."
             )
         if self.trajectories is not None:
             self._check(self.trajectories)
-        # Those that the loss does not depend on, of a value head or a critic, get no gradient and stay as they are.
+        # Value heads and critics do not influence the loss: they get no gradient and stay unchanged.
         self.optimizer = torch.optim.Adam(
             self.policy.parameters(), lr=self.lr_schedule(1.0), fused=True, **(self.optimizer_kwargs or {})
         )
 
     def train(self, batch: "Demonstrations") -> None:
         """
-        One gradient step.
+        Make one gradient step.
 
-        :param batch: some of the transitions
+        :param batch: The demonstrations to learn from.
         """
-        # For dropout and batch statistics: there is no other policy to be compared with here.
+        # Dropout and batch statistics are welcome here: no log-prob is compared with another policy's.
         self.policy.set_training_mode(True)
         if isinstance(self.policy, CVAEPolicy):
             reconstruction, kl = self.policy.elbo(batch.observations, batch.actions, self.generator)
@@ -135,15 +141,17 @@ class BC(OfflineAlgorithm):
 
     def batches(self) -> Iterator["Demonstrations"]:
         if self.trajectories is None:
-            raise ValueError("trajectories: there are none to learn from. Pass BC(policy, trajectories).")
+            raise ValueError("trajectories: none were given. Pass BC(policy, trajectories), or set them.")
         self._check(self.trajectories)
         chosen = self.trajectories
         if self.ref_quantile is not None:
             chosen = chosen[highest_returns(chosen, self.ref_quantile)]
-        return Demonstrations(
-            normalized_observations("trajectories", [chosen], self.reference, self.policy),
-            self.likelihood.encode(torch.tensor(chosen.actions, device=self.device)),
-        ).batches(self.batch_size, self.generator)
+        observations = normalized_observations("trajectories", [chosen], self.reference, self.policy)
+        actions = self.likelihood.encode(torch.tensor(chosen.actions, device=self.device))
+        return (
+            Demonstrations(inputs_at(observations, None, rows), actions[rows])  # type: ignore[arg-type]
+            for rows in draw_rows_forever([len(actions)], self.batch_size, self.generator)
+        )
 
     def _check(self, trajectories: Trajectories) -> None:
         check_against_spaces(
@@ -157,30 +165,25 @@ class BC(OfflineAlgorithm):
 @dataclass(frozen=True, eq=False)
 class Demonstrations:
     """
-    N transitions.
+    States and actions to imitate.
 
-    :param observations: normalised, as the network sees them, (N, …) or a dict of such tensors
-    :param actions: encoded, as the likelihood scores them, (N, A)
+    :param observations: Normalised observations, as the network reads them, (N, …) or a dict of such tensors.
+    :param actions: Actions in the encoding that the likelihood scores, (N, A).
     """
 
     observations: PyTorchObs
     actions: Tensor
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator["Demonstrations"]:
-        """One batch after another, without end, drawn with replacement."""
-        n, device = len(self.actions), self.actions.device
-        while True:
-            for rows in torch.randint(n, (UPDATES_PER_DRAW, batch_size), generator=generator, device=device):
-                yield Demonstrations(inputs_at(self.observations, None, rows), self.actions[rows])  # type: ignore[arg-type]
-
 
 def highest_returns(trajectories: Trajectories, fraction: float) -> np.ndarray:
     """
-    The episodes of highest return, whatever they cost.
+    Choose the episodes of highest return, whatever their costs.
 
-    :param fraction: of all episodes, in (0, 1], rounded up to whole ones; ties go to the episode that comes first
-    :return: their numbers, ascending
+    :param trajectories: Episodes to choose from.
+    :param fraction: Fraction of the episodes to choose, in (0, 1], rounded up to whole episodes. Among equal returns,
+        earlier episodes are chosen first.
+    :return: Numbers of the chosen episodes, ascending.
     """
-    # Rounded first: 0.07 * 100 is 7.000000000000001, which are 7 episodes and not 8.
+    # Without rounding, 0.07 * 100 = 7.000000000000001 would give 8 episodes.
     n = math.ceil(round(fraction * len(trajectories), 9))
     return np.sort(np.argsort(-trajectories.episode_returns, kind="stable")[:n])

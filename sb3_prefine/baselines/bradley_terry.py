@@ -1,4 +1,4 @@
-"""The model of preferences under PPL and CPL: which of two segments is better, from a score of each."""
+"""The Bradley-Terry model of PPL and CPL: the probability that a segment is preferred to another, from their scores."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ def bradley_terry_loss(
     scores: Tensor, labels: Tensor | None = None, weights: Tensor | None = None, bias: float = 1.0
 ) -> Tensor:
     """
-    Minus the log-likelihood that the preferred segment of each pair is the better one, the mean over the pairs.
+    Compute the mean negative log-likelihood that the preferred segment of each pair is the better one.
 
-    P[+ over -] = exp(s⁺) / (exp(s⁺) + exp(λ s⁻)), which is σ(s⁺ - s⁻) for λ = 1 (Bradley & Terry 1952). A pair whose
-    order is right with probability q costs q ℓ(s⁺, s⁻) + (1 - q) ℓ(s⁻, s⁺).
+    P[+ over -] = exp(s⁺) / (exp(s⁺) + exp(λ s⁻)), which is σ(s⁺ - s⁻) for λ = 1 (Bradley & Terry 1952). If the order of
+    a pair is right with probability q, its loss is q ℓ(s⁺, s⁻) + (1 - q) ℓ(s⁻, s⁺).
 
-    :param scores: s⁺ and s⁻, shape (2, n)
-    :param labels: q, shape (n,), in [0, 1]; None is 1 for all
-    :param weights: shape (n,), not negative: how much a pair counts in the mean; None is 1 for all
-    :param bias: λ, in (0, 1]
-    :return: a scalar
+    :param scores: Scores s⁺ and s⁻, (2, n).
+    :param labels: Probabilities q, (n,), in [0, 1]. None means 1.
+    :param weights: Weights of the pairs in the mean, (n,), not negative. None means equal weights.
+    :param bias: Bias λ, in (0, 1].
+    :return: The loss, a scalar.
     """
     preferred, dispreferred = scores
     loss = softplus(bias * dispreferred - preferred)
@@ -29,11 +29,12 @@ def bradley_terry_loss(
 
 def pair_metrics(scores: Tensor, logp: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
     """
-    What is logged of a batch of pairs, under PREFINE's names.
+    Compute the metrics of a batch of pairs, under PREFINE's names.
 
-    :param scores: of the segments, those of D_p first, (2, n)
-    :param logp: mean log-probs of their steps, (2, n), nats
-    :param weights: of the pairs, (n,)
+    :param scores: Scores of the segments, those of D_p first, (2, n).
+    :param logp: Mean log-prob of each segment's steps, (2, n), in nats.
+    :param weights: Weights of the pairs, (n,). None means equal weights.
+    :return: The metrics, scalars.
     """
     (chosen, rejected), (logp_chosen, logp_rejected) = scores, logp
     return {
@@ -47,7 +48,7 @@ def pair_metrics(scores: Tensor, logp: Tensor, weights: Tensor | None) -> dict[s
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """The mean over all values; 0 if all weights are."""
+    """Weighted mean over all values. It is 0 if all weights are 0; without weights, it is the mean."""
     if weights is None:
         return values.mean()
     return (weights * values).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Constraints penalized Q-learning (CPQ, Xu et al. 2022): offline RL under a limit on the cost of an episode."""
+"""Constraints penalized Q-learning (CPQ, Xu et al. 2022): offline RL with a limit on the cost of an episode."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +16,13 @@ from torch.func import functional_call
 
 from sb3_prefine.baselines.networks import ActionVAE, Critics
 from sb3_prefine.baselines.new_policy import open_or_create_policy
-from sb3_prefine.baselines.transitions import Transitions, check_vectors, draw_rows, transitions_of
+from sb3_prefine.baselines.transitions import Transitions, transitions_of, vector_sizes
 from sb3_prefine.data.space_checks import check_against_spaces
 from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.policies.likelihood import likelihood_of, trainable_parameters
 from sb3_prefine.reference.load import Source
 from sb3_prefine.reference.reference import Reference
+from sb3_prefine.training.draw_rows import draw_rows_forever
 from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
 from sb3_prefine.training.optimizer import descend
 from sb3_prefine.utils.validation import (
@@ -41,64 +42,74 @@ class CPQ(OfflineAlgorithm):
     """
     Constraints penalized Q-learning (Xu, Zhan & Zhu, AAAI 2022), with the hyperparameters of OSRL (Liu et al. 2024).
 
-    Two critics learn the return Q, two the cost Q_c, two of each for their minimum. What is expected to cost more than
-    the threshold is worth nothing, neither as a bootstrapped value nor to the policy. Actions that a variational
-    autoencoder (VAE) finds to be out of the distribution (OOD) of the data are taught to cost much. Every update is a
-    step of all of these: VAE, critics, and then the policy.
+    Two critics learn the return Q and two critics the cost Q_c; of each two, the minimum is used. An action whose
+    expected cost is above the threshold has no value, neither as a bootstrapped value nor in the policy's loss. A
+    variational autoencoder (VAE) finds actions that are out of the distribution (OOD) of the data, whose cost is then
+    raised. Every update is a step of the VAE and the critics, and then of the policy.
 
-    The threshold is ``cost_limit`` as Q_c knows it: κ (1 - γ^T) / ((1 - γ) T), of an episode of ``horizon`` steps T
-    whose cost is spread evenly (:func:`cost_threshold`).
+    The threshold expresses ``cost_limit`` on the scale of Q_c: κ (1 - γ^T) / ((1 - γ) T) for an episode of ``horizon``
+    steps T with equal costs at all steps (:func:`cost_threshold`).
 
-    Where OSRL differs from the paper this is as the paper says:
+    Where OSRL differs from the paper, this class follows the paper:
 
-    - ``ood_grad``: the OOD term trains the cost critics. In OSRL no gradient comes from it, so that VAE, α and the OOD
-      actions do not touch the policy: ``ood_grad=False``
-    - the OOD term is the mean over the OOD actions; in OSRL it is over all sampled ones, the others counting as 0
-    - sampled actions are squashed by tanh before critics and VAE see them
-    - Q_c is not bootstrapped behind the ends of episodes that the environment ended (``terminals``), as Q
+    - ``ood_grad``: the OOD term trains the cost critics. In OSRL it has no gradient, so that neither the VAE nor α nor
+      the OOD actions influence the policy: ``ood_grad=False``
+    - the OOD term is the mean over the OOD actions; in OSRL it is the mean over all sampled actions, with 0 for others
+    - sampled actions are squashed by tanh before critics and VAE read them
+    - Q_c, like Q, is not bootstrapped at the ends of episodes that the environment ended (``terminals``)
 
-    And as OSRL where the paper differs: the VAE is trained along with the rest, not before it; OOD are the actions of
-    the largest divergences in the batch (``ood_quantile``), not those above a fixed one; and they are to cost 1.5
-    thresholds (``ood_scale``; 1 is the threshold itself).
+    Where the paper differs from OSRL in other respects, it follows OSRL: the VAE is trained together with the other
+    networks, not before them; OOD actions are those of the largest divergences in the batch (``ood_quantile``), not
+    those above a fixed divergence; their target cost is 1.5 thresholds (``ood_scale``), not 1.
 
     One timestep is one gradient step on ``batch_size`` transitions, drawn with replacement; OSRL makes 100,000.
 
-    :param policy: ``"SquashedPolicy"``, see :func:`~sb3_prefine.policies.make_policy`; or a policy class. A policy that
-        is there already, in any form that ``load_reference`` takes, goes on from its weights. It has to be a squashed
-        Gaussian, such as SAC's
-    :param trajectories: the data, with rewards and costs; may be given later, as ``model.trajectories = …``
-    :param cost_limit: κ, on the sum of costs of an episode
-    :param env: not used to train; gives the spaces of a new policy, else they are read off the data: observations
-        without bounds, actions in [-1, 1]. Raw: normalisation happens inside the model
-    :param learning_rate: of the policy's Adam, or a schedule of the progress remaining (from 1 to 0)
-    :param critic_learning_rate: of the critics' Adam
-    :param vae_learning_rate: of the VAE's Adam
-    :param alpha_learning_rate: of log α, by gradient ascent
-    :param batch_size: transitions of one gradient step
-    :param gamma: discount factor γ, in (0, 1)
-    :param tau: how far the target networks move to the critics in an update (Polyak), in (0, 1]
-    :param reward_scale: rewards are multiplied by it
-    :param horizon: T, steps of an episode; None is the longest episode of the data
-    :param n_samples: K, actions a state that are sampled from the policy to look for OOD ones
-    :param ood_quantile: the fraction of them that is taken to be in the distribution, in [0, 1)
-    :param ood_scale: OOD actions are to cost so many thresholds: α rises while they cost less, and falls while more
-    :param ood_grad: let the OOD term train the cost critics, as in the paper; False: as in OSRL
-    :param net_arch: units of the hidden layers of the critics
-    :param vae_net_arch: the same of the VAE's encoder and decoder, whose latent has twice the dimensions of the action
-    :param normalize: normalise the observations of a new policy by the mean and variance of ``trajectories``. A policy
-        that is there already keeps the normaliser that it has. Critics and VAE read what the policy reads
-    :param log_std_min: floor of the policy's log-std
-    :param max_grad_norm: clip the norm of the gradient of policy, critics and VAE at this value; None does not clip
-    :param policy_kwargs: further arguments of a new policy, such as ``{"net_arch": [64, 64]}``
-    :param stats_window_size: as in SB3; unused
-    :param tensorboard_log: the folder of TensorBoard's logs; None writes none
-    :param verbose: 0 no output, 1 info, 2 debug
-    :param seed: of the networks' weights, the batches and all noise
-    :param device: of the computation
-    :param _init_setup_model: build the networks at once
-    :raises ValueError: a hyperparameter out of its range, no ``cost_limit``, data that do not fit the policy, unknown
-        costs
-    :raises TypeError: a policy other than a squashed Gaussian, spaces other than vectors of numbers
+    Below, the parameters of the policy and the data come first, then those of the objective, of the optimisation, and
+    of SB3's interface.
+
+    :param policy: ``"SquashedPolicy"`` or a policy class for a new policy; see
+        :func:`~sb3_prefine.policies.make_policy`. Or an existing policy, in any form that ``load_reference`` takes,
+        whose training continues from its weights. It has to be a squashed Gaussian, such as SAC's.
+    :param trajectories: The data, with rewards and costs, or None to set them later: ``model.trajectories = …``.
+    :param cost_limit: Limit κ of the sum of costs in an episode.
+    :param env: An environment or its id, which determines the spaces of a new policy. None takes the spaces from the
+        data: observations without bounds, actions in [-1, 1]. Training does not use the environment. Pass it without
+        normalisation, which happens inside the model.
+    :param normalize: Whether to normalise the observations of a new policy by the mean and variance of
+        ``trajectories``. An existing policy keeps its normaliser. Critics and VAE read the same observations as the
+        policy.
+    :param log_std_min: Floor of the policy's log standard deviation.
+    :param policy_kwargs: Further keyword arguments of a new policy, such as ``{"net_arch": [64, 64]}``.
+    :param net_arch: Numbers of units in the hidden layers of the critics.
+    :param vae_net_arch: Numbers of units in the hidden layers of the VAE's encoder and decoder. Its latent has twice
+        the dimensions of the action.
+
+    :param gamma: Discount factor γ, in (0, 1).
+    :param reward_scale: Factor of the rewards.
+    :param horizon: Number of steps T of an episode. None takes the length of the longest episode in the data.
+    :param n_samples: Number of actions K to sample from the policy at each state, in search of OOD actions.
+    :param ood_quantile: Fraction of the sampled actions that counts as in the distribution, in [0, 1).
+    :param ood_scale: Target cost of OOD actions, in thresholds: α rises while they cost less, and falls while they cost
+        more.
+    :param ood_grad: Whether the OOD term trains the cost critics, as in the paper. False follows OSRL.
+
+    :param learning_rate: Learning rate of the policy's Adam, or a schedule of the remaining progress (from 1 to 0).
+    :param critic_learning_rate: Learning rate of the critics' Adam.
+    :param vae_learning_rate: Learning rate of the VAE's Adam.
+    :param alpha_learning_rate: Step size of the gradient ascent of log α.
+    :param batch_size: Number of transitions in one gradient step.
+    :param tau: Fraction by which the target networks approach the critics in an update (Polyak averaging), in (0, 1].
+    :param max_grad_norm: Bound of the gradient norm of policy, critics and VAE each, or None for no clipping.
+
+    :param stats_window_size: Unused; part of SB3's interface.
+    :param tensorboard_log: Folder of TensorBoard's logs, or None for no logs.
+    :param verbose: Verbosity level: 0 for no output, 1 for info, 2 for debug messages.
+    :param seed: Seed of the networks' weights, the batches and all noise.
+    :param device: Device of the computation.
+    :param _init_setup_model: Whether to build the networks in the constructor.
+    :raises ValueError: If a hyperparameter is out of its range, ``cost_limit`` is missing, the data do not fit the
+        policy, or costs are unknown.
+    :raises TypeError: If the policy is not a squashed Gaussian, or the spaces are not vectors of numbers.
     """
 
     def __init__(
@@ -159,16 +170,15 @@ class CPQ(OfflineAlgorithm):
     def _setup_model(self) -> None:
         self._check_hyperparameters()
         super()._setup_model()
-        check_vectors("CPQ", self.observation_space, self.action_space)
+        n_observations, n_actions = vector_sizes("CPQ", self.observation_space, self.action_space)
         self.likelihood = likelihood_of(self.policy, self.log_std_min)
         if self.likelihood.family != "squashed Gaussian" or self.likelihood.needs != "observations":
             raise TypeError(
                 f"policy: {type(self.policy).__name__} is a {self.likelihood.family}. CPQ trains a squashed Gaussian, "
-                "whose actions keep to their bounds: take SquashedPolicy, or a policy of SAC."
+                "whose actions stay within bounds: use SquashedPolicy, or a policy of SAC."
             )
         if self.trajectories is not None:
             self._check(self.trajectories)
-        n_observations, n_actions = self.observation_space.shape[0], self.action_space.shape[0]  # type: ignore[index]
         self.critic, self.cost_critic = (
             Critics(n_observations + n_actions, 2, self.net_arch).to(self.device) for _ in range(2)
         )
@@ -183,13 +193,13 @@ class CPQ(OfflineAlgorithm):
         self.critic_optimizer = torch.optim.Adam(critics, lr=self.critic_learning_rate, fused=True)
         self.vae_optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.vae_learning_rate, fused=True)
 
-    def train(self, batch: "Costed") -> None:
+    def train(self, batch: "TransitionsWithCosts") -> None:
         """
-        One gradient step of everything.
+        Make one gradient step of all networks.
 
-        :param batch: some of the transitions
+        :param batch: The transitions to learn from.
         """
-        # The policy changes last: what it does at these states is computed once.
+        # The policy changes last, so its distribution at these states is computed once.
         params = self.likelihood.params(self.policy, batch.observations)
 
         vae_loss = self.vae.loss(batch.observations, batch.actions, self.generator)
@@ -218,11 +228,12 @@ class CPQ(OfflineAlgorithm):
             }
         )
 
-    def _bellman_losses(self, batch: "Costed") -> tuple[Tensor, Tensor]:
+    def _bellman_losses(self, batch: "TransitionsWithCosts") -> tuple[Tensor, Tensor]:
         """
-        Of Q with the target r + γ 1[Q_c(s', a') <= threshold] Q(s', a'), and of Q_c with c + γ Q_c(s', a').
+        Compute the losses of Q, with the target r + γ 1[Q_c(s', a') <= threshold] Q(s', a'), and of Q_c.
 
-        :return: squared errors, their means summed over the two critics of each: scalars
+        :param batch: The transitions to learn from.
+        :return: Mean squared errors of Q and of Q_c, each summed over its two critics, scalars.
         """
         with torch.no_grad():
             params = self.likelihood.params(self.policy, batch.next_observations)
@@ -236,12 +247,11 @@ class CPQ(OfflineAlgorithm):
 
     def _ood_cost(self, observations: Tensor, params: Tensor) -> Tensor:
         """
-        The mean of Q_c at those of the policy's actions that are farthest from the data's: whose posterior in the VAE
-        diverges most from the prior.
+        Average Q_c over OOD actions: sampled actions whose posterior in the VAE diverges most from the prior.
 
-        :param observations: (B, O)
-        :param params: of the policy there, without gradient, (B, P)
-        :return: a scalar, with gradient to Q_c if ``ood_grad``; else of the target network, as in OSRL
+        :param observations: Observations, (B, O).
+        :param params: Parameters of the policy's distribution there, without gradient, (B, P).
+        :return: A scalar, with gradient to Q_c if ``ood_grad``, otherwise from the target network, as in OSRL.
         """
         with torch.no_grad():
             actions = self._sample(params.expand(self.n_samples, -1, -1))
@@ -254,33 +264,34 @@ class CPQ(OfflineAlgorithm):
         return self.cost_critic(ood).amin(dim=0).mean()
 
     def _ascend_alpha(self, slope: Tensor) -> None:
-        """One step of log α up its slope, as far as the guard has not stopped all steps."""
+        """Make one step of gradient ascent on log α, unless the guard has stopped training."""
         raised = self.log_alpha + self.alpha_learning_rate * slope
         raised = raised.clamp(-_LOG_ALPHA_BOUND, _LOG_ALPHA_BOUND)
         self.log_alpha = torch.where(self._guard.stopped > 0, self.log_alpha, raised)
 
     def _policy_loss(self, observations: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """
-        -E[1[Q_c(s, a) <= threshold] Q(s, a)], with the gradient through the sampled action.
+        Compute -E[1[Q_c(s, a) <= threshold] Q(s, a)], with the gradient through the sampled action.
 
-        :param params: of the policy, with gradient, (B, P)
-        :return: the loss, a scalar, and whether each action is safe, 1 or 0, (B,)
+        :param observations: Observations, (B, O).
+        :param params: Parameters of the policy's distribution there, with gradient, (B, P).
+        :return: The loss, a scalar, and whether each action is safe, 1 or 0, (B,).
         """
         inputs = torch.cat((observations, self._sample(params)), dim=1)
         with torch.no_grad():
             is_safe = (self.cost_critic(inputs).amin(dim=0) <= self.cost_threshold).float()
-        # The critics' own gradient is not wanted.
+        # Detached weights: the loss must not train the critics.
         weights = {name: weight.detach() for name, weight in self.critic.named_parameters()}
         values = functional_call(self.critic, weights, (inputs,)).amin(dim=0)
         return -(is_safe * values).mean(), is_safe
 
     def _sample(self, params: Tensor) -> Tensor:
-        """Actions of the policy, in [-1, 1], (…, B, A); the noise is drawn apart, so they have the mean's gradient."""
+        """Sample actions in [-1, 1], (…, B, A), with gradient to mean and standard deviation."""
         return torch.tanh(self.likelihood.sample(params, self.generator))
 
     @property
     def _states_per_update(self) -> int:
-        # The VAE's encoder, twice as large, without a way back, for K actions a state; and all else together.
+        # The VAE's encoder is twice as large, without a backward pass, for K actions per state; the rest costs 15.
         return (self.n_samples + 15) * self.batch_size
 
     def set_learning_rate(self, total_timesteps: int) -> None:
@@ -288,9 +299,9 @@ class CPQ(OfflineAlgorithm):
         update_learning_rate(self.critic_optimizer, self.critic_learning_rate)
         update_learning_rate(self.vae_optimizer, self.vae_learning_rate)
 
-    def batches(self) -> Iterator["Costed"]:
+    def batches(self) -> Iterator["TransitionsWithCosts"]:
         if self.trajectories is None:
-            raise ValueError("trajectories: there are none to learn from. Pass CPQ(policy, trajectories, …).")
+            raise ValueError("trajectories: none were given. Pass CPQ(policy, trajectories, …), or set them.")
         assert self.cost_limit is not None  # _check_hyperparameters
         self._check(self.trajectories)
         horizon = self.horizon or int(self.trajectories.episode_lengths.max())
@@ -299,8 +310,8 @@ class CPQ(OfflineAlgorithm):
         rewards, costs = (
             torch.tensor(column, device=self.device) for column in (self.trajectories.rewards, self.trajectories.costs)
         )
-        data = Costed(**vars(columns), rewards=rewards, costs=costs)
-        return (data.at(rows) for rows in draw_rows(len(data), self.batch_size, self.generator))
+        data = TransitionsWithCosts(**vars(columns), rewards=rewards, costs=costs)
+        return (data.at(rows) for rows in draw_rows_forever([len(data)], self.batch_size, self.generator))
 
     def _check(self, trajectories: Trajectories) -> None:
         check_against_spaces(
@@ -316,7 +327,7 @@ class CPQ(OfflineAlgorithm):
     def _check_hyperparameters(self) -> None:
         check_training(self.learning_rate, self.batch_size, self.log_std_min, self.max_grad_norm)
         if self.cost_limit is None:
-            raise ValueError("cost_limit: there is none. Give the largest sum of costs that an episode may have.")
+            raise ValueError("cost_limit: found None. Pass the largest cost that an episode may have.")
         names = ("cost_limit", "critic_learning_rate", "vae_learning_rate", "alpha_learning_rate", "ood_scale")
         for name in names:
             check_not_negative(name, getattr(self, name))
@@ -342,12 +353,12 @@ class CPQ(OfflineAlgorithm):
 
 
 @dataclass(frozen=True, eq=False)
-class Costed(Transitions):
+class TransitionsWithCosts(Transitions):
     """
-    Transitions with what they earn and cost.
+    Transitions with rewards and costs.
 
-    :param rewards: not scaled, (N,)
-    :param costs: (N,)
+    :param rewards: Rewards without ``reward_scale``, (N,).
+    :param costs: Costs, (N,).
     """
 
     rewards: Tensor
@@ -356,22 +367,22 @@ class Costed(Transitions):
 
 def cost_threshold(cost_limit: float, gamma: float, horizon: int) -> float:
     """
-    What Q_c is of an episode that costs ``cost_limit`` in ``horizon`` steps, the same at each: its sum, discounted.
+    Compute the discounted sum of costs, Q_c, of an episode with equal costs at all steps and the sum ``cost_limit``.
 
-    :param cost_limit: κ
-    :param gamma: γ
-    :param horizon: T
-    :return: κ (1 - γ^T) / ((1 - γ) T)
+    :param cost_limit: Cost limit κ.
+    :param gamma: Discount factor γ.
+    :param horizon: Number of steps T.
+    :return: κ (1 - γ^T) / ((1 - γ) T).
     """
     return cost_limit * (1.0 - gamma**horizon) / ((1.0 - gamma) * horizon)
 
 
 def n_above(n: int, quantile: float) -> int:
-    """How many of ``n`` different numbers are not below their quantile, as ``torch.quantile`` takes it."""
-    # Rounded first: 0.7 * 10 is 7.000000000000001, above which there are as many as above 7.
+    """Count how many of ``n`` different numbers are not below their quantile, as ``torch.quantile`` defines it."""
+    # Without rounding, 0.7 * 10 = 7.000000000000001 would count one number less.
     return n - math.ceil(round((n - 1) * quantile, 9))
 
 
 def _squared_error(values: Tensor, targets: Tensor) -> Tensor:
-    """Of n critics (n, B) and the targets of all (B,): the mean over the batch, summed over the critics."""
+    """Squared errors of n critics (n, B) to their targets (B,), averaged over the batch, summed over the critics."""
     return (values - targets).square().mean(dim=1).sum()

@@ -13,13 +13,13 @@ from sb3_prefine.policies.networks import Conditional
 
 class Critics(nn.Module):
     """
-    Multilayer perceptrons with ReLU, of the same inputs and with one output each, computed together.
+    Several multilayer perceptrons with ReLUs, the same inputs and one output each, computed together.
 
-    Their weights start as those of ``nn.Linear``.
+    Weights are initialised as in ``nn.Linear``.
 
-    :param n_inputs: D
-    :param n_critics: n
-    :param net_arch: units of the hidden layers
+    :param n_inputs: Number of inputs D.
+    :param n_critics: Number of critics n.
+    :param net_arch: Numbers of units in the hidden layers.
     """
 
     def __init__(self, n_inputs: int, n_critics: int, net_arch: Sequence[int]) -> None:
@@ -30,8 +30,10 @@ class Critics(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """
-        :param inputs: (B, D)
-        :return: (n, B)
+        Compute the outputs of all critics.
+
+        :param inputs: Inputs, (B, D).
+        :return: Outputs, (n, B).
         """
         *hidden, (weight, bias) = zip(self.weights, self.biases, strict=True)
         layer = self._each(inputs)
@@ -41,13 +43,13 @@ class Critics(nn.Module):
 
     def input_gradients(self, inputs: Tensor) -> Tensor:
         """
-        The gradient of each output by each input, with gradient to the weights: what a gradient penalty is made of.
+        Compute the gradient of each output with respect to the inputs, itself with gradient to the weights.
 
-        Between the kinks of its ReLUs such a network is a product of matrices, and that is the gradient. It is the one
-        of autograd, without its second way back.
+        Gradient penalties need it. Between the kinks of its ReLUs a network is a product of matrices, which is its
+        gradient. The result equals autograd's gradient, without a double backward pass.
 
-        :param inputs: (B, D)
-        :return: (n, B, D)
+        :param inputs: Inputs, (B, D).
+        :return: Gradients, (n, B, D).
         """
         weights = list(self.weights)
         active = []
@@ -62,7 +64,7 @@ class Critics(nn.Module):
         return gradients.expand(-1, len(inputs), -1)
 
     def _each(self, inputs: Tensor) -> Tensor:
-        """(B, D) -> (n, B, D)"""
+        """Expand inputs for all critics, (B, D) -> (n, B, D)."""
         return inputs.expand(len(self.weights[0]), -1, -1)
 
 
@@ -74,9 +76,9 @@ class ActionVAE(nn.Module):
     """
     A conditional variational autoencoder of actions, scaled to [-1, 1], as in BCQ (Fujimoto et al. 2019).
 
-    :param n_observations: O
-    :param n_actions: A; the latent has 2 A dimensions
-    :param net_arch: units of the hidden layers of the encoder and the decoder
+    :param n_observations: Dimensions O of an observation.
+    :param n_actions: Dimensions A of an action. The latent has 2 A dimensions.
+    :param net_arch: Numbers of units in the hidden layers of encoder and decoder.
     """
 
     def __init__(self, n_observations: int, n_actions: int, net_arch: Sequence[int]) -> None:
@@ -88,11 +90,12 @@ class ActionVAE(nn.Module):
 
     def loss(self, observations: Tensor, actions: Tensor, generator: torch.Generator) -> Tensor:
         """
-        Mean squared error of the reconstruction + 0.5 KL(q(z|s, a) || N(0, I)), each a mean over its dimensions.
+        Compute the mean squared error of the reconstruction + 0.5 KL(q(z|s, a) || N(0, I)), averaged over dimensions.
 
-        :param observations: (B, O)
-        :param actions: (B, A)
-        :return: a scalar
+        :param observations: Observations, (B, O).
+        :param actions: Actions, (B, A).
+        :param generator: Random generator of the latents.
+        :return: The loss, a scalar.
         """
         mean, log_std = self._posterior(observations, actions)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
@@ -101,11 +104,11 @@ class ActionVAE(nn.Module):
 
     def divergences(self, observations: Tensor, actions: Tensor) -> Tensor:
         """
-        KL(q(z|s, a) || N(0, I)), a mean over the dimensions of z.
+        Compute KL(q(z|s, a) || N(0, I)), averaged over the dimensions of z.
 
-        :param observations: (B, O)
-        :param actions: (…, B, A)
-        :return: (…, B)
+        :param observations: Observations, (B, O).
+        :param actions: Actions, (…, B, A).
+        :return: Divergences, (…, B).
         """
         return _divergences(*self._posterior(observations, actions))
 

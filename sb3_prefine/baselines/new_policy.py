@@ -1,4 +1,4 @@
-"""The policy that a baseline starts from: a new one for the data, or one that is there already."""
+"""The policy that a baseline starts from: a new one for the data, or an existing one."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,26 +28,29 @@ def open_or_create_policy(
     seed: int | None,
 ) -> Reference:
     """
-    A new policy for the environment or for the data, with a normaliser by the data; or one that is there already.
+    Open an existing policy, or create one for the environment or the data, with a normaliser from the data.
 
-    :param policy: an alias or a class of a new policy (:func:`~sb3_prefine.policies.make_policy`), or what
-        ``load_reference`` takes
-    :param trajectories: what the policy is to learn from; a new one needs them
-    :param env: gives the spaces of a new policy; without, they are read off the data
-    :param normalize: normalise a new policy's observations by the mean and variance of the data
-    :param policy_kwargs: of a new policy
-    :param seed: of a new policy's weights; None goes on from torch's global state
-    :raises ValueError: there are no data, or they do not tell their spaces, or do not fit those of the environment
+    :param policy: Alias or class of a new policy (:func:`~sb3_prefine.policies.make_policy`), or an existing policy, in
+        any form that ``load_reference`` takes.
+    :param trajectories: Data that the policy will learn from. A new policy needs them.
+    :param env: Environment or id that determines the spaces of a new policy. None takes them from the data.
+    :param normalize: Whether to normalise a new policy's observations by the mean and variance of the data.
+    :param policy_kwargs: Keyword arguments of a new policy.
+    :param seed: Seed of a new policy's weights. None uses torch's global random state.
+    :return: The policy to start from, with its normaliser.
+    :raises ValueError: If the data are missing, do not determine their spaces, or do not fit the environment.
     """
-    # A text that ends so is meant for an alias: make_policy says which there are.
+    # A text with this ending is meant as an alias: make_policy lists the known ones.
     if isinstance(policy, type) or (isinstance(policy, str) and (policy in ALIASES or policy.endswith("Policy"))):
-        return _new(policy, trajectories, env, normalize, policy_kwargs, seed)
+        return _create(policy, trajectories, env, normalize, policy_kwargs, seed)
     if policy_kwargs:
-        raise ValueError("policy_kwargs: they are for a new policy, and there is one already. Leave them out.")
+        raise ValueError(
+            f"policy_kwargs: {dict(policy_kwargs)} are for a new policy, and the policy exists. Leave them out."
+        )
     return load_reference(policy, env=env if isinstance(policy, torch.nn.Module) else None)
 
 
-def _new(
+def _create(
     policy: str | type[BasePolicy],
     trajectories: Trajectories | None,
     env: GymEnv | str | None,
@@ -56,7 +59,7 @@ def _new(
     seed: int | None,
 ) -> Reference:
     if trajectories is None:
-        raise ValueError("trajectories: a new policy needs the data that it is for. Give them with it.")
+        raise ValueError("trajectories: none were given, and a new policy needs them. Pass them with it.")
     observation_space, action_space = spaces_of_data(trajectories) if env is None else spaces_of(env)
     check_against_spaces("trajectories", trajectories, observation_space, action_space, takes_action_masks=False)
     if seed is not None:
@@ -69,9 +72,11 @@ def _new(
 
 def spaces_of_data(trajectories: Trajectories) -> tuple[spaces.Space, spaces.Space]:
     """
-    The spaces that recorded data are of: observations without bounds (images: bytes), actions in [-1, 1].
+    Determine the spaces of recorded data: observations without bounds (bytes for images), actions in [-1, 1].
 
-    :raises ValueError: they do not tell; says what to give
+    :param trajectories: The data.
+    :return: Observation space and action space.
+    :raises ValueError: If the data do not determine their spaces.
     """
     observations, actions = trajectories.observations, trajectories.actions
     if isinstance(observations, Mapping):
@@ -80,14 +85,14 @@ def spaces_of_data(trajectories: Trajectories) -> tuple[spaces.Space, spaces.Spa
         observation_space = _box_of(observations)
     if actions.dtype.kind != "f":
         raise ValueError(
-            "env: the actions are whole numbers, which do not tell how many options there are. Pass env=<the "
-            "environment or its id>."
+            "env: none was given, and the actions are whole numbers, which do not tell the number of options. Pass "
+            "env=<the environment or its id>."
         )
     largest = actions.flat[np.abs(actions).argmax()]
     if abs(largest) > 1.0 + BOUNDS_TOLERANCE:
         raise ValueError(
-            f"env: without one, actions are taken to be in [-1, 1], and there is one of {largest:g}. Pass env=<the "
-            "environment or its id>, or scale the actions."
+            f"env: none was given, so actions should be in [-1, 1], found {largest:g}. Pass env=<the environment or "
+            "its id>, or scale the actions."
         )
     return observation_space, spaces.Box(-1.0, 1.0, actions.shape[1:], np.float32)
 
@@ -98,6 +103,6 @@ def _box_of(column: np.ndarray) -> spaces.Box:
     if column.dtype == np.uint8 and column.ndim == 4:
         return spaces.Box(0, 255, column.shape[1:], np.uint8)
     raise ValueError(
-        f"env: observations of {column.dtype} do not tell their space, unless they are images. Pass env=<the "
-        "environment or its id>."
+        f"env: none was given, and observations of {column.dtype} do not tell their space, unless they are images. "
+        "Pass env=<the environment or its id>."
     )

@@ -1,6 +1,5 @@
-"""Transitions as critics read them: vectors of normalised observations, and actions scaled to [-1, 1]."""
+"""Transitions for critics: vectors of normalised observations, and actions scaled to [-1, 1]."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -12,20 +11,19 @@ from torch import Tensor
 
 from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.reference.reference import Reference
-from sb3_prefine.training.draw_rows import UPDATES_PER_DRAW
 from sb3_prefine.training.transition_tables import normalized
 
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
     """
-    N transitions.
+    N transitions on the device.
 
-    :param observations: normalised, as the network sees them, (N, O)
-    :param actions: scaled to [-1, 1], (N, A)
-    :param next_observations: as the observations, (N, O)
-    :param continues: (N,): 0 where the environment ended the episode (``terminals``), so that no value lies behind it;
-        1 elsewhere, also where a time limit cut it (``timeouts``)
+    :param observations: Normalised observations, as the networks read them, (N, O).
+    :param actions: Actions scaled to [-1, 1], (N, A).
+    :param next_observations: Normalised next observations, (N, O).
+    :param continues: 0 where the environment ended the episode (``terminals``), so that the next state has no value;
+        1 elsewhere, also where a time limit ended it (``timeouts``), (N,).
     """
 
     observations: Tensor
@@ -38,25 +36,28 @@ class Transitions:
 
     @property
     def inputs(self) -> Tensor:
-        """What a critic of states and actions reads, (N, O + A)."""
+        """Observations and actions, as critics of both read them, (N, O + A)."""
         return torch.cat((self.observations, self.actions), dim=1)
 
     def at(self, rows: Tensor) -> Self:
-        """:param rows: (B,)"""
+        """Gather the transitions of these rows, (B,)."""
         return type(self)(*(getattr(self, field.name).index_select(0, rows) for field in fields(self)))
 
 
 def transitions_of(name: str, trajectories: Trajectories, reference: Reference, policy: BasePolicy) -> Transitions:
     """
-    All transitions of the data, on the policy's device.
+    Move all transitions of the data to the policy's device.
 
-    :param name: what to call the data in errors
-    :raises ValueError: an observation is not finite after normalisation
+    :param name: Name of the data in errors.
+    :param trajectories: The data.
+    :param reference: The reference, whose normaliser is applied.
+    :param policy: The policy, which scales the actions.
+    :raises ValueError: If an observation is not finite after normalisation.
     """
 
     def observations(raw: object) -> Tensor:
         rows = normalized(name, raw, reference, policy)
-        assert isinstance(rows, Tensor)  # check_vectors
+        assert isinstance(rows, Tensor)  # vector_sizes
         return rows
 
     return Transitions(
@@ -67,21 +68,22 @@ def transitions_of(name: str, trajectories: Trajectories, reference: Reference, 
     )
 
 
-def draw_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The rows of one batch after another (batch_size,), without end, drawn with replacement from ``n``."""
-    while True:
-        yield from torch.randint(n, (UPDATES_PER_DRAW, batch_size), generator=generator, device=generator.device)
-
-
-def check_vectors(algorithm: str, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+def vector_sizes(algorithm: str, observation_space: spaces.Space, action_space: spaces.Space) -> tuple[int, int]:
     """
-    :param algorithm: what to call it in errors
-    :raises TypeError: the spaces are others than Boxes of vectors of floats
+    Get the dimensions of observations and actions, and refuse other spaces than Boxes of vectors of floats.
+
+    :param algorithm: Name of the algorithm in the error.
+    :param observation_space: Space of the observations.
+    :param action_space: Space of the actions.
+    :return: Dimensions of an observation and of an action.
+    :raises TypeError: If a space is not such a Box.
     """
+    sizes = []
     for kind, space in (("observation", observation_space), ("action", action_space)):
-        is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating)
-        if not is_vector:
+        if not (isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating)):
             raise TypeError(
-                f"{kind}_space: the critics of {algorithm} read vectors of numbers, found {space}. Take BC or PREFINE, "
-                "which read whatever the policy does."
+                f"{kind}_space: found {space}, but the critics of {algorithm} read vectors of numbers. Use BC or "
+                "PREFINE, which read all observations that the policy reads."
             )
+        sizes.append(space.shape[0])
+    return sizes[0], sizes[1]

@@ -1,4 +1,4 @@
-"""Segments found again in the data they are of, and scored by SB3 itself."""
+"""Updates on one batch, and independent derivations: segments found in their data, log-probs by SB3 itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,27 +8,31 @@ import torch
 
 from sb3_prefine import PreferenceBuffer, Trajectories
 from sb3_prefine.baselines.segments import Pairs
-from tests.worlds import ACTIONS, OBSERVATIONS, Anything
+from tests.worlds import ACTIONS, OBSERVATIONS, Anything, recorded
 
-# Of the episodes of both sets: shorter than a segment of 4 steps, as long, and longer.
+# Lengths of the episodes of both sets: below, equal to and above the 4 steps of a segment.
 LENGTHS = [7, 2, 4], [3, 9, 1]
 
 
+def next_batch(model: Any) -> Any:
+    """The first batch that ``learn`` would train on."""
+    return next(model.batches())
+
+
+def update(model: Any, batch: Any) -> dict[str, float]:
+    """Make one gradient step, and return its metrics."""
+    model.train(batch)
+    return model.metrics.pop()
+
+
 def episodes(lengths: list[int], seed: int = 0) -> Trajectories:
-    """No two observations are the same."""
+    """Episodes of these lengths, in which no observation occurs twice."""
     rng, n = np.random.default_rng(seed), sum(lengths)
     ends = np.zeros(n, bool)
     ends[np.cumsum(lengths) - 1] = True
     low, high = Anything.action_space.low, Anything.action_space.high
-    return Trajectories(
-        observations=rng.normal(size=(n, OBSERVATIONS)).astype(np.float32),
-        next_observations=np.zeros((n, OBSERVATIONS), np.float32),
-        actions=rng.uniform(low, high, (n, ACTIONS)).astype(np.float32),
-        rewards=np.ones(n),
-        costs=np.zeros(n),
-        terminals=np.zeros(n, bool),
-        timeouts=ends,
-    )
+    observations = rng.normal(size=(n, OBSERVATIONS)).astype(np.float32)
+    return recorded(observations, rng.uniform(low, high, (n, ACTIONS)).astype(np.float32), timeouts=ends)
 
 
 def buffer(**kwargs: Any) -> PreferenceBuffer:
@@ -36,7 +40,7 @@ def buffer(**kwargs: Any) -> PreferenceBuffer:
 
 
 def rows_of(pairs: Pairs, data: PreferenceBuffer) -> np.ndarray:
-    """The row of each step of the segments, those of the preferred set first, (2, n, L)."""
+    """The row of each step of the segments in the data, preferred segments first, (2, n, L)."""
     states = np.concatenate([data.preferred.observations, data.dispreferred.observations])
     same = (pairs.inputs.numpy()[:, None] == states[None]).all(-1)
     assert (same.sum(1) == 1).all()
@@ -44,7 +48,7 @@ def rows_of(pairs: Pairs, data: PreferenceBuffer) -> np.ndarray:
 
 
 def segments_of(pairs: Pairs, data: PreferenceBuffer) -> list[list[np.ndarray]]:
-    """The rows of each segment, without what fills up: those of the preferred set, those of the dispreferred set."""
+    """The rows of each segment without its padding: those of the preferred set, those of the dispreferred set."""
     ends = np.cumsum([*data.preferred.episode_lengths, *data.dispreferred.episode_lengths])
     return [
         [segment[segment[0] + np.arange(len(segment)) < ends[ends > segment[0]][0]] for segment in of_set]
@@ -53,7 +57,7 @@ def segments_of(pairs: Pairs, data: PreferenceBuffer) -> list[list[np.ndarray]]:
 
 
 def log_probs(policy: Any, data: PreferenceBuffer) -> torch.Tensor:
-    """SB3's own log-probs of the data's actions, those of the preferred set first, (N,), with gradient."""
+    """SB3's log-probs of the data's actions, with gradient, preferred transitions first, (N,)."""
     states, actions = (
         torch.as_tensor(np.concatenate([getattr(data.preferred, name), getattr(data.dispreferred, name)]))
         for name in ("observations", "actions")
@@ -66,7 +70,7 @@ def log_probs(policy: Any, data: PreferenceBuffer) -> torch.Tensor:
 
 
 def shift(policy: torch.nn.Module, by: float = 0.1) -> None:
-    """Other weights."""
+    """Add noise to all weights."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in policy.parameters():
@@ -74,12 +78,18 @@ def shift(policy: torch.nn.Module, by: float = 0.1) -> None:
 
 
 def gradient(model: Any) -> torch.Tensor:
-    """Of the last update, of all weights that are trained."""
+    """The gradient of the last update with respect to all trained weights."""
     return torch.cat([weight.grad.flatten() for weight in model.optimizer.param_groups[0]["params"]])
 
 
+def gradient_of(value: torch.Tensor, model: Any) -> torch.Tensor:
+    """The gradient of a number with respect to the same weights."""
+    weights = model.optimizer.param_groups[0]["params"]
+    return torch.cat([part.flatten() for part in torch.autograd.grad(value, weights)])
+
+
 def along_gradient(model: Any, loss: Callable[[], float], step: float = 1e-2) -> float:
-    """How fast a loss grows along the gradient of the last update, by central differences."""
+    """The slope of a loss along the gradient of the last update, by central differences."""
     trained = model.optimizer.param_groups[0]["params"]
     norm = gradient(model).norm()
     directions = [weight.grad / norm for weight in trained]
@@ -91,9 +101,3 @@ def along_gradient(model: Any, loss: Callable[[], float], step: float = 1e-2) ->
         return loss()
 
     return (moved(step) - moved(-2.0 * step)) / (2.0 * step)
-
-
-def gradient_of(value: torch.Tensor, model: Any) -> torch.Tensor:
-    """Of a number, of the same weights."""
-    weights = model.optimizer.param_groups[0]["params"]
-    return torch.cat([part.flatten() for part in torch.autograd.grad(value, weights)])

@@ -1,4 +1,4 @@
-"""The autoencoder of actions: its loss by hand, and that it tells far actions from those of the data."""
+"""The VAE of actions: its loss, derived independently, and its divergences of actions far from the data."""
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ def vae() -> ActionVAE:
     return ActionVAE(4, 2, (7, 5))
 
 
-def test_the_loss_is_the_squared_error_and_half_the_divergence():
+def test_the_loss_is_squared_error_plus_half_the_divergence():
     model = vae()
     found = model.loss(tensor(OBSERVATIONS), tensor(ACTIONS), torch.Generator().manual_seed(3)).item()
     noise = numbers(torch.randn((6, 4), generator=torch.Generator().manual_seed(3)))
@@ -28,7 +28,7 @@ def test_the_loss_is_the_squared_error_and_half_the_divergence():
     np.testing.assert_allclose(found, error.mean() + 0.5 * divergences(mean, log_std).mean(), rtol=1e-5)
 
 
-def test_divergences_are_of_each_action_at_its_state():
+def test_divergences_belong_to_each_action_at_its_state():
     model = vae()
     many = RNG.uniform(-1, 1, (3, 6, 2))
     found = model.divergences(tensor(OBSERVATIONS), tensor(many)).detach()

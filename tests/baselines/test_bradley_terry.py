@@ -1,4 +1,4 @@
-"""The loss of pairs of scores against the formula in numpy, and its gradient against the closed form."""
+"""The Bradley-Terry loss compared with its formula in NumPy, and its gradient with the closed form."""
 
 import math
 
@@ -20,7 +20,7 @@ def likelihood(better: float, worse: float, bias: float) -> float:
 @pytest.mark.parametrize("bias", [1.0, 0.5])
 @pytest.mark.parametrize("labels", [None, LABELS])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_it_is_the_negative_log_likelihood_of_the_order(bias, labels, weights):
+def test_the_loss_is_the_negative_log_likelihood_of_the_order(bias, labels, weights):
     q = np.ones(3) if labels is None else labels.numpy()
     w = np.ones(3) if weights is None else weights.numpy()
     losses = [
@@ -31,7 +31,7 @@ def test_it_is_the_negative_log_likelihood_of_the_order(bias, labels, weights):
     assert float(bradley_terry_loss(SCORES, labels, weights, bias)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_its_gradient_is_the_probability_of_the_other_order():
+def test_the_gradient_is_the_probability_of_the_other_order():
     """∂ℓ/∂s⁺ = -σ(λ s⁻ - s⁺), ∂ℓ/∂s⁻ = λ σ(λ s⁻ - s⁺)"""
     scores, bias = SCORES.clone().requires_grad_(), 0.5
     bradley_terry_loss(scores, bias=bias).backward()
@@ -40,8 +40,8 @@ def test_its_gradient_is_the_probability_of_the_other_order():
     np.testing.assert_allclose(scores.grad, [-wrong / 3, bias * wrong / 3])
 
 
-def test_only_a_bias_below_1_tells_likely_segments_from_unlikely_ones():
-    """Both scores higher, their difference the same."""
+def test_a_bias_below_one_lowers_the_loss_of_likely_segments():
+    """Both scores are raised by the same number."""
     for bias, is_lower in ((1.0, False), (0.5, True)):
         before, after = (float(bradley_terry_loss(SCORES + by, bias=bias)) for by in (0.0, 1.0))
         assert (after < before - 0.01) == is_lower
@@ -49,7 +49,7 @@ def test_only_a_bias_below_1_tells_likely_segments_from_unlikely_ones():
             assert after == pytest.approx(before, rel=1e-12)
 
 
-def test_scores_far_apart_are_finite():
+def test_the_loss_of_distant_scores_is_finite():
     scores = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
     loss = bradley_terry_loss(scores)
     loss.backward()
@@ -75,5 +75,5 @@ def test_metrics_are_weighted_means_over_the_pairs():
     assert float(pair_metrics(SCORES, logp, None)["rewards/accuracies"]) == pytest.approx(1 / 3)
 
 
-def test_a_batch_in_which_nothing_counts_says_nothing():
+def test_the_mean_is_zero_if_all_weights_are():
     assert float(weighted_mean(SCORES[0], torch.zeros(3, dtype=torch.float64))) == 0.0

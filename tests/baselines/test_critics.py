@@ -1,4 +1,4 @@
-"""Critics: their numbers, their gradients by the inputs, and the gradients of these by the weights."""
+"""Critics: their outputs, their gradients with respect to the inputs, and the weight gradients of those."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def critics(n: int = 3, net_arch: tuple[int, ...] = (6, 5)) -> Critics:
 
 @pytest.mark.parametrize("net_arch", [(), (6,), (6, 5), (3, 3, 3)])
 @pytest.mark.parametrize("n", [1, 3])
-def test_each_is_a_network_of_its_own(n, net_arch):
+def test_each_critic_is_a_separate_network(n, net_arch):
     model = critics(n, net_arch)
     found = model(INPUTS)
     assert found.shape == (n, 7)
@@ -26,7 +26,7 @@ def test_each_is_a_network_of_its_own(n, net_arch):
         assert not torch.allclose(found[0], found[1])
 
 
-def test_the_weights_start_as_those_of_linear_layers():
+def test_initial_weights_are_distributed_as_in_linear_layers():
     model = Critics(16, 2, (300, 200))
     layers = zip(list(model.weights)[:2], list(model.biases)[:2], ((16, 300), (300, 200)), strict=True)
     for weight, bias, (n_in, n_out) in layers:
@@ -38,7 +38,7 @@ def test_the_weights_start_as_those_of_linear_layers():
 
 
 @pytest.mark.parametrize("net_arch", [(), (6,), (6, 5), (3, 3, 3)])
-def test_gradients_by_the_inputs_are_those_of_differences_and_of_autograd(net_arch):
+def test_input_gradients_equal_differences_and_autograd(net_arch):
     model = critics(3, net_arch)
     found = model.input_gradients(INPUTS)
     assert found.shape == (3, 7, 4)
@@ -51,7 +51,7 @@ def test_gradients_by_the_inputs_are_those_of_differences_and_of_autograd(net_ar
 
 
 @pytest.mark.parametrize("net_arch", [(), (6,), (6, 5), (3, 3, 3)])
-def test_a_penalty_on_them_has_the_gradient_of_autograds_second_way_back(net_arch):
+def test_a_penalty_has_the_gradient_of_a_double_backward_pass(net_arch):
     model = critics(1, net_arch)
     leaf = INPUTS.clone().requires_grad_()
     [gradients] = torch.autograd.grad(model(leaf).sum(), leaf, create_graph=True)

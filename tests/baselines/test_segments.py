@@ -1,4 +1,4 @@
-"""The segments that PPL and CPL draw: where they lie, how often each is drawn, and what goes with them."""
+"""The segments that PPL and CPL draw: their place, their frequency, and the data that belong to them."""
 
 import numpy as np
 import pytest
@@ -23,18 +23,18 @@ def segments(data: PreferenceBuffer) -> Segments:
 
 @settings(max_examples=60, deadline=None)
 @given(*[st.lists(st.integers(1, 12), min_size=1, max_size=4)] * 2, st.integers(1, 15), st.integers(1, 5))
-def test_a_segment_stays_inside_its_episode_and_a_short_one_is_filled_up(preferred, dispreferred, length, n_pairs):
+def test_a_segment_stays_in_its_episode_and_is_padded_if_short(preferred, dispreferred, length, n_pairs):
     data = PreferenceBuffer(episodes(preferred), episodes(dispreferred, seed=1))
     batches = segments(data).batches(n_pairs, length, torch.Generator().manual_seed(0))
     lengths = np.array(preferred + dispreferred)
     ends = np.cumsum(lengths)
     for pairs in (next(batches) for _ in range(3)):
-        # Cut to the longest episode, or nothing but filling up would be left of the rest.
+        # Segments are not longer than the longest episode.
         assert pairs.is_real.shape == (2, n_pairs, min(length, max(lengths)))
         rows = rows_of(pairs, data)
         is_real = pairs.is_real.numpy()
         episode = np.searchsorted(ends, rows, side="right")
-        # Of one episode, one step after the other, and the last one again and again.
+        # Consecutive steps of one episode, then repetitions of its last step.
         assert (episode == episode[..., :1]).all()
         assert (episode[0] < len(preferred)).all()
         assert (episode[1] >= len(preferred)).all()
@@ -45,7 +45,7 @@ def test_a_segment_stays_inside_its_episode_and_a_short_one_is_filled_up(preferr
         assert (rows[~is_real] == ends[episode[~is_real]] - 1).all()
 
 
-def test_actions_and_the_reference_s_parameters_are_those_of_the_states():
+def test_actions_and_reference_parameters_belong_to_the_states():
     data = buffer()
     found = segments(data)
     pairs = next(found.batches(3, 4, torch.Generator().manual_seed(0)))
@@ -57,8 +57,8 @@ def test_actions_and_the_reference_s_parameters_are_those_of_the_states():
     torch.testing.assert_close(pairs.params_ref, expected)
 
 
-def test_an_episode_is_drawn_as_often_as_it_is_long_and_all_its_places_alike():
-    """Segments of 4 steps: 2 places in an episode of 5, one in one of 3, one in one of 1, 7 in one of 10."""
+def test_episodes_are_drawn_by_length_and_starts_uniformly():
+    """Possible starts of segments of 4 steps: 2 in an episode of 5 steps, 1 in 3 or 1 steps, 7 in 10 steps."""
     data = PreferenceBuffer(episodes([5, 3, 1]), episodes([10], seed=1))
     batches = segments(data).batches(50, 4, torch.Generator().manual_seed(0))
     firsts = np.concatenate([rows_of(next(batches), data)[..., 0] for _ in range(400)], axis=1)
@@ -71,7 +71,7 @@ def test_an_episode_is_drawn_as_often_as_it_is_long_and_all_its_places_alike():
         assert chisquare(counts, 20_000 * np.array(list(expected.values()))).pvalue > 1e-3
 
 
-def test_the_members_of_a_pair_are_drawn_independently():
+def test_the_segments_of_a_pair_are_drawn_independently():
     data = PreferenceBuffer(episodes([4, 4]), episodes([4, 4], seed=1))
     batches = segments(data).batches(50, 4, torch.Generator().manual_seed(0))
     firsts = np.concatenate([rows_of(next(batches), data)[..., 0] for _ in range(200)], axis=1)
@@ -89,9 +89,7 @@ def test_equal_seeds_give_equal_segments():
 
 
 def test_weights_are_multiplied_and_labels_averaged():
-    """
-    The order of a pair is right if both labels are; the other way round if both are wrong; and one half if one is.
-    """
+    """The order of a pair is right if both labels are right, and with probability 1/2 if one of them is."""
     weights, labels = ([1.0, 2.0, 0.0], [3.0, 1.0, 0.5]), ([1.0, 0.25, 0.5], [0.75, 1.0, 0.0])
     data = buffer(
         preferred_weights=weights[0],
@@ -111,7 +109,7 @@ def test_weights_are_multiplied_and_labels_averaged():
     assert (plain.weights, plain.pair_weights, plain.labels) == (None, None, None)
 
 
-def test_numbers_of_states_come_back_by_segment_without_what_fills_up():
+def test_by_step_arranges_values_by_segment_and_zeros_the_padding():
     data = buffer()
     pairs = next(segments(data).batches(20, 4, torch.Generator().manual_seed(0)))
     rows = rows_of(pairs, data)
@@ -121,7 +119,7 @@ def test_numbers_of_states_come_back_by_segment_without_what_fills_up():
     np.testing.assert_array_equal(sums, expected)
 
 
-@pytest.mark.parametrize("n_blocks", [1, 2])
-def test_more_than_a_block_of_updates_can_be_drawn(n_blocks):
+@pytest.mark.parametrize("n_draws", [1, 2])
+def test_batches_continue_after_a_hundred_updates(n_draws):
     batches = segments(buffer()).batches(1, 2, torch.Generator().manual_seed(0))
-    assert len({float(next(batches).inputs.sum()) for _ in range(100 * n_blocks + 1)}) > 20
+    assert len({float(next(batches).inputs.sum()) for _ in range(100 * n_draws + 1)}) > 20
