@@ -15,13 +15,13 @@ from torch import nn
 
 from examples import mixture_policy
 from sb3_prefine.policies.cvae import CVAEPolicy
-from tests.worlds import Anything, choosing
+from tests.worlds import RandomEnv, env_with_actions
 
 SMALL = {"net_arch": [16, 16]}
 DISCRETE = {"Discrete": spaces.Discrete(4), "MultiDiscrete": spaces.MultiDiscrete([3, 2, 4])}
 
 
-class Parts(Anything):
+class DictEnv(RandomEnv):
     """Dict observations of a small image and a vector."""
 
     observation_space = spaces.Dict(
@@ -35,7 +35,7 @@ class Parts(Anything):
         }
 
 
-class Images(Anything):
+class ImageEnv(RandomEnv):
     """Observations that are channel-first images."""
 
     observation_space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
@@ -44,12 +44,12 @@ class Images(Anything):
         return self.np_random.integers(0, 256, (3, 36, 36), dtype=np.uint8)
 
 
-def masked(action_space: spaces.Space) -> type[Anything]:
+def masked_env_with_actions(action_space: spaces.Space) -> type[RandomEnv]:
     """An environment whose action mask changes at every step, and always allows the first option of each choice."""
     n_options = {spaces.Discrete: lambda s: [int(s.n)], spaces.MultiDiscrete: lambda s: s.nvec.tolist()}
     sizes = n_options.get(type(action_space), lambda s: [2] * int(s.n))(action_space)
 
-    class Masked(choosing(action_space)):  # type: ignore[misc]
+    class Masked(env_with_actions(action_space)):  # type: ignore[misc]
         def action_masks(self) -> np.ndarray:
             masks = [np.arange(size) <= (self.steps + i) % size for i, size in enumerate(sizes)]
             return np.concatenate(masks)
@@ -62,12 +62,12 @@ class Mixture(mixture_policy.Mixture):
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        super().__init__(Anything.observation_space, Anything.action_space)
+        super().__init__(RandomEnv.observation_space, RandomEnv.action_space)
 
 
-def cvae() -> CVAEPolicy:
+def make_cvae() -> CVAEPolicy:
     torch.manual_seed(0)
-    return CVAEPolicy(Anything.observation_space, Anything.action_space, net_arch=[16, 16])
+    return CVAEPolicy(RandomEnv.observation_space, RandomEnv.action_space, net_arch=[16, 16])
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Family:
 def _family(
     name: str,
     algorithm: type[BaseAlgorithm],
-    env: Callable[[], gym.Env] = Anything,
+    env: Callable[[], gym.Env] = RandomEnv,
     policy: str = "MlpPolicy",
     options: dict[str, Any] | None = None,
     policy_kwargs: dict[str, Any] | None = None,
@@ -115,45 +115,47 @@ FAMILIES = [
     _family("TRPO", TRPO),
     _family("PPO, gSDE", PPO, use_sde=True),
     _family("PPO, gSDE, squashed", PPO, use_sde=True, policy_kwargs=SQUASHED_SDE),
-    _family("PPO, Discrete", PPO, choosing(DISCRETE["Discrete"])),
-    _family("A2C, MultiDiscrete", A2C, choosing(DISCRETE["MultiDiscrete"])),
-    _family("PPO, MultiBinary", PPO, choosing(BITS)),
-    _family("PPO, images", PPO, Images, "CnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 8}}),
+    _family("PPO, Discrete", PPO, env_with_actions(DISCRETE["Discrete"])),
+    _family("A2C, MultiDiscrete", A2C, env_with_actions(DISCRETE["MultiDiscrete"])),
+    _family("PPO, MultiBinary", PPO, env_with_actions(BITS)),
+    _family(
+        "PPO, images", PPO, ImageEnv, "CnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 8}}
+    ),
     _family(
         "PPO, images, separate extractors",
         PPO,
-        Images,
+        ImageEnv,
         "CnnPolicy",
         policy_kwargs={**SEPARATE, "features_extractor_kwargs": {"features_dim": 8}},
     ),
-    _family("PPO, Dict", PPO, Parts, "MultiInputPolicy"),
+    _family("PPO, Dict", PPO, DictEnv, "MultiInputPolicy"),
     _family(
         "A2C, Dict, separate extractors",
         A2C,
-        Parts,
+        DictEnv,
         "MultiInputPolicy",
         policy_kwargs={"share_features_extractor": False},
     ),
     _family("SAC", SAC, **FEW),
     _family("SAC, gSDE", SAC, use_sde=True, **FEW),
-    _family("SAC, Dict", SAC, Parts, "MultiInputPolicy", **FEW),
+    _family("SAC, Dict", SAC, DictEnv, "MultiInputPolicy", **FEW),
     _family("TQC", TQC, **FEW),
     _family("CrossQ", CrossQ, **FEW),
-    _family("MaskablePPO, Discrete", MaskablePPO, masked(DISCRETE["Discrete"])),
-    _family("MaskablePPO, MultiDiscrete", MaskablePPO, masked(DISCRETE["MultiDiscrete"])),
-    _family("MaskablePPO, MultiBinary", MaskablePPO, masked(BITS)),
+    _family("MaskablePPO, Discrete", MaskablePPO, masked_env_with_actions(DISCRETE["Discrete"])),
+    _family("MaskablePPO, MultiDiscrete", MaskablePPO, masked_env_with_actions(DISCRETE["MultiDiscrete"])),
+    _family("MaskablePPO, MultiBinary", MaskablePPO, masked_env_with_actions(BITS)),
     _family("RecurrentPPO", RecurrentPPO, policy="MlpLstmPolicy", policy_kwargs=LSTM),
     _family(
         "RecurrentPPO, Discrete, one LSTM",
         RecurrentPPO,
-        choosing(DISCRETE["Discrete"]),
+        env_with_actions(DISCRETE["Discrete"]),
         "MlpLstmPolicy",
         policy_kwargs={**LSTM, "shared_lstm": True, "enable_critic_lstm": False},
     ),
     _family("TD3", TD3, options={"fixed_std": 0.1}, **FEW),
     _family("DDPG", DDPG, options={"fixed_std": 0.1}, **FEW),
-    _family("DQN", DQN, choosing(DISCRETE["Discrete"]), options={"temperature": 0.1}, **FEW),
-    _family("QR-DQN", QRDQN, choosing(DISCRETE["Discrete"]), options={"temperature": 0.1}, **FEW),
-    Family("CVAEPolicy", cvae, Anything),
-    Family("your own nn.Module", Mixture, Anything),
+    _family("DQN", DQN, env_with_actions(DISCRETE["Discrete"]), options={"temperature": 0.1}, **FEW),
+    _family("QR-DQN", QRDQN, env_with_actions(DISCRETE["Discrete"]), options={"temperature": 0.1}, **FEW),
+    Family("CVAEPolicy", make_cvae, RandomEnv),
+    Family("your own nn.Module", Mixture, RandomEnv),
 ]

@@ -48,14 +48,14 @@ class ScriptedEnv(gym.Env):
         self.closed += 1
 
 
-class Still:
+class ZeroPolicy:
     """Returns actions of zeros."""
 
     def predict(self, observation, state=None, episode_start=None, deterministic=False):
         return np.zeros((len(observation), 2), dtype=np.float32), state
 
 
-class Noisy(Still):
+class RandomPolicy(ZeroPolicy):
     """Draws from the global generators of torch, NumPy and Python."""
 
     def predict(self, observation, state=None, episode_start=None, deterministic=False):

@@ -24,7 +24,7 @@ from sb3_prefine import PREFINE, PreferenceBuffer
 from sb3_prefine.callbacks import CostEvalCallback, CostGapCallback
 from sb3_prefine.evaluation.cost_gap import cost_gap
 from sb3_prefine.evaluation.evaluate import evaluate_policy
-from tests.worlds import Anything, Recorder, assert_same_weights, model_of, preferences, weights
+from tests.worlds import RandomEnv, RecordingLogger, assert_same_weights, make_model, preferences, weights
 
 
 class Speed(gym.Env):
@@ -190,15 +190,15 @@ def test_model_without_an_environment_is_evaluated(tmp_path):
 
 def test_prefine_without_an_environment_is_evaluated_in_one(tmp_path):
     def train(callback):
-        return PREFINE(model_of(PPO), preferences(), seed=0).learn(40, callback=callback)
+        return PREFINE(make_model(PPO), preferences(), seed=0).learn(40, callback=callback)
 
     callback = CostEvalCallback(
-        Anything, cost_limit=10, eval_freq=20, deterministic=False, best_model_save_path=tmp_path, verbose=0
+        RandomEnv, cost_limit=10, eval_freq=20, deterministic=False, best_model_save_path=tmp_path, verbose=0
     )
     evaluated = train(callback)
     assert evaluated.env is None
     assert callback.n_calls == 40
-    expected = evaluate_policy(evaluated, Anything, 10, deterministic=False)
+    expected = evaluate_policy(evaluated, RandomEnv, 10, deterministic=False)
     np.testing.assert_array_equal(callback.last_evaluation.episode_rewards, expected.episode_rewards)
 
     for (name, a), b in zip(
@@ -206,7 +206,7 @@ def test_prefine_without_an_environment_is_evaluated_in_one(tmp_path):
     ):
         assert torch.equal(a, b), name
 
-    best = evaluate_policy(PREFINE.load(tmp_path / "best_model.zip"), Anything, 10, deterministic=False)
+    best = evaluate_policy(PREFINE.load(tmp_path / "best_model.zip"), RandomEnv, 10, deterministic=False)
     assert best.mean_reward == callback.best_mean_reward
     assert best.mean_cost == callback.best_mean_cost
 
@@ -266,7 +266,7 @@ def test_cost_gap_follows_a_policy_that_becomes_safe():
     assert sets.preferred.episode_costs.max() == 0
     assert sets.dispreferred.episode_costs.min() == 10
     callback = CostGapCallback(fast_costs, eval_freq=150)
-    PREFINE(model_of(PPO), sets, learning_rate=1e-2, seed=0, device="cpu").learn(300, callback)
+    PREFINE(make_model(PPO), sets, learning_rate=1e-2, seed=0, device="cpu").learn(300, callback)
     assert [gaps.timestep for gaps in callback.history] == [0, 150, 300]
     before, _, after = callback.history
     # About half of the ten steps of an untrained policy cost something.
@@ -278,7 +278,7 @@ def test_cost_gap_follows_a_policy_that_becomes_safe():
 
 def test_last_measurement_is_of_the_trained_policy():
     sets, callback = priced_preferences(), CostGapCallback(fast_costs, eval_freq=10, seed=7)
-    model = PREFINE(model_of(PPO), sets, learning_rate=1e-2, seed=0, device="cpu").learn(20, callback)
+    model = PREFINE(make_model(PPO), sets, learning_rate=1e-2, seed=0, device="cpu").learn(20, callback)
     for name in ("preferred", "dispreferred"):
         expected = cost_gap(model, getattr(sets, name), fast_costs, seed=7)
         found = getattr(callback.history[-1], name)
@@ -288,15 +288,15 @@ def test_last_measurement_is_of_the_trained_policy():
 
 def test_cost_gap_does_not_change_training():
     def train(callback):
-        return PREFINE(model_of(PPO), priced_preferences(), seed=0, device="cpu").learn(20, callback=callback)
+        return PREFINE(make_model(PPO), priced_preferences(), seed=0, device="cpu").learn(20, callback=callback)
 
     assert_same_weights(weights(train(None).policy), weights(train(CostGapCallback(fast_costs, eval_freq=5)).policy))
 
 
 def test_cost_gap_is_logged_at_its_timestep(capsys):
     callback = CostGapCallback(fast_costs, eval_freq=3, verbose=1)
-    model = PREFINE(model_of(PPO), priced_preferences(), seed=0, device="cpu")
-    model.set_logger(recorder := Recorder())
+    model = PREFINE(make_model(PPO), priced_preferences(), seed=0, device="cpu")
+    model.set_logger(recorder := RecordingLogger())
     model.learn(7, callback, log_interval=None)
     assert [row["time/total_timesteps"] for row in recorder.rows] == [0, 3, 6]
     for row, gaps in zip(recorder.rows, callback.history, strict=True):
@@ -309,7 +309,7 @@ def test_cost_gap_is_logged_at_its_timestep(capsys):
 
 def test_cost_gap_history_continues_with_training():
     callback = CostGapCallback(fast_costs, eval_freq=2)
-    model = PREFINE(model_of(PPO), priced_preferences(), seed=0, device="cpu")
+    model = PREFINE(make_model(PPO), priced_preferences(), seed=0, device="cpu")
     model.learn(4, callback)
     model.learn(4, callback, reset_num_timesteps=False)
     assert [gaps.timestep for gaps in callback.history] == [0, 2, 4, 6, 8]
@@ -321,11 +321,11 @@ def test_cost_gap_takes_given_preferences_or_refuses_their_absence():
     sets = priced_preferences()
     few = PreferenceBuffer(sets.preferred[:1], sets.dispreferred[:2])
     callback = CostGapCallback(fast_costs, few, eval_freq=16)
-    model_of(PPO, n_steps=16, batch_size=16, n_epochs=1).learn(32, callback)
+    make_model(PPO, n_steps=16, batch_size=16, n_epochs=1).learn(32, callback)
     assert [gaps.timestep for gaps in callback.history] == [0, 16, 32]
     assert {(len(gaps.preferred.sampled), len(gaps.dispreferred.sampled)) for gaps in callback.history} == {(1, 2)}
     with pytest.raises(ValueError, match=r"^preferences: the PPO"):
-        model_of(PPO).learn(1, CostGapCallback(fast_costs))
+        make_model(PPO).learn(1, CostGapCallback(fast_costs))
 
 
 def test_eval_freq_of_the_cost_gap_has_to_be_positive():

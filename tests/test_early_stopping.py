@@ -9,13 +9,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_prefine import PREFINE, PreferenceBuffer
 from sb3_prefine.callbacks import EarlyStopping
 from sb3_prefine.objective import prefine_loss
-from tests.worlds import BAD, GOOD, Recorder, assert_same_weights, model_of, preferences, trajectories, weights
+from tests.worlds import BAD, GOOD, RecordingLogger, assert_same_weights, make_model, preferences, trajectories, weights
 
 OPTIONS = {"batch_size": 32, "device": "cpu"}
 
 
 def test_score_is_the_loss_on_the_given_preferences():
-    model = PREFINE(model_of(SAC), preferences(), beta=0.7, sft_coef=0.3, seed=0, **OPTIONS).learn(20)
+    model = PREFINE(make_model(SAC), preferences(), beta=0.7, sft_coef=0.3, seed=0, **OPTIONS).learn(20)
     found = model.score(held_out(), n_transitions=50, seed=3)
 
     tables = model.build_tables(held_out())
@@ -35,14 +35,14 @@ def test_score_is_the_loss_on_the_given_preferences():
 
 
 def test_score_is_repeatable_and_does_not_change_training():
-    model, other = (PREFINE(model_of(PPO), preferences(), seed=0, **OPTIONS) for _ in range(2))
+    model, other = (PREFINE(make_model(PPO), preferences(), seed=0, **OPTIONS) for _ in range(2))
     assert model.score(held_out()) == model.score(held_out())
     assert model.score(held_out()) != model.score(held_out(), seed=1)
     assert_same_weights(weights(model.learn(5).policy), weights(other.learn(5).policy))
 
 
 def test_training_stops_and_restores_the_best_weights():
-    model = PREFINE(model_of(PPO), preferences(), learning_rate=3e-2, seed=0, **OPTIONS)
+    model = PREFINE(make_model(PPO), preferences(), learning_rate=3e-2, seed=0, **OPTIONS)
     history = Recorded(model)
     stopping = EarlyStopping(held_out(), eval_freq=10, patience=3)
     model.learn(2_000, [history, stopping], log_interval=None)
@@ -57,7 +57,7 @@ def test_training_stops_and_restores_the_best_weights():
 
 
 def test_training_that_ends_first_keeps_the_best_weights():
-    model = PREFINE(model_of(PPO), preferences(), learning_rate=1e-3, seed=0, **OPTIONS)
+    model = PREFINE(make_model(PPO), preferences(), learning_rate=1e-3, seed=0, **OPTIONS)
     stopping = EarlyStopping(held_out(), eval_freq=20, patience=3)
     model.learn(50, stopping)
     # The last weights are evaluated at the end.
@@ -67,8 +67,8 @@ def test_training_that_ends_first_keeps_the_best_weights():
 
 
 def test_held_out_loss_is_logged_and_printed(capsys):
-    model = PREFINE(model_of(PPO), preferences(), seed=0, **OPTIONS)
-    model.set_logger(recorder := Recorder())
+    model = PREFINE(make_model(PPO), preferences(), seed=0, **OPTIONS)
+    model.set_logger(recorder := RecordingLogger())
     model.learn(4, EarlyStopping(held_out(), eval_freq=2, verbose=1), log_interval=2)
     row = recorder.rows[-1]
     found = model.score(held_out())
@@ -80,7 +80,7 @@ def test_held_out_loss_is_logged_and_printed(capsys):
 def test_early_stopping_can_be_used_again():
     stopping = EarlyStopping(held_out(), eval_freq=1, patience=1)
     for _ in range(2):
-        model = PREFINE(model_of(PPO), preferences(), seed=0, **OPTIONS)
+        model = PREFINE(make_model(PPO), preferences(), seed=0, **OPTIONS)
         model.learn(3, stopping)
         assert stopping.best_timestep == 3
 
@@ -89,7 +89,7 @@ def test_wrong_numbers_and_models_are_refused():
     for name in ("eval_freq", "patience"):
         with pytest.raises(ValueError, match=f"^{name}: 0 "):
             EarlyStopping(held_out(), **{name: 0})
-    model = model_of(PPO, n_steps=8, batch_size=8)
+    model = make_model(PPO, n_steps=8, batch_size=8)
     with pytest.raises(TypeError, match=r"^EarlyStopping: .*PPO"):
         model.learn(8, EarlyStopping(held_out()))
 

@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from examples import continue_with_rl, make_demo_data, mixture_policy, retrofit_zoo_checkpoint
 from sb3_prefine import PREFINE, Trajectories, load_reference
-from tests.worlds import Anything, model_of, preferences
+from tests.worlds import RandomEnv, make_model, preferences
 
 PAGE = (Path(__file__).parent.parent / "docs" / "policies.md").read_text()
 ACTOR = ("mlp_extractor.policy_net.", "action_net.", "log_std")
@@ -114,7 +114,7 @@ def test_mixture_mode_is_the_mean_of_the_heaviest_component(mixture):
 
 def exported(tmp_path: Path) -> tuple[PPO, Path]:
     """A PPO with a normaliser, trained for 80 steps, and the zip that PREFINE exported from it."""
-    source = model_of(PPO, VecNormalize(make_vec_env(Anything, 2)), n_steps=20, batch_size=20, n_epochs=2).learn(80)
+    source = make_model(PPO, VecNormalize(make_vec_env(RandomEnv, 2)), n_steps=20, batch_size=20, n_epochs=2).learn(80)
     return source, PREFINE(source, preferences(), seed=0, device="cpu").learn(20).export(tmp_path / "safe")
 
 
@@ -125,7 +125,7 @@ def changed_parameters(before: dict[str, torch.Tensor], model: PPO) -> set[str]:
 
 def test_rl_continues_from_an_export_with_the_original_critic(tmp_path):
     source, path = exported(tmp_path)
-    env = VecNormalize.load(str(tmp_path / "safe" / "vecnormalize.pkl"), make_vec_env(Anything, 3))
+    env = VecNormalize.load(str(tmp_path / "safe" / "vecnormalize.pkl"), make_vec_env(RandomEnv, 3))
     model = PPO.load(path, env=env, device="cpu")
     with pytest.raises(IsADirectoryError):
         PPO.load(tmp_path / "safe")  # the normaliser's folder
@@ -160,7 +160,7 @@ def test_rl_continues_from_an_export_with_the_original_critic(tmp_path):
 
 def test_frozen_actor_does_not_change_while_the_critic_learns(tmp_path):
     _, path = exported(tmp_path)
-    env = VecNormalize.load(str(tmp_path / "safe" / "vecnormalize.pkl"), make_vec_env(Anything, 3))
+    env = VecNormalize.load(str(tmp_path / "safe" / "vecnormalize.pkl"), make_vec_env(RandomEnv, 3))
     model = PPO.load(path, env=env, device="cpu")
     before = {key: value.clone() for key, value in model.policy.state_dict().items()}
     continue_with_rl.freeze_actor(model, True)
@@ -185,7 +185,7 @@ def test_rl_continues_with_the_policy_of_the_demo(tmp_path, monkeypatch):
 
 
 def test_cost_is_subtracted_from_the_reward():
-    env = continue_with_rl.CostInReward(Anything(), penalty=5.0)
+    env = continue_with_rl.CostInReward(RandomEnv(), penalty=5.0)
     env.reset(seed=0)
     assert env.step(np.array([1.0, 0.5, 0.0]))[1] == 1.5 - 5.0
     assert env.step(np.array([-1.0, 0.5, 0.0]))[1] == -0.5

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
 from sb3_prefine import PREFINE, load_reference
-from tests.worlds import model_of
+from tests.worlds import make_model
 
-REFERENCE = load_reference(model_of(PPO))
+REFERENCE = load_reference(make_model(PPO))
 GOOD: dict[str, Any] = {
     "beta": 0.05,
     "sft_coef": 1.6,

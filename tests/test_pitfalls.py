@@ -59,8 +59,8 @@ from torch.nn.functional import logsigmoid
 from sb3_prefine import PREFINE, load_reference
 from sb3_prefine.policies.base import actor_latent
 from sb3_prefine.policies.likelihood import likelihood_of
-from tests.families import Images
-from tests.worlds import ACTIONS, STATES, choosing, model_of, preferences
+from tests.families import ImageEnv
+from tests.worlds import ACTIONS, STATES, env_with_actions, make_model, preferences
 
 TESTS = Path(__file__).parent
 
@@ -91,7 +91,7 @@ def test_no_gradient_flows_through_the_sample(algorithm):
     With a gradient through the sample, log π(a') would have none in the mean, and the reference's log-prob one.
     """
     beta, n = 0.8, 16
-    source = model_of(algorithm)
+    source = make_model(algorithm)
     model = PREFINE(
         source, preferences(), learning_rate=0.0, beta=beta, sft_coef=0.0, batch_size=n, seed=0, device="cpu"
     )
@@ -121,10 +121,10 @@ def test_no_gradient_flows_through_the_sample(algorithm):
 
 
 MODELS = {
-    "PPO": lambda: model_of(PPO),
-    "PPO, gSDE": lambda: model_of(PPO, use_sde=True),
-    "PPO, Discrete": lambda: model_of(PPO, choosing(spaces.Discrete(4))()),
-    "SAC": lambda: model_of(SAC, buffer_size=10),
+    "PPO": lambda: make_model(PPO),
+    "PPO, gSDE": lambda: make_model(PPO, use_sde=True),
+    "PPO, Discrete": lambda: make_model(PPO, env_with_actions(spaces.Discrete(4))()),
+    "SAC": lambda: make_model(SAC, buffer_size=10),
 }
 
 
@@ -152,7 +152,7 @@ def test_a_batch_does_not_change_the_params_of_another(make):
 def test_separate_extractors_are_rebuilt(share, tmp_path):
     """If separate extractors were built as one, the critic's weights would overwrite the actor's."""
     kwargs = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}, "share_features_extractor": share}
-    source: Any = PPO("CnnPolicy", Images(), policy_kwargs=kwargs, seed=0, device="cpu")
+    source: Any = PPO("CnnPolicy", ImageEnv(), policy_kwargs=kwargs, seed=0, device="cpu")
     with torch.no_grad():
         for weight in source.policy.vf_features_extractor.parameters():
             weight.add_(0.1)
@@ -171,7 +171,7 @@ def test_separate_extractors_are_rebuilt(share, tmp_path):
 @pytest.mark.parametrize("mean", [9.0, -12.0])
 def test_a_saturated_sample_is_not_pulled_back(mean):
     """tanh(9) rounds to about 1 in float32, so atanh of it would be 6.1 at most, with another log-prob."""
-    likelihood = likelihood_of(model_of(SAC, buffer_size=10).policy, -5.0)
+    likelihood = likelihood_of(make_model(SAC, buffer_size=10).policy, -5.0)
     params = torch.tensor([[mean] * ACTIONS + [-2.0] * ACTIONS]).expand(2_000, -1)
     samples = likelihood.sample(params, torch.Generator().manual_seed(0))
     torch.testing.assert_close(samples.mean(0), params[0, :ACTIONS], rtol=0, atol=0.02)
@@ -187,7 +187,7 @@ def test_bytes_are_divided_once(algorithm):
     """The first convolution gets the image in [0, 1]."""
     kwargs = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}}
     options = {"buffer_size": 10} if algorithm is SAC else {}
-    policy: Any = algorithm("CnnPolicy", Images(), policy_kwargs=kwargs, seed=0, device="cpu", **options).policy
+    policy: Any = algorithm("CnnPolicy", ImageEnv(), policy_kwargs=kwargs, seed=0, device="cpu", **options).policy
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 36, 36), dtype=np.uint8)
     seen = policy.obs_to_tensor(images)[0]
     assert seen.dtype == torch.uint8

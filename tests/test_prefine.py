@@ -25,11 +25,11 @@ from tests.worlds import (
     BAD,
     GOOD,
     STATES,
-    Anything,
-    Recorder,
+    RandomEnv,
+    RecordingLogger,
     assert_same_weights,
-    choosing,
-    model_of,
+    env_with_actions,
+    make_model,
     preferences,
     trajectories,
     weights,
@@ -40,7 +40,7 @@ ALGORITHMS = (PPO, A2C, TRPO, SAC, TQC, CrossQ)
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_policy_approaches_preferred_actions(algorithm):
-    model = PREFINE(model_of(algorithm), preferences(), learning_rate=3e-3, beta=0.2, seed=0, device="cpu")
+    model = PREFINE(make_model(algorithm), preferences(), learning_rate=3e-3, beta=0.2, seed=0, device="cpu")
     before = model.predict(STATES, deterministic=True)[0]
     after = model.learn(400).predict(STATES, deterministic=True)[0]
     distance = lambda actions, target: np.abs(actions - np.asarray(target)).mean()  # noqa: E731
@@ -62,14 +62,16 @@ def test_the_policy_takes_preferred_discrete_actions(space, good, bad):
         return replace(trajectories(GOOD), actions=np.tile(np.asarray(action), (40, 1)).squeeze())
 
     data = PreferenceBuffer(preferred=always(good), dispreferred=always(bad))
-    model = PREFINE(model_of(PPO, choosing(space)()), data, learning_rate=3e-3, seed=0, device="cpu").learn(500)
+    model = PREFINE(make_model(PPO, env_with_actions(space)()), data, learning_rate=3e-3, seed=0, device="cpu").learn(
+        500
+    )
     actions = model.predict(STATES, deterministic=True)[0]
     assert (actions == np.asarray(good)).mean() > 0.95
 
 
 @pytest.mark.parametrize(("algorithm", "options"), [(PPO, {"n_steps": 16, "batch_size": 8}), (SAC, {"buffer_size": 9})])
 def test_channel_first_images_are_learned_from(algorithm, options, tmp_path):
-    class ChannelLast(Anything):
+    class ChannelLast(RandomEnv):
         observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 
         def _observe(self) -> np.ndarray:
@@ -89,7 +91,7 @@ def test_channel_first_images_are_learned_from(algorithm, options, tmp_path):
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC, TQC])
 def test_gsde_policies_learn_and_are_saved_and_exported(algorithm, tmp_path):
-    source = model_of(algorithm, use_sde=True)
+    source = make_model(algorithm, use_sde=True)
     model = PREFINE(source, preferences(), learning_rate=3e-3, beta=0.0, seed=0, device="cpu").learn(400)
     actions = model.predict(STATES, deterministic=True)[0]
     assert np.abs(actions - np.asarray(GOOD)).mean() < 0.25
@@ -101,8 +103,8 @@ def test_gsde_policies_learn_and_are_saved_and_exported(algorithm, tmp_path):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_log_ratio_is_zero_at_the_first_step(algorithm):
-    model = PREFINE(model_of(algorithm), preferences(), learning_rate=0.0, beta=1.0, seed=0, device="cpu")
-    recorder = Recorder()
+    model = PREFINE(make_model(algorithm), preferences(), learning_rate=0.0, beta=1.0, seed=0, device="cpu")
+    recorder = RecordingLogger()
     model.set_logger(recorder)
     model.learn(1, log_interval=1)
     [row] = recorder.rows
@@ -115,7 +117,7 @@ def test_the_log_ratio_is_zero_at_the_first_step(algorithm):
 def test_gradient_identity_at_the_reference(algorithm):
     """E[∇loss] = (λ + β/2) ∇BC(D_p) - (β/2) ∇BC(D_np) at θ = ref, estimated from 4,000 counterfactuals per state."""
     beta, sft_coef, n_samples = 0.8, 0.1, 4_000
-    policy = model_of(algorithm).policy.eval()
+    policy = make_model(algorithm).policy.eval()
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     observations = torch.as_tensor(STATES[:6])
     generator = torch.Generator().manual_seed(0)
@@ -142,7 +144,7 @@ def test_gradient_identity_at_the_reference(algorithm):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_export_changes_nothing_but_the_actor(algorithm, tmp_path):
-    source = model_of(algorithm)
+    source = make_model(algorithm)
     source.learn(120 if algorithm in (SAC, TQC, CrossQ) else 1)
     model = PREFINE(source, preferences(), seed=0, device="cpu").learn(20)
     path = model.export(tmp_path / "safe")
@@ -161,19 +163,19 @@ def test_the_export_changes_nothing_but_the_actor(algorithm, tmp_path):
         for name in set(old.namelist()) - {"policy.pth", "data"}:
             assert new.read(name) == old.read(name), name
     # Online training continues from it.
-    assert algorithm.load(path, env=Anything(), device="cpu").learn(200).num_timesteps >= 200
+    assert algorithm.load(path, env=RandomEnv(), device="cpu").learn(200).num_timesteps >= 200
 
 
 def test_a_policy_without_an_algorithm_is_exported_as_sb3_saves_it(tmp_path):
-    policy = model_of(PPO).policy
+    policy = make_model(PPO).policy
     model = PREFINE(policy, preferences(), device="cpu").learn(5)
     exported = type(policy).load(model.export(tmp_path / "policy"), device="cpu")
     assert_same_weights(weights(exported), weights(model.policy))
 
 
 def test_a_missing_normalizer_is_refused(tmp_path):
-    env = VecNormalize(DummyVecEnv([Anything]))
-    model_of(PPO, env, n_steps=64, batch_size=64).learn(64).save(tmp_path / "model.zip")
+    env = VecNormalize(DummyVecEnv([RandomEnv]))
+    make_model(PPO, env, n_steps=64, batch_size=64).learn(64).save(tmp_path / "model.zip")
     for source in (tmp_path / "model.zip", PPO.load(tmp_path / "model.zip", device="cpu")):
         with pytest.raises(ValueError, match=r"^normalizer: .*VecNormalize"):
             PREFINE(source)

@@ -20,7 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_prefine import PREFINE, Trajectories, dsrl
-from tests.worlds import Anything, model_of, preferences
+from tests.worlds import RandomEnv, make_model, preferences
 
 BALL_CIRCLE = dsrl.find_task("BallCircle")
 ROOT = Path(__file__).parent.parent
@@ -120,10 +120,10 @@ def test_blocks_of_the_docs_run_unchanged(document, zoo, tmp_path, monkeypatch):
     monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path))
     good, bad = (trajectories_of(BALL_CIRCLE, cost) for cost in (0.0, 1.0))
     (good + bad).to_hdf5(dsrl.dataset_path(BALL_CIRCLE))
-    source = model_of(PPO, VecNormalize(make_vec_env(Anything, 2)), n_steps=20, batch_size=20).learn(40)
+    source = make_model(PPO, VecNormalize(make_vec_env(RandomEnv, 2)), n_steps=20, batch_size=20).learn(40)
     model = PREFINE(source, preferences(), device="cpu").learn(5)
     data = {"trajectories": preferences().preferred, "preferences": preferences()}
-    names = run_python(document, {"model": model, "MyEnv": Anything, "n_steps": 40, **data})
+    names = run_python(document, {"model": model, "MyEnv": RandomEnv, "n_steps": 40, **data})
     if document.name == "policies.md":
         assert names["ppo"].num_timesteps >= 40
         assert names["safe"].num_timesteps == 40

@@ -15,7 +15,7 @@ OBSERVATIONS, ACTIONS = 5, 3
 STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np.float32)
 
 
-class Anything(gym.Env):
+class RandomEnv(gym.Env):
     """Random observations, actions in a box that is neither symmetric nor [-1, 1], episodes of ten steps."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATIONS,), np.float32)
@@ -34,10 +34,10 @@ class Anything(gym.Env):
         return self.np_random.normal(3.0, 2.0, OBSERVATIONS).astype(np.float32)
 
 
-def choosing(action_space: spaces.Space) -> type[Anything]:
+def env_with_actions(action_space: spaces.Space) -> type[RandomEnv]:
     """The same environment with another action space."""
 
-    class OtherActions(Anything):
+    class OtherActions(RandomEnv):
         def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
             self.steps += 1
             return self._observe(), 1.0, False, self.steps == 10, {"cost": 0.0}
@@ -46,10 +46,10 @@ def choosing(action_space: spaces.Space) -> type[Anything]:
     return OtherActions
 
 
-def model_of(algorithm: type[BaseAlgorithm], env: Any = None, **kwargs: Any) -> BaseAlgorithm:
+def make_model(algorithm: type[BaseAlgorithm], env: Any = None, **kwargs: Any) -> BaseAlgorithm:
     """An untrained model with small networks."""
     kwargs = {"policy_kwargs": {"net_arch": [16, 16]}, **kwargs}
-    return algorithm("MlpPolicy", env or Anything(), seed=0, device="cpu", **kwargs)
+    return algorithm("MlpPolicy", env or RandomEnv(), seed=0, device="cpu", **kwargs)
 
 
 def recorded(observations: np.ndarray, actions: np.ndarray, length: int = 10, **columns: np.ndarray) -> Trajectories:
@@ -78,7 +78,7 @@ def trajectories(action: list[float], n_episodes: int = 4, length: int = 10, see
     noisy = np.asarray(action) + rng.normal(0, 0.05, (n, ACTIONS))
     return recorded(
         rng.normal(3.0, 2.0, (n, OBSERVATIONS)).astype(np.float32),
-        np.clip(noisy, Anything.action_space.low, Anything.action_space.high).astype(np.float32),
+        np.clip(noisy, RandomEnv.action_space.low, RandomEnv.action_space.high).astype(np.float32),
         length,
         next_observations=rng.normal(3.0, 2.0, (n, OBSERVATIONS)).astype(np.float32),
         rewards=np.ones(n, np.float32),
@@ -93,7 +93,7 @@ def preferences() -> PreferenceBuffer:
     return PreferenceBuffer(preferred=trajectories(GOOD), dispreferred=trajectories(BAD, seed=1))
 
 
-class Recorder(Logger):
+class RecordingLogger(Logger):
     """Keeps all logged values."""
 
     def __init__(self) -> None:

@@ -180,7 +180,7 @@ def measure_cloning(task: dsrl.Task, options: Options) -> dict[str, Any]:
         "agent": asdict(agent),
         "of_agent": evaluate(agent, deterministic=False),
         "of_clone": evaluate(clone, deterministic=True),
-        "of_clone_by_samples": evaluate(clone, deterministic=False),
+        "of_clone_stochastic": evaluate(clone, deterministic=False),
     }
 
 

@@ -18,7 +18,7 @@ from benchmarks.runs.scores import Run
 from benchmarks.runs.studies import FAST_METHODS, TABLE_METHODS
 from sb3_prefine import dsrl
 from sb3_prefine.evaluation.palette import BACKGROUND, DISPREFERRED, LIMIT_COLOR, LIMIT_LINESTYLE, PREFERRED
-from sb3_prefine.utils.randomness import OwnRandomState
+from sb3_prefine.utils.randomness import IsolatedRandomState
 
 SUITES = {"Safety-Gymnasium": paper.TABLE_2, "Bullet-Safety-Gym": paper.TABLE_3}
 PROFILED = (REFERENCE, *FAST_METHODS)
@@ -162,7 +162,7 @@ def _draw_profile(
 ) -> None:
     values = {method: scores.matrix(runs, tasks, method, value) for method in PROFILED}
     # A step below the threshold, so that values equal to it count too.
-    with OwnRandomState(0):
+    with IsolatedRandomState(0):
         shares, bands = library.create_performance_profile(values, np.nextafter(grid, -np.inf), reps=500)
     for number, method in enumerate(PROFILED):
         style = style_of(method)

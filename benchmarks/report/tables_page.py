@@ -40,7 +40,7 @@ from benchmarks.runs.studies import (
 )
 from sb3_prefine import dsrl
 from sb3_prefine.utils.files import write_atomically
-from sb3_prefine.utils.randomness import OwnRandomState
+from sb3_prefine.utils.randomness import IsolatedRandomState
 
 _AGGREGATED = (REFERENCE, *FAST_METHODS)
 Records = Mapping[str, dict[str, Any]]
@@ -218,7 +218,7 @@ def _aggregates(runs: Sequence[Run]) -> str:
 
 def _interval(values: np.ndarray, aggregate: library.Callable, form: str) -> str:
     # rliable draws from numpy's global state, even with a random_state.
-    with OwnRandomState(0):
+    with IsolatedRandomState(0):
         points, intervals = library.get_interval_estimates({"": values}, lambda x: np.array([aggregate(x)]), reps=2_000)
     (low,), (high,) = intervals[""]
     return f"{form.format(points[''][0])} [{form.format(low)}, {form.format(high)}]"

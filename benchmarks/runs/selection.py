@@ -51,7 +51,7 @@ def condition_of(selection: Selection) -> Selection:
 
 
 def describe(selection: Selection) -> str:
-    """Describe a selection in words, without threshold and draw."""
+    """Describe a selection as text, without threshold and draw."""
     source = "the better half of the safe" if selection.pool == "better_half" else "all safe"
     parts = [f"{selection.n_preferred} of {source}"]
     if selection.flipped:

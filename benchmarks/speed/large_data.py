@@ -32,7 +32,7 @@ import torch
 import sb3_prefine
 from benchmarks import records
 from sb3_prefine import PREFINE, PreferenceBuffer, Reference, Trajectories, load_reference
-from sb3_prefine.utils.files import replacing
+from sb3_prefine.utils.files import open_atomically
 
 OBSERVATIONS, ACTIONS, EPISODE = 17, 6, 1000
 DEMO = Path(sb3_prefine.__file__).parent / "demo_data"
@@ -173,7 +173,7 @@ def make_file(path: Path, n_transitions: int, seed: int = 0) -> Path:
     needed, free = n_transitions * 170, shutil.disk_usage(path.parent).free
     if needed > free:
         raise OSError(f"{path}: needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.")
-    with replacing(path) as target, h5py.File(target, "w") as file:
+    with open_atomically(path) as target, h5py.File(target, "w") as file:
         for name in ("observations", "next_observations", "actions", "rewards", "costs"):
             file.create_dataset(name, (n_transitions, *shapes.get(name, ())), np.float32)
         for name in ("terminals", "timeouts"):

@@ -73,7 +73,7 @@ class RolloutSpeed:
 
     :param env: Id of the environment.
     :param policy: Name of the policy.
-    :param n_episodes: Episodes of a short rollout. A long one has four times as many.
+    :param n_episodes: Number of episodes of a short rollout. A long one has four times that number.
     :param n_envs: Number of environments.
     :param n_workers: Number of processes, by default one per core.
     :param evaluate: Speed of ``evaluate_policy``, with deterministic actions.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from sb3_prefine.policies.networks import Conditional
+from sb3_prefine.policies.networks import ConditionalMLP
 
 
 class Critics(nn.Module):
@@ -85,8 +85,8 @@ class ActionVAE(nn.Module):
         super().__init__()
         n_latents = 2 * n_actions
         relu = partial(nn.ReLU, inplace=True)
-        self.encoder = Conditional(n_observations, n_actions, net_arch, 2 * n_latents, relu)
-        self.decoder = Conditional(n_observations, n_latents, net_arch, n_actions, relu)
+        self.encoder = ConditionalMLP(n_observations, n_actions, net_arch, 2 * n_latents, relu)
+        self.decoder = ConditionalMLP(n_observations, n_latents, net_arch, n_actions, relu)
 
     def loss(self, observations: Tensor, actions: Tensor, generator: torch.Generator) -> Tensor:
         """

@@ -42,10 +42,10 @@ def collect(
     """
     check_outputs(out, overwrite=overwrite)
     if not scales or len(set(scales)) < len(scales):
-        raise ValueError("--scales: give one or more factors, each once.")
+        raise ValueError(f"--scales: found {scales}. Give one or more factors, each once.")
     for scale in scales:
         if not (math.isfinite(scale) and scale >= 0):
-            raise ValueError(f"--scales: {scale:g} is not a factor of 0 or more.")
+            raise ValueError(f"--scales: {scale:g} is not a factor. Give factors of 0 or more.")
 
     from gymnasium.spaces import Box
 
@@ -57,7 +57,7 @@ def collect(
 
     reference = open_policy(policy, checkpoint)
     if scales != (1.0,) and not isinstance(reference.action_space, Box):
-        raise ValueError(f"--scales: only continuous actions can be scaled, and found {reference.action_space}.")
+        raise ValueError(f"--scales: the actions are {reference.action_space}. Scale continuous actions only.")
     deterministic = rollout.is_deterministic(default=False)
     datasets = []
     for scale in scales:

@@ -33,7 +33,7 @@ def hold_out(
             f"--held-out: {options.held_out:g} is not a fraction of the episodes. Give at least 0 and less than 1."
         )
     if options.patience < 1:
-        raise ValueError(f"--patience: {options.patience} is not positive.")
+        raise ValueError(f"--patience: {options.patience} is not positive. Give a whole number of at least 1.")
     if options.held_out == 0:
         return preferences, None
     fewest = min(len(preferences.preferred), len(preferences.dispreferred))

@@ -48,11 +48,13 @@ def read_preferences(data: DataOptions, selection: SelectionOptions) -> Preferen
     """
     if data.data and not (data.preferred or data.dispreferred):
         if data.cost_limit is None:
-            raise ValueError("--data needs --cost-limit: episodes that cost less are safe.")
+            raise ValueError("--cost-limit: --data needs it. Give the cost below which an episode is safe.")
         episodes = read_trajectories(data.data, data.mmap)
         return PreferenceBuffer.from_costs(episodes, data.cost_limit, seed=data.data_seed, **vars(selection))
     if data.data or not (data.preferred and data.dispreferred):
-        raise ValueError("Name the data: --preferred and --dispreferred, or --data and --cost-limit.")
+        raise ValueError(
+            "--preferred, --dispreferred: the data are not complete. Give both, or --data and --cost-limit."
+        )
     return PreferenceBuffer(
         read_trajectories(data.preferred, data.mmap), read_trajectories(data.dispreferred, data.mmap)
     )

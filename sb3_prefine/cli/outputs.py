@@ -16,13 +16,15 @@ def check_outputs(*paths: Path | None, overwrite: bool) -> None:
     outputs = [path for path in paths if path is not None]
     for path in outputs:
         if outputs.count(path) > 1:
-            raise ValueError(f"{path} is the path of two outputs. Name another file for one of them.")
+            raise ValueError(f"{path}: two outputs have this path. Name another file for one of them.")
         if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder. Name a file.")
+            raise IsADirectoryError(f"{path}: it is a folder. Name a file.")
         if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} already exists. Name another file, or pass --overwrite to replace it.")
+            raise FileExistsError(f"{path}: it already exists. Name another file, or pass --overwrite to replace it.")
         nearest = next(parent for parent in path.absolute().parents if parent.exists())
         if not nearest.is_dir():
-            raise NotADirectoryError(f"{path} cannot be written: {nearest} is a file, not a folder.")
+            raise NotADirectoryError(f"{path}: {nearest} is a file, not a folder. Name a path in a folder.")
         if not os.access(nearest, os.W_OK):
-            raise PermissionError(f"{path} cannot be written: you have no permission to write to {nearest}.")
+            raise PermissionError(
+                f"{path}: you have no permission to write to {nearest}. Name a path in another folder."
+            )

@@ -55,7 +55,7 @@ def train(
     out, save_model = with_zip_suffix(out), save_model and with_zip_suffix(save_model)
     best = out.with_name(f"{out.stem}_best.zip") if evaluation.eval_env is not None and evaluation.eval_freq else None
     if steps < 1:
-        raise ValueError(f"--steps: {steps} is not positive.")
+        raise ValueError(f"--steps: {steps} is not positive. Give a whole number of at least 1.")
     check_outputs(out, best, save_model, overwrite=overwrite)
     cost_limit = _evaluation_cost_limit(evaluation, data)
 
@@ -78,7 +78,7 @@ def train(
         )
     except TypeError as error:
         # PREFINE's error for a policy without a likelihood. For the command line, it is an argument with a wrong value.
-        raise ValueError(str(error)) from error
+        raise ValueError(*error.args) from error
 
     datasets = [("dispreferred data", preferences.dispreferred), ("preferred data", preferences.preferred)]
     if cost_limit is None:
@@ -108,5 +108,5 @@ def _evaluation_cost_limit(evaluation: EvaluationOptions, data: DataOptions) -> 
         return None
     cost_limit = data.cost_limit if evaluation.eval_cost_limit is None else evaluation.eval_cost_limit
     if cost_limit is None:
-        raise ValueError("--eval-env needs --eval-cost-limit: the highest cost of a safe episode.")
+        raise ValueError("--eval-cost-limit: --eval-env needs it. Give the highest cost of a safe episode.")
     return cost_limit

@@ -32,7 +32,7 @@ from sb3_prefine.data.columns import (
     storage_format,
 )
 from sb3_prefine.data.memory_map import release, row_slices
-from sb3_prefine.utils.files import replacing
+from sb3_prefine.utils.files import open_atomically
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
@@ -87,7 +87,7 @@ def write_columns(path: Path, columns: Mapping[str, np.ndarray], attributes: Map
     :param columns: The columns by their path.
     :param attributes: Attributes of the root of the file.
     """
-    with replacing(path) as target, h5py.File(target, "w") as file:
+    with open_atomically(path) as target, h5py.File(target, "w") as file:
         for name, column in columns.items():
             # Without times the bytes depend on the data only.
             file.create_dataset(name, data=column, compression="gzip", track_times=False)
@@ -232,7 +232,7 @@ def _write_copy(copy: Path, path: Path, columns: Mapping[str, _Column], version:
             f"mmap=True writes {n_bytes / 1e9:.1f} GB next to {path}, where {free / 1e9:.1f} GB are free",
         )
     with (
-        replacing(copy) as target,
+        open_atomically(copy) as target,
         h5py.File(target, "w", alignment_threshold=4096, alignment_interval=4096) as file,
         tqdm(total=n_bytes, unit="B", unit_scale=True, desc=f"Uncompressing {path.name}", disable=None) as bar,
     ):

@@ -16,7 +16,7 @@ from sb3_prefine.reference.reference import Reference
 from sb3_prefine.rollout.fast_predict import fast_predict
 from sb3_prefine.rollout.predictor import action_converter, open_policy
 from sb3_prefine.utils.observations import map_arrays
-from sb3_prefine.utils.randomness import OwnRandomState
+from sb3_prefine.utils.randomness import IsolatedRandomState
 
 # (observations, actions) -> costs (N,): raw observations, and actions as an environment receives them, in the layout of
 # Trajectories.
@@ -68,7 +68,7 @@ def cost_gap(
             f"trajectories: the cost of {unknown} of {len(recorded)} episodes is unknown (NaN), so a gap cannot be "
             "computed. Leave them out, or fill in their costs."
         )
-    randomness = OwnRandomState(seed)
+    randomness = IsolatedRandomState(seed)
     with randomness:  # opening builds networks, which draws initial weights
         predictor = cast(Reference, open_policy(policy))
     spaces = predictor.observation_space, predictor.action_space

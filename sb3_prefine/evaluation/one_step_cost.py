@@ -33,7 +33,7 @@ def one_step_costs(env: gymnasium.Env) -> CostFunction:
     """
     robot = env.unwrapped
     if not isinstance(robot, MujocoEnv):
-        raise ValueError(f"env: {type(robot).__name__} is not one of gymnasium's MuJoCo robots: no state to restore.")
+        raise ValueError(f"env: {type(robot).__name__} is not one of gymnasium's MuJoCo robots. Pass one.")
     model, data = robot.model, robot.data
     first, _ = env.reset(seed=0)
     n_hidden = model.nq + model.nv - np.size(first)

@@ -54,7 +54,9 @@ def draw_plane(
     """
     for each in series:
         if np.isnan(each.costs).any():
-            raise ValueError(f"{path} was not drawn: {each.label} has episodes of unknown cost.")
+            raise ValueError(
+                f"{path}: {each.label} has episodes of unknown cost, so nothing was drawn. Leave these episodes out."
+            )
     try:
         # Optional, and slow to import.
         from matplotlib.figure import Figure

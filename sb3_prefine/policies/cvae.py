@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from sb3_prefine.policies.action_noise import uniform_from_actions
-from sb3_prefine.policies.networks import Conditional, default_extractor
+from sb3_prefine.policies.networks import ConditionalMLP, default_extractor
 
 # Ceiling of every log-std, as in SAC: for an action far from all data, the encoder's exponential must not overflow.
 _LOG_STD_MAX = 2.0
@@ -108,8 +108,8 @@ class CVAEPolicy(BasePolicy):
         self.log_std_min = log_std_min
         self.features_extractor = self.make_features_extractor()
         n_features = self.features_extractor.features_dim
-        self.encoder = Conditional(n_features, n_actions, self.net_arch, 2 * latent_dim, activation_fn)
-        self.decoder = Conditional(n_features, latent_dim, self.net_arch, 2 * n_actions, activation_fn)
+        self.encoder = ConditionalMLP(n_features, n_actions, self.net_arch, 2 * latent_dim, activation_fn)
+        self.decoder = ConditionalMLP(n_features, latent_dim, self.net_arch, 2 * n_actions, activation_fn)
         # Sobol points fill the unit cube evenly, so the bound is tighter than with independent points.
         points = torch.quasirandom.SobolEngine(latent_dim, scramble=True, seed=0).draw(n_importance_samples)
         self.register_buffer("points", points)

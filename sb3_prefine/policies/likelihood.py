@@ -85,7 +85,7 @@ def likelihood_of(
         return gaussian_of_fixed_std(space, fixed_std)
     if has_q_values and temperature is not None:
         return softmax_of_q(space, temperature)
-    raise TypeError(_why_unsupported(policy))
+    raise _unsupported(policy)
 
 
 def gaussian_around_mode(policy: nn.Module, std: float) -> Likelihood:
@@ -180,24 +180,22 @@ def _is_one_of(instance: object, class_names: tuple[str, ...]) -> bool:
     return any(parent.__name__ in class_names for parent in type(instance).__mro__)
 
 
-def _why_unsupported(policy: nn.Module) -> str:
-    """The message for a policy without a likelihood: the reason, and what to do."""
+def _unsupported(policy: nn.Module) -> TypeError:
+    """The error for a policy without a likelihood: the reason, and what to do."""
     name = type(policy).__name__
-    supported = (
-        "PREFINE works with the policies of PPO, A2C, TRPO, MaskablePPO, RecurrentPPO, SAC, TQC and CrossQ, and with "
-        "your own policy if it has params, log_prob and sample."
-    )
     if isinstance(policy, TD3Policy):
-        return (
+        return TypeError(
             f"policy: {name} (TD3, DDPG) is deterministic, so it has no log-prob to compare. Pass fixed_std=0.1 to use "
             "a Gaussian of that standard deviation around its actions (in units of actions scaled to [-1, 1])."
         )
     if _has_q_values(policy):
-        return (
+        return TypeError(
             f"policy: {name} (DQN, QR-DQN) has values of actions, not their probabilities. Pass temperature=1.0 to "
             "use the softmax of its Q-values, divided by that temperature (in units of the Q-values)."
         )
     dist = getattr(policy, "action_dist", None)
-    if dist is not None:
-        return f"policy: {name} has a {type(dist).__name__}, which is not supported. {supported}"
-    return f"policy: {name} has no likelihood that is supported. {supported}"
+    found = "no likelihood" if dist is None else f"a {type(dist).__name__}"
+    return TypeError(
+        f"policy: {name} has {found}, which is not supported. Pass the policy of PPO, A2C, TRPO, MaskablePPO, "
+        "RecurrentPPO, SAC, TQC or CrossQ, or a policy of your own with params, log_prob and sample."
+    )

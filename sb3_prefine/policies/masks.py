@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 
-def check_masks(action_masks: np.ndarray, policy: Any, takes_action_masks: bool) -> None:
+def check_action_masks(action_masks: np.ndarray, policy: Any, takes_action_masks: bool) -> None:
     """
     Check that action masks fit a policy.
 

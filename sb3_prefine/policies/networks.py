@@ -14,7 +14,7 @@ from stable_baselines3.common.torch_layers import (
 from torch import Tensor, nn
 
 
-class Conditional(nn.Module):
+class ConditionalMLP(nn.Module):
     """
     An MLP with two inputs: the features of a state, and an action or a latent at that state.
 

@@ -19,7 +19,7 @@ from sb3_prefine.rollout.episode import Episode
 from sb3_prefine.rollout.make_envs import EnvSource, WrapEnv, count_envs, open_envs
 from sb3_prefine.rollout.predictor import PolicyLike, open_policy
 from sb3_prefine.rollout.workers import Workers, pickle_job
-from sb3_prefine.utils.randomness import OwnRandomState
+from sb3_prefine.utils.randomness import IsolatedRandomState
 from sb3_prefine.utils.threads import one_thread
 
 # A longer episode is taken for one that never ends, unless the environment's own time limit is longer.
@@ -92,14 +92,14 @@ def generate_episodes(
         n_workers = len(todo)
 
     with contextlib.ExitStack() as stack:
-        with OwnRandomState(seed):  # opening builds networks, which draws initial weights
+        with IsolatedRandomState(seed):  # opening builds networks, which draws initial weights
             settings = ActionSettings(open_policy(policy), deterministic, action_transform, MAX_EPISODE_STEPS)
         envs = open_envs(env, n_envs, stack, _env_wrapper_of(settings.policy))
         workers = Workers(todo)
         stack.callback(workers.close)
 
         group = todo.popleft()
-        randomness = OwnRandomState(group.seed)
+        randomness = IsolatedRandomState(group.seed)
         with randomness:
             first = next(envs)
         if n_workers > 1:
@@ -107,13 +107,13 @@ def generate_episodes(
         yield from _run_group(group, itertools.chain([first], envs), settings, randomness, workers)
         while todo:
             group = todo.popleft()
-            yield from _run_group(group, envs, settings, OwnRandomState(group.seed), workers)
+            yield from _run_group(group, envs, settings, IsolatedRandomState(group.seed), workers)
         while workers.busy:
             yield from workers.receive(wait=True)
 
 
 def _run_group(
-    group: Group, envs: Iterator[gym.Env], settings: ActionSettings, randomness: OwnRandomState, workers: Workers
+    group: Group, envs: Iterator[gym.Env], settings: ActionSettings, randomness: IsolatedRandomState, workers: Workers
 ) -> Iterator[Episode]:
     """Run a group in this process. Yields its episodes, and those of other processes, as they finish."""
     made: list[gym.Env] = []
@@ -186,5 +186,5 @@ def _check_observations(expected: gym.Space | None, found: gym.Space) -> None:
 def _positive(name: str, value: int) -> int:
     number = operator.index(value)
     if number < 1:
-        raise ValueError(f"{name}: {number} is not positive.")
+        raise ValueError(f"{name}: {number} is not positive. Pass a whole number of at least 1.")
     return number

@@ -87,12 +87,12 @@ def _make_env(source: str | EnvSpec | Callable[[], gym.Env]) -> gym.Env:
             ) from error
     if not callable(source):
         raise TypeError(
-            f"env: {type(source).__name__} is not an environment id, a callable that returns a gymnasium.Env, a "
-            "gymnasium.Env, or a DummyVecEnv."
+            f"env: {type(source).__name__} stands for no environment. Pass an environment id, a callable that "
+            "returns a gymnasium.Env, a gymnasium.Env, or a DummyVecEnv."
         )
     env = source()
     if not isinstance(env, gym.Env):
-        raise TypeError(f"env: the callable returned a {type(env).__name__}, not a gymnasium.Env.")
+        raise TypeError(f"env: the callable returned a {type(env).__name__}. Let it return a gymnasium.Env.")
     return env
 
 

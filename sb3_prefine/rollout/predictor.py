@@ -59,16 +59,20 @@ def action_converter(space: gym.Space, n: int) -> Callable[[Any], np.ndarray]:
     def convert(actions: Any) -> np.ndarray:
         actions = np.asarray(actions)
         if actions.shape != shape:
-            raise ValueError(f"policy: its actions have shape {actions.shape}, those of {space} have shape {shape}.")
+            raise ValueError(
+                f"policy: its actions have shape {actions.shape}, those of {space} have shape {shape}. Pass a policy for this "
+                "environment, or a transform that keeps the shape."
+            )
         if isinstance(space, gym.spaces.MultiBinary) and np.isin(actions, (0, 1)).all():
             actions = actions.astype(dtype)  # SB3 returns them as floats
         if actions.dtype != dtype and not np.can_cast(actions.dtype, dtype, casting="same_kind"):
-            raise ValueError(f"policy: its actions are {actions.dtype}, those of {space} are {dtype}.")
+            raise ValueError(
+                f"policy: its actions are {actions.dtype}, those of {space} are {dtype}. Pass a policy for this "
+                "environment, or a transform that keeps the dtype."
+            )
         if not np.isfinite(actions).all():
             row = int(np.argmin(np.isfinite(actions).reshape(n, -1).all(axis=1)))
-            raise ValueError(
-                f"policy: a NaN or infinite action, {actions[row]}. Its weights or its normaliser are broken."
-            )
+            raise ValueError(f"policy: a NaN or infinite action, {actions[row]}. Check its weights and its normaliser.")
         return actions.astype(dtype) if box is None else clip(actions, box).astype(dtype, copy=False)
 
     return convert

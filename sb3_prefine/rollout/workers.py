@@ -20,7 +20,7 @@ import gymnasium as gym
 from sb3_prefine.rollout.env_group import ActionSettings, Group, GroupRunner
 from sb3_prefine.rollout.episode import Episode
 from sb3_prefine.rollout.make_envs import EnvSource, open_envs
-from sb3_prefine.utils.randomness import OwnRandomState
+from sb3_prefine.utils.randomness import IsolatedRandomState
 from sb3_prefine.utils.threads import one_thread
 
 # Seconds for the processes to close their environments at the end, before they are killed.
@@ -255,7 +255,7 @@ def _run_groups(commands: Connection, replies: Connection, stack: contextlib.Exi
     settings = ActionSettings(policy, job[3], action_transform, job[4])
     wrap_env = getattr(policy, "wrap_env", None)
     while (group := _read(commands)) is not None:
-        with OwnRandomState(group.seed), one_thread():
+        with IsolatedRandomState(group.seed), one_thread():
             runner = GroupRunner(list(open_envs(source, group.n_envs, stack, wrap_env)), group, settings)
             next_poll = 0.0
             for ended in runner.steps():

@@ -23,7 +23,7 @@ from stable_baselines3.common.utils import configure_logger, update_learning_rat
 
 from sb3_prefine.policies.base import Inputs, Likelihood
 from sb3_prefine.policies.likelihood import example_inputs
-from sb3_prefine.policies.masks import check_masks
+from sb3_prefine.policies.masks import check_action_masks
 from sb3_prefine.reference.archive import saved_algorithm, write_algorithm_name, write_reference
 from sb3_prefine.reference.load import Source, load_reference
 from sb3_prefine.reference.reference import Reference
@@ -34,8 +34,8 @@ from sb3_prefine.training.optimizer import FiniteGuard, descend
 from sb3_prefine.training.progress_bar import add_progress_bar
 from sb3_prefine.training.saving import custom_objects_for_load, load_other_zip, write_zip
 from sb3_prefine.training.training_run import TrainingRun
-from sb3_prefine.utils.observations import zeros_of
-from sb3_prefine.utils.threads import threads_for
+from sb3_prefine.utils.observations import zero_observations
+from sb3_prefine.utils.threads import limit_threads
 
 
 class OfflineAlgorithm(BaseAlgorithm):
@@ -171,11 +171,11 @@ class OfflineAlgorithm(BaseAlgorithm):
     def limited_threads(self) -> AbstractContextManager[None]:
         """Use one thread while training, if the network and the batches are too small for more."""
         state = self._example_inputs(1)
-        return threads_for(lambda: self.likelihood.params(self.policy, state), self._states_per_update)
+        return limit_threads(lambda: self.likelihood.params(self.policy, state), self._states_per_update)
 
     def _example_inputs(self, n_states: int) -> Inputs:
         """Inputs of the likelihood for observations that are zero."""
-        zeros = self.reference.normalize(zeros_of(self.observation_space, n_states))
+        zeros = self.reference.normalize(zero_observations(self.observation_space, n_states))
         return example_inputs(self.policy, self.likelihood, self.policy.obs_to_tensor(zeros)[0])
 
     def set_learning_rate(self, total_timesteps: int) -> None:
@@ -219,7 +219,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
         masks = {}
         if action_masks is not None:
-            check_masks(action_masks, self.policy, self.takes_action_masks)
+            check_action_masks(action_masks, self.policy, self.takes_action_masks)
             masks = {"action_masks": action_masks}
         return self.policy.predict(self.reference.normalize(observation), state, episode_start, deterministic, **masks)
 

@@ -16,12 +16,12 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     :param content: The bytes to write.
     :raises OSError: If the file cannot be written. An existing file then stays as it was.
     """
-    with replacing(path) as file:
+    with open_atomically(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
+def open_atomically(path: str | Path) -> Iterator[BinaryIO]:
     """
     Open a temporary file that becomes ``path`` at the end of the ``with`` block, or is deleted after an exception.
 

@@ -20,7 +20,7 @@ def map_arrays(function: Callable[[Any], Any], observations: Any) -> Any:
     return function(observations)
 
 
-def zeros_of(space: spaces.Space, n: int) -> Any:
+def zero_observations(space: spaces.Space, n: int) -> Any:
     """
     Make observations that are all zero.
 
@@ -29,5 +29,5 @@ def zeros_of(space: spaces.Space, n: int) -> Any:
     :return: An array of shape (n, ...), or a dict of such arrays for a Dict space.
     """
     if isinstance(space, spaces.Dict):
-        return {key: zeros_of(part, n) for key, part in space.spaces.items()}
+        return {key: zero_observations(part, n) for key, part in space.spaces.items()}
     return np.zeros((n, *(space.shape or ())), space.dtype)

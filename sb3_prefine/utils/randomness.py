@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 
-class OwnRandomState:
+class IsolatedRandomState:
     """
     Context manager in which the global generators of torch, numpy and random have their own, seeded states.
 

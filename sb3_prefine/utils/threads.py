@@ -12,7 +12,7 @@ _MIN_FLOPS_FOR_THREADS = 1e9
 
 
 @contextmanager
-def threads_for(forward: Callable[[], object], n_states: int) -> Iterator[None]:
+def limit_threads(forward: Callable[[], object], n_states: int) -> Iterator[None]:
     """
     Use one thread for small updates, and torch's current number of threads for large ones.
 

@@ -46,7 +46,9 @@ def check_keys(hyperparams: Mapping[str, Any], command_line: Mapping[str, Any], 
     :raises ValueError: If a key is refused. The message says what to pass.
     """
     if "policy" in hyperparams:
-        raise ValueError(f"policy: name the policy to start from as pretrained, as in {_EXAMPLE}.")
+        raise ValueError(
+            f"policy: it was given as a hyperparameter. Name the policy to start from as pretrained, as in {_EXAMPLE}."
+        )
     for key, reason in _REFUSED.items():
         if hyperparams.get(key):
             raise ValueError(f"{key}: {hyperparams[key]!r} was given. {reason} Leave the key out.")

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories
 from sb3_prefine.baselines import BC, CPL, CPQ, PPL, SafeDICE
 from sb3_prefine.training.offline_algorithm import OfflineAlgorithm
-from tests.worlds import BAD, GOOD, Anything, model_of, trajectories, weights
+from tests.worlds import BAD, GOOD, RandomEnv, make_model, trajectories, weights
 
 SMALL = {"net_arch": [16, 16]}
 # SafeDICE trains its discriminator first, for this number of updates.
@@ -63,12 +63,12 @@ class Case:
         policy = self.make_policy() if policy is None else policy
         given = {"batch_size": 16, "learning_rate": 1e-2, "seed": 0, "device": "cpu", **self.make_data()}
         if isinstance(policy, str):
-            given |= {"env": Anything(), "policy_kwargs": SMALL}
+            given |= {"env": RandomEnv(), "policy_kwargs": SMALL}
         return self.algorithm(policy, **{**given, **self.options, **kwargs})
 
     def make_policy(self) -> Any:
         """An untrained model, or the alias of a new policy."""
-        return self.policy if isinstance(self.policy, str) else model_of(self.policy)
+        return self.policy if isinstance(self.policy, str) else make_model(self.policy)
 
     def make_data(self, good: Trajectories | None = None, bad: Trajectories | None = None) -> dict[str, Any]:
         """

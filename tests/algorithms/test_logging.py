@@ -5,7 +5,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.algorithms.cases import DISCRIMINATOR_STEPS, Case, each_algorithm, every_case
-from tests.worlds import Recorder
+from tests.worlds import RecordingLogger
 
 N = 2 * DISCRIMINATOR_STEPS
 ALWAYS = {"train/grad_norm", "train/learning_rate", "train/n_updates"}
@@ -13,7 +13,7 @@ ALWAYS |= {"time/fps", "time/time_elapsed", "time/total_timesteps"}
 
 
 def logged(case: Case, log_interval: int) -> list[dict]:
-    recorder, model = Recorder(), case.make()
+    recorder, model = RecordingLogger(), case.make()
     model.set_logger(recorder)
     model.learn(N, log_interval=log_interval)
     return recorder.rows
@@ -32,7 +32,7 @@ def test_metrics_are_means_over_the_interval(case):
 
 @each_algorithm
 def test_an_interval_of_none_logs_nothing(case):
-    recorder, model = Recorder(), case.make()
+    recorder, model = RecordingLogger(), case.make()
     model.set_logger(recorder)
     model.learn(N, log_interval=None)
     assert recorder.rows == []

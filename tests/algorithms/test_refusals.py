@@ -14,8 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_prefine import PREFINE
 from sb3_prefine.baselines import BC, CPL, CPQ, PPL, SafeDICE
 from tests.algorithms.cases import ONE_OF_EACH, each_algorithm
-from tests.families import cvae, masked
-from tests.worlds import GOOD, Anything, model_of, trajectories
+from tests.families import make_cvae, masked_env_with_actions
+from tests.worlds import GOOD, RandomEnv, make_model, trajectories
 
 INVALID = [
     pytest.param(case, name, value, id=f"{case.algorithm.__name__}-{name}-{value}")
@@ -72,8 +72,8 @@ def test_data_of_other_spaces_are_refused_before_any_step(case, error, columns):
     data = case.make_data(bad, bad)
     name = "trajectories" if case.data_name == "trajectories" else "preferred"
     with pytest.raises(ValueError, match=rf"^{name}: {error}"):
-        case.make(model_of(SAC), **data)
-    model = case.make(model_of(SAC))
+        case.make(make_model(SAC), **data)
+    model = case.make(make_model(SAC))
     setattr(model, case.data_name, data[case.data_name])
     with pytest.raises(ValueError, match=rf"^{name}: {error}"):
         model.learn(1)
@@ -83,18 +83,18 @@ def test_data_of_other_spaces_are_refused_before_any_step(case, error, columns):
 @each_algorithm
 def test_an_environment_that_does_not_fit_is_refused(case):
     with pytest.raises(ValueError, match=r"^env: .*observation_space"):
-        case.make(model_of(SAC), env="Pendulum-v1")
+        case.make(make_model(SAC), env="Pendulum-v1")
     with pytest.raises(ValueError, match=r"^env: .*VecNormalize"):
-        case.make(env=VecNormalize(DummyVecEnv([Anything])))
+        case.make(env=VecNormalize(DummyVecEnv([RandomEnv])))
 
 
 POLICIES = {
     "int": lambda: 3,
-    "TD3Policy": lambda: model_of(TD3, buffer_size=1),
-    "RecurrentActorCriticPolicy": lambda: RecurrentPPO("MlpLstmPolicy", Anything(), device="cpu"),
-    "MaskableActorCriticPolicy": lambda: model_of(MaskablePPO, masked(spaces.Discrete(4))()),
-    "CVAEPolicy": cvae,
-    "ActorCriticPolicy": lambda: model_of(PPO),
+    "TD3Policy": lambda: make_model(TD3, buffer_size=1),
+    "RecurrentActorCriticPolicy": lambda: RecurrentPPO("MlpLstmPolicy", RandomEnv(), device="cpu"),
+    "MaskableActorCriticPolicy": lambda: make_model(MaskablePPO, masked_env_with_actions(spaces.Discrete(4))()),
+    "CVAEPolicy": make_cvae,
+    "ActorCriticPolicy": lambda: make_model(PPO),
 }
 UNTRAINABLE = {
     PREFINE: ("int", "TD3Policy"),

@@ -19,7 +19,7 @@ from tests.algorithms.cases import (
     every_case,
     predicted,
 )
-from tests.worlds import GOOD, STATES, Anything, assert_same_weights, model_of, preferences, trajectories, weights
+from tests.worlds import GOOD, STATES, RandomEnv, assert_same_weights, make_model, preferences, trajectories, weights
 
 
 @every_case
@@ -80,7 +80,7 @@ def test_a_model_is_saved_to_and_loaded_from_an_open_file(case):
 
 @each_algorithm
 def test_a_failing_save_keeps_the_existing_file(case, tmp_path, monkeypatch):
-    model, path = case.make(model_of(SAC)), tmp_path / "model.zip"
+    model, path = case.make(make_model(SAC)), tmp_path / "model.zip"
     model.save(path)
     before = path.read_bytes()
     model.learn(1)
@@ -122,7 +122,7 @@ def test_the_export_opens_with_the_class_of_the_policy(case, tmp_path):
 
 @each_sb3_policy
 def test_the_export_keeps_the_critics_of_the_source(case, tmp_path):
-    source = model_of(case.policy)
+    source = make_model(case.policy)
     exported = case.policy.load(case.make(source).learn(7).export(tmp_path / "policy"), device="cpu")
     kept = {
         name: weight for name, weight in exported.policy.state_dict().items() if "critic" in name or "value" in name
@@ -151,7 +151,7 @@ def test_model_file_and_reference_are_starting_points_for_prefine(case, tmp_path
 @each_algorithm
 @pytest.mark.parametrize("other", [SAC, BC, PREFINE], ids=lambda algorithm: algorithm.__name__)
 def test_the_file_of_another_algorithm_is_a_starting_point(case, other, tmp_path):
-    source = model_of(SAC)
+    source = make_model(SAC)
     if other is BC:
         source = BC(source, trajectories(GOOD), device="cpu").learn(2)
     elif other is PREFINE:
@@ -170,5 +170,5 @@ def test_the_file_of_another_algorithm_is_a_starting_point(case, other, tmp_path
 @each_algorithm
 def test_a_model_is_collected_from_and_evaluated(case):
     model = case.make().learn(2)
-    assert len(collect(model, Anything, 3, progress_bar=False)) == 3
-    assert len(evaluate_policy(model, Anything, 3)) == 3
+    assert len(collect(model, RandomEnv, 3, progress_bar=False)) == 3
+    assert len(evaluate_policy(model, RandomEnv, 3)) == 3

@@ -9,15 +9,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_prefine import collect, load_reference
 from sb3_prefine.baselines import CPL, CPQ, SafeDICE
 from tests.algorithms.cases import ONE_OF_EACH, each_algorithm, predicted
-from tests.families import Images, Parts
-from tests.worlds import STATES, Anything, assert_same_weights, choosing, model_of, weights
+from tests.families import DictEnv, ImageEnv
+from tests.worlds import STATES, RandomEnv, assert_same_weights, env_with_actions, make_model, weights
 
 ENVS = {
-    "images": (Images, "CnnPolicy"),
-    "Dict": (Parts, "MultiInputPolicy"),
-    "Discrete": (choosing(spaces.Discrete(4)), "MlpPolicy"),
-    "MultiDiscrete": (choosing(spaces.MultiDiscrete([3, 2])), "MlpPolicy"),
-    "MultiBinary": (choosing(spaces.MultiBinary(3)), "MlpPolicy"),
+    "images": (ImageEnv, "CnnPolicy"),
+    "Dict": (DictEnv, "MultiInputPolicy"),
+    "Discrete": (env_with_actions(spaces.Discrete(4)), "MlpPolicy"),
+    "MultiDiscrete": (env_with_actions(spaces.MultiDiscrete([3, 2])), "MlpPolicy"),
+    "MultiBinary": (env_with_actions(spaces.MultiBinary(3)), "MlpPolicy"),
 }
 READS_VECTORS = (SafeDICE, CPQ)
 
@@ -60,8 +60,8 @@ def test_algorithms_with_critics_refuse_other_spaces(case, kind):
 
 @each_algorithm
 def test_predict_takes_raw_observations_and_normalizes_them(case, tmp_path):
-    env = VecNormalize(DummyVecEnv([Anything]))
-    source = model_of(SAC, env, learning_starts=5).learn(30)
+    env = VecNormalize(DummyVecEnv([RandomEnv]))
+    source = make_model(SAC, env, learning_starts=5).learn(30)
     model = case.make(source)
     expected = predicted(source, env.normalize_obs(STATES))
     np.testing.assert_allclose(predicted(model, STATES), expected, rtol=1e-5, atol=1e-6)
@@ -74,5 +74,5 @@ def test_predict_takes_raw_observations_and_normalizes_them(case, tmp_path):
     path = model.export(tmp_path / "sac")
     np.testing.assert_array_equal(predicted(load_reference(path), STATES), expected)
     exported = SAC.load(path, device="cpu")
-    saved = VecNormalize.load(str(tmp_path / "sac" / "vecnormalize.pkl"), DummyVecEnv([Anything]))
+    saved = VecNormalize.load(str(tmp_path / "sac" / "vecnormalize.pkl"), DummyVecEnv([RandomEnv]))
     np.testing.assert_array_equal(predicted(exported, saved.normalize_obs(STATES)), expected)

@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.utils import LinearSchedule
 
 from tests.algorithms.cases import CASES, DISCRIMINATOR_STEPS, each_algorithm, every_case
-from tests.worlds import GOOD, Anything, Recorder, assert_same_weights, model_of, trajectories, weights
+from tests.worlds import GOOD, RandomEnv, RecordingLogger, assert_same_weights, make_model, trajectories, weights
 
 N = 2 * DISCRIMINATOR_STEPS
 
@@ -99,15 +99,15 @@ def test_a_callback_stops_training(case):
 @each_algorithm
 def test_checkpoints_and_progress_bar_need_no_environment(case, tmp_path):
     checkpoints = CheckpointCallback(save_freq=5, save_path=str(tmp_path))
-    case.make(model_of(SAC), env=None).learn(N, callback=[checkpoints], progress_bar=True)
+    case.make(make_model(SAC), env=None).learn(N, callback=[checkpoints], progress_bar=True)
     loaded = case.algorithm.load(tmp_path / "rl_model_5_steps.zip", device="cpu")
     assert loaded.num_timesteps == 5
-    assert_same_weights(case.weights_of(loaded), case.weights_of(case.make(model_of(SAC)).learn(5)))
+    assert_same_weights(case.weights_of(loaded), case.weights_of(case.make(make_model(SAC)).learn(5)))
 
 
 @every_case
 def test_training_does_not_touch_the_environment(case):
-    env = Anything()
+    env = RandomEnv()
     model = case.make(env=env).learn(3)
     assert model.get_env() is not None
     assert not hasattr(env, "steps")
@@ -115,7 +115,7 @@ def test_training_does_not_touch_the_environment(case):
 
 @every_case
 def test_the_learning_rate_follows_its_schedule(case):
-    recorder, model = Recorder(), case.make(learning_rate=LinearSchedule(1e-3, 0.0, 1.0))
+    recorder, model = RecordingLogger(), case.make(learning_rate=LinearSchedule(1e-3, 0.0, 1.0))
     model.set_logger(recorder)
     model.learn(4, log_interval=1)
     np.testing.assert_allclose([row["train/learning_rate"] for row in recorder.rows], [1e-3, 7.5e-4, 5e-4, 2.5e-4])
@@ -133,7 +133,7 @@ def test_max_grad_norm_bounds_the_step_of_every_network(case):
     """Adam's first step is lr g / (|g| + 1e-8): a gradient of norm 1e-12 moves a weight by at most lr / 10,000."""
 
     def moved(max_grad_norm: float | None) -> tuple[float, float]:
-        recorder, model = Recorder(), case.make(max_grad_norm=max_grad_norm)
+        recorder, model = RecordingLogger(), case.make(max_grad_norm=max_grad_norm)
         model.set_logger(recorder)
         before = case.weights_of(model)
         model.learn(1, log_interval=1)

@@ -8,7 +8,7 @@ import torch
 
 from sb3_prefine import PreferenceBuffer, Trajectories
 from sb3_prefine.baselines.segments import Pairs
-from tests.worlds import ACTIONS, OBSERVATIONS, Anything, recorded
+from tests.worlds import ACTIONS, OBSERVATIONS, RandomEnv, recorded
 
 # Lengths of the episodes of both sets: below, equal to and above the 4 steps of a segment.
 LENGTHS = [7, 2, 4], [3, 9, 1]
@@ -30,7 +30,7 @@ def episodes(lengths: list[int], seed: int = 0) -> Trajectories:
     rng, n = np.random.default_rng(seed), sum(lengths)
     ends = np.zeros(n, bool)
     ends[np.cumsum(lengths) - 1] = True
-    low, high = Anything.action_space.low, Anything.action_space.high
+    low, high = RandomEnv.action_space.low, RandomEnv.action_space.high
     observations = rng.normal(size=(n, OBSERVATIONS)).astype(np.float32)
     return recorded(observations, rng.uniform(low, high, (n, ACTIONS)).astype(np.float32), timeouts=ends)
 

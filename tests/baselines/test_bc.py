@@ -16,14 +16,14 @@ from sb3_prefine.baselines import BC
 from sb3_prefine.baselines.bc import highest_returns
 from sb3_prefine.policies.cvae import CVAEPolicy
 from tests.baselines.by_hand import next_batch
-from tests.worlds import GOOD, STATES, Anything, Recorder, choosing, recorded, trajectories, weights
+from tests.worlds import GOOD, STATES, RandomEnv, RecordingLogger, env_with_actions, recorded, trajectories, weights
 
 SMALL = {"net_arch": [16, 16]}
 
 
 def bc_of(policy: object = "GaussianPolicy", **kwargs: object) -> BC:
     """BC with small networks and batches, in the environment of ``tests.worlds``."""
-    given = {"env": Anything(), "batch_size": 32, "seed": 0, "device": "cpu", "learning_rate": 1e-3}
+    given = {"env": RandomEnv(), "batch_size": 32, "seed": 0, "device": "cpu", "learning_rate": 1e-3}
     kwargs = {**given, "policy_kwargs": SMALL, **kwargs}
     return BC(policy, kwargs.pop("trajectories", trajectories(GOOD)), **kwargs)
 
@@ -131,7 +131,7 @@ def test_encoder_and_decoder_learn():
     assert {name.partition(".")[0] for name in changed} == {"encoder", "decoder"}
 
 
-@pytest.mark.parametrize("env", [choosing(spaces.Discrete(4)), choosing(spaces.MultiBinary(3))])
+@pytest.mark.parametrize("env", [env_with_actions(spaces.Discrete(4)), env_with_actions(spaces.MultiBinary(3))])
 def test_discrete_actions_are_cloned(env):
     observations = np.random.default_rng(0).normal(size=(400, 5))
     action = env.action_space.sample()
@@ -176,7 +176,7 @@ def test_batches_contain_only_the_episodes_of_ref_quantile():
 def test_the_logged_terms_add_up_to_the_loss(alias):
     kwargs = {**SMALL, "kl_coef": 0.25} if alias == "CVAEPolicy" else SMALL
     model = bc_of(alias, policy_kwargs=kwargs)
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model.set_logger(recorder)
     model.learn(10, log_interval=5)
     row = recorder.rows[1]

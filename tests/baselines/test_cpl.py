@@ -23,15 +23,15 @@ from tests.baselines.by_hand import (
     shift,
     update,
 )
-from tests.families import cvae, masked
+from tests.families import make_cvae, masked_env_with_actions
 from tests.worlds import (
     GOOD,
     STATES,
-    Anything,
-    Recorder,
+    RandomEnv,
+    RecordingLogger,
     assert_same_weights,
-    choosing,
-    model_of,
+    env_with_actions,
+    make_model,
     preferences,
     weights,
 )
@@ -42,7 +42,7 @@ KL = {"advantage": "log_ratio", "alpha": 0.2, "bias": 0.75}
 def cpl_of(source: Any = None, data: PreferenceBuffer | None = None, shifted: bool = True, **kwargs: Any) -> CPL:
     """CPL with segments of 4 steps, a learning rate of 0 and, if ``shifted``, other weights than the reference's."""
     given = {"batch_size": 16, "segment_length": 4, "learning_rate": 0.0, "seed": 0, "device": "cpu"}
-    model = CPL(source or model_of(PPO), data or buffer(), **{**given, **kwargs})
+    model = CPL(source or make_model(PPO), data or buffer(), **{**given, **kwargs})
     if shifted:
         shift(model.policy)
     return model
@@ -54,7 +54,7 @@ def squared_errors(policy: Any, data: PreferenceBuffer) -> torch.Tensor:
         torch.as_tensor(np.concatenate([getattr(data.preferred, name), getattr(data.dispreferred, name)]))
         for name in ("observations", "actions")
     )
-    low, high = (torch.as_tensor(bound) for bound in (Anything.action_space.low, Anything.action_space.high))
+    low, high = (torch.as_tensor(bound) for bound in (RandomEnv.action_space.low, RandomEnv.action_space.high))
     centre, half_range = (high + low) / 2, (high - low) / 2
     if hasattr(policy, "get_distribution"):
         mean = (policy.get_distribution(states).distribution.mean - centre) / half_range
@@ -94,7 +94,7 @@ VARIANTS = {
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_loss_follows_its_formula(algorithm, variant):
-    model = cpl_of(model_of(algorithm), **VARIANTS[variant])
+    model = cpl_of(make_model(algorithm), **VARIANTS[variant])
     pairs = next_batch(model)
     assert not pairs.is_real.all()
     scores, logp = scores_by_hand(model, pairs, model.preferences)
@@ -126,7 +126,7 @@ def test_the_score_of_the_published_code_is_the_squared_error():
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_the_gradient_is_that_of_biased_bradley_terry(algorithm):
     """∇ℓ = -α σ(λ s⁻ - s⁺) (Σ γ^t ∇log π(τ⁺) - λ Σ γ^t ∇log π(τ⁻)), the mean over the pairs."""
-    model = cpl_of(model_of(algorithm), gamma=0.9, fixed_std=None)
+    model = cpl_of(make_model(algorithm), gamma=0.9, fixed_std=None)
     pairs, data = next_batch(model), model.preferences
     scores, _ = scores_by_hand(model, pairs, data)
     update(model, pairs)
@@ -151,7 +151,7 @@ def test_the_kl_variant_starts_from_equal_scores():
 
 def test_the_kl_variant_without_bias_equals_ppl():
     """Both take a deterministic actor for the same Gaussian."""
-    source = model_of(TD3, buffer_size=1)
+    source = make_model(TD3, buffer_size=1)
     kwargs = {"fixed_std": 0.5, "batch_size": 16, "segment_length": 4, "learning_rate": 1e-2, "seed": 0}
     ppl = PPL(source, buffer(), beta=0.2, device="cpu", **kwargs).learn(10)
     cpl = CPL(source, buffer(), advantage="log_ratio", alpha=0.2, bias=1.0, device="cpu", **kwargs).learn(10)
@@ -170,7 +170,7 @@ def test_labels_mix_both_orders_with_the_bias_on_the_worse_segment():
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_with_a_fixed_std_the_policy_keeps_its_own_std(algorithm):
-    source = model_of(algorithm)
+    source = make_model(algorithm)
     for fixed_std, is_trained in ((1.0, False), (None, True)):
         model = cpl_of(source, preferences(), fixed_std=fixed_std, learning_rate=1e-2, shifted=False).learn(5)
         changed = [
@@ -194,10 +194,10 @@ def test_the_bc_term_keeps_the_policy_at_the_data():
 @pytest.mark.parametrize(
     ("make", "env", "options"),
     [
-        (lambda env: model_of(PPO, env()), choosing(spaces.Discrete(4)), {}),
-        (lambda env: model_of(MaskablePPO, env()), masked(spaces.MultiDiscrete([3, 2])), {}),
-        (lambda env: model_of(DQN, env(), buffer_size=1), choosing(spaces.Discrete(4)), {"temperature": 0.5}),
-        (lambda env: cvae(), Anything, {}),
+        (lambda env: make_model(PPO, env()), env_with_actions(spaces.Discrete(4)), {}),
+        (lambda env: make_model(MaskablePPO, env()), masked_env_with_actions(spaces.MultiDiscrete([3, 2])), {}),
+        (lambda env: make_model(DQN, env(), buffer_size=1), env_with_actions(spaces.Discrete(4)), {"temperature": 0.5}),
+        (lambda env: make_cvae(), RandomEnv, {}),
     ],
     ids=["Discrete", "masks", "DQN", "CVAEPolicy"],
 )
@@ -208,7 +208,7 @@ def test_without_a_fixed_std_all_policies_use_their_likelihood(make, env, option
     data = PreferenceBuffer(*(collect(reference, env, 3, seed=seed, progress_bar=False) for seed in range(2)))
     kwargs = {"fixed_std": None, "learning_rate": 1e-3, "seed": 0, "device": "cpu", **options, **variant}
     model = CPL(reference, data, **kwargs)
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model.set_logger(recorder)
     model.learn(20, log_interval=10)
     first, last = (row["train/preference_loss"] for row in recorder.rows)
@@ -217,15 +217,15 @@ def test_without_a_fixed_std_all_policies_use_their_likelihood(make, env, option
 
 
 def test_the_defaults_are_those_of_the_paper():
-    model = CPL(model_of(PPO), device="cpu")
+    model = CPL(make_model(PPO), device="cpu")
     found = (model.alpha, model.bias, model.gamma, model.fixed_std, model.learning_rate, model.segment_length)
     assert found == (0.1, 0.5, 1.0, 1.0, 1e-4, 64)
-    assert model._states_per_update == PREFINE(model_of(PPO), device="cpu")._states_per_update
+    assert model._states_per_update == PREFINE(make_model(PPO), device="cpu")._states_per_update
 
 
 def test_the_logged_terms_add_up_to_the_loss():
     model = cpl_of(learning_rate=1e-3, bc_coef=0.5, shifted=False)
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model.set_logger(recorder)
     model.learn(4, log_interval=2)
     for row in recorder.rows:
@@ -235,9 +235,9 @@ def test_the_logged_terms_add_up_to_the_loss():
 @pytest.mark.parametrize(
     ("source", "kwargs", "error"),
     [
-        (lambda: model_of(PPO, choosing(spaces.Discrete(4))()), {}, r"fixed_std: 1\.0 .*categorical"),
-        (cvae, {}, r"fixed_std: 1\.0 .*CVAEPolicy"),
-        (lambda: model_of(TD3, buffer_size=1), {"fixed_std": None}, "policy: TD3Policy"),
+        (lambda: make_model(PPO, env_with_actions(spaces.Discrete(4))()), {}, r"fixed_std: 1\.0 .*categorical"),
+        (make_cvae, {}, r"fixed_std: 1\.0 .*CVAEPolicy"),
+        (lambda: make_model(TD3, buffer_size=1), {"fixed_std": None}, "policy: TD3Policy"),
     ],
 )
 def test_a_policy_without_the_likelihood_is_refused(source, kwargs, error):

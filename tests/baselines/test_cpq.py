@@ -15,7 +15,7 @@ from sb3_prefine.baselines import CPQ
 from sb3_prefine.baselines.cpq import TransitionsWithCosts, cost_threshold, n_above
 from tests.baselines.by_hand import next_batch, update
 from tests.baselines.critics_by_hand import decoded, divergences, numbers, outputs, posterior, reseeded
-from tests.worlds import GOOD, Anything, assert_same_weights, recorded, trajectories, weights
+from tests.worlds import GOOD, RandomEnv, assert_same_weights, recorded, trajectories, weights
 
 SMALL = {"net_arch": [16, 16]}
 MODULES = ("policy", "critic", "critic_target", "cost_critic", "cost_critic_target", "vae")
@@ -33,7 +33,7 @@ def cpq(policy: object = "SquashedPolicy", **kwargs: object) -> CPQ:
     """CPQ with small networks and batches, in the environment of ``tests.worlds``."""
     given = {
         "cost_limit": 3.0,
-        "env": Anything(),
+        "env": RandomEnv(),
         "batch_size": 16,
         "learning_rate": 1e-3,
         "net_arch": [12, 12],

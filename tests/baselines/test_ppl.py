@@ -26,13 +26,13 @@ from tests.baselines.by_hand import (
     update,
 )
 from tests.families import FAMILIES
-from tests.worlds import Anything, Recorder, assert_same_weights, model_of, preferences, weights
+from tests.worlds import RandomEnv, RecordingLogger, assert_same_weights, make_model, preferences, weights
 
 
 def ppl_of(source: Any = None, data: PreferenceBuffer | None = None, **kwargs: Any) -> PPL:
     """PPL with segments of 4 steps, and a learning rate of 0 unless another one is given."""
     given = {"batch_size": 16, "segment_length": 4, "learning_rate": 0.0, "seed": 0, "device": "cpu"}
-    return PPL(source or model_of(PPO), data or buffer(), **{**given, **kwargs})
+    return PPL(source or make_model(PPO), data or buffer(), **{**given, **kwargs})
 
 
 def rewards_by_hand(model: PPL, pairs: Pairs, data: PreferenceBuffer, reduction: str = "sum") -> np.ndarray:
@@ -46,7 +46,7 @@ def rewards_by_hand(model: PPL, pairs: Pairs, data: PreferenceBuffer, reduction:
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_loss_is_eq_1_with_log_ratios_as_rewards(algorithm, reduction):
-    model = ppl_of(model_of(algorithm), beta=0.3, reduction=reduction)
+    model = ppl_of(make_model(algorithm), beta=0.3, reduction=reduction)
     shift(model.policy)
     pairs = next_batch(model)
     assert not pairs.is_real.all()
@@ -67,7 +67,7 @@ def test_the_loss_is_eq_1_with_log_ratios_as_rewards(algorithm, reduction):
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_the_gradient_is_that_of_bradley_terry(algorithm):
     """∇ℓ = -β σ(r⁻ - r⁺) (Σ ∇log π(τ⁺) - Σ ∇log π(τ⁻)), the mean over the pairs."""
-    model = ppl_of(model_of(algorithm), beta=0.3)
+    model = ppl_of(make_model(algorithm), beta=0.3)
     shift(model.policy)
     pairs = next_batch(model)
     rewards = rewards_by_hand(model, pairs, model.preferences)
@@ -100,7 +100,7 @@ def test_without_short_segments_mean_and_sum_differ_by_the_temperature():
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_it_equals_cpl_with_log_ratios_and_without_bias(algorithm):
-    source, data = model_of(algorithm), buffer()
+    source, data = make_model(algorithm), buffer()
     model = ppl_of(source, data, beta=0.2, learning_rate=1e-2).learn(10)
     kwargs = {"batch_size": 16, "segment_length": 4, "learning_rate": 1e-2, "seed": 0, "device": "cpu"}
     cpl = CPL(source, data, advantage="log_ratio", alpha=0.2, bias=1.0, fixed_std=None, **kwargs).learn(10)
@@ -154,7 +154,7 @@ def test_all_but_recurrent_policies_are_trained(name):
     assert found["train/grad_norm"] > 0
     # The reference is scored as the policy is, so the margin grows from zero.
     model = PPL(reference, data, learning_rate=1e-3, seed=0, device="cpu", **family.options)
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model.set_logger(recorder)
     model.learn(20, log_interval=10)
     assert recorder.rows[1]["rewards/margins"] > max(recorder.rows[0]["rewards/margins"], 0)
@@ -162,8 +162,8 @@ def test_all_but_recurrent_policies_are_trained(name):
 
 
 def test_training_reads_normalized_observations():
-    env = VecNormalize(DummyVecEnv([Anything]))
-    source = model_of(PPO, env, n_steps=16, batch_size=16).learn(16)
+    env = VecNormalize(DummyVecEnv([RandomEnv]))
+    source = make_model(PPO, env, n_steps=16, batch_size=16).learn(16)
     data = preferences()
     pairs = next_batch(ppl_of(source, data))
     seen = env.normalize_obs(np.concatenate([data.preferred.observations, data.dispreferred.observations]))
@@ -172,9 +172,9 @@ def test_training_reads_normalized_observations():
 
 def test_a_batch_has_as_many_transitions_as_one_of_prefine():
     """Rounded to whole segments, but at least one."""
-    model = PPL(model_of(PPO), PreferenceBuffer(episodes([200]), episodes([300], seed=1)), device="cpu")
+    model = PPL(make_model(PPO), PreferenceBuffer(episodes([200]), episodes([300], seed=1)), device="cpu")
     assert next_batch(model).is_real.shape == (2, 4, 64)
-    assert model._states_per_update == PREFINE(model_of(PPO), device="cpu")._states_per_update == 512
+    assert model._states_per_update == PREFINE(make_model(PPO), device="cpu")._states_per_update == 512
     for batch_size, n_pairs in ((1, 1), (64, 1), (100, 2), (6144, 96)):
         model.batch_size = batch_size
         assert next_batch(model).is_real.shape == (2, n_pairs, 64)

@@ -31,8 +31,8 @@ from tests.worlds import (
     BAD,
     GOOD,
     STATES,
-    Anything,
-    Recorder,
+    RandomEnv,
+    RecordingLogger,
     assert_same_weights,
     preferences,
     recorded,
@@ -49,7 +49,7 @@ NARROW = recorded(np.zeros((10, 2)), np.zeros((10, 3)))
 def safedice(policy: object = "SquashedPolicy", **kwargs: object) -> SafeDICE:
     """SafeDICE with small networks, small batches and a short first stage, in the environment of ``tests.worlds``."""
     given = {
-        "env": Anything(),
+        "env": RandomEnv(),
         "batch_size": 16,
         "learning_rate": 1e-3,
         "discriminator_steps": STAGE,
@@ -273,7 +273,7 @@ def test_load_can_change_the_learning_rate_of_the_critics(tmp_path):
 
 def test_each_stage_logs_its_own_metrics():
     model = safedice()
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model.set_logger(recorder)
     model.learn(STAGE + 5, log_interval=3)
     assert [row["time/total_timesteps"] for row in recorder.rows] == [3, 6, 9]
@@ -297,7 +297,7 @@ def staying(actions: list[list[float]], seed: int, n_episodes: int = 20, length:
     n = n_episodes * length
     observations = np.repeat(STATES[:n_episodes], length, axis=0)
     taken = np.asarray(actions)[rng.integers(len(actions), size=n)] + rng.normal(0, 0.05, (n, 3))
-    clipped = np.clip(taken, Anything.action_space.low, Anything.action_space.high)
+    clipped = np.clip(taken, RandomEnv.action_space.low, RandomEnv.action_space.high)
     return recorded(observations, clipped, length, costs=np.full(n, np.nan))
 
 
@@ -324,7 +324,7 @@ def test_it_imitates_what_is_not_dispreferred():
     clone = BC(
         "SquashedPolicy",
         data,
-        env=Anything(),
+        env=RandomEnv(),
         learning_rate=1e-2,
         batch_size=64,
         policy_kwargs=SMALL,

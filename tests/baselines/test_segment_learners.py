@@ -11,7 +11,7 @@ from stable_baselines3 import PPO, SAC, TD3
 from sb3_prefine import PreferenceBuffer
 from sb3_prefine.baselines import CPL, PPL
 from tests.baselines.by_hand import along_gradient, buffer, episodes, log_probs, next_batch, shift, update
-from tests.worlds import BAD, GOOD, STATES, Recorder, model_of, preferences, trajectories, weights
+from tests.worlds import BAD, GOOD, STATES, RecordingLogger, make_model, preferences, trajectories, weights
 
 VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "PPL": (PPL, {"beta": 0.3}),
@@ -29,7 +29,7 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS)
 def make(variant: str, data: PreferenceBuffer, source: Any = None, **kwargs: Any) -> Any:
     algorithm, options = VARIANTS[variant]
     given = {"batch_size": 16, "segment_length": 4, "learning_rate": 1e-2, "seed": 0, "device": "cpu"}
-    return algorithm(source or model_of(PPO), data, **{**given, **options, **kwargs})
+    return algorithm(source or make_model(PPO), data, **{**given, **options, **kwargs})
 
 
 @every_variant
@@ -71,7 +71,7 @@ def test_an_episode_of_weight_zero_changes_nothing(variant, in_preferred):
     first, second = learned(2), learned(3)
     for name, weight in first.items():
         torch.testing.assert_close(second[name], weight, rtol=1e-5, atol=1e-6)
-    assert any(not torch.equal(weight, first[name]) for name, weight in model_of(PPO).policy.state_dict().items())
+    assert any(not torch.equal(weight, first[name]) for name, weight in make_model(PPO).policy.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_an_episode_of_weight_zero_changes_nothing(variant, in_preferred):
     ],
 )
 def test_it_learns_to_tell_good_segments_from_bad_ones(variant, algorithm):
-    source, recorder = model_of(algorithm), Recorder()
+    source, recorder = make_model(algorithm), RecordingLogger()
     model = make(variant, preferences(), source, segment_length=5, learning_rate=3e-3)
     model.set_logger(recorder)
     model.learn(200)

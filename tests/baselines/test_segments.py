@@ -12,9 +12,9 @@ from sb3_prefine import PreferenceBuffer, load_reference
 from sb3_prefine.baselines.segments import Segments, build_segments
 from sb3_prefine.policies.likelihood import likelihood_of
 from tests.baselines.by_hand import buffer, episodes, rows_of, segments_of
-from tests.worlds import model_of
+from tests.worlds import make_model
 
-REFERENCE = load_reference(model_of(PPO))
+REFERENCE = load_reference(make_model(PPO))
 
 
 def segments(data: PreferenceBuffer) -> Segments:

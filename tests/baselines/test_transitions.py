@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from sb3_prefine.baselines import BC
 from sb3_prefine.baselines.transitions import transitions_of, vector_sizes
-from tests.worlds import GOOD, Anything, trajectories
+from tests.worlds import GOOD, RandomEnv, trajectories
 
 
 def test_transitions_are_normalized_scaled_and_end_at_terminals():
@@ -17,7 +17,7 @@ def test_transitions_are_normalized_scaled_and_end_at_terminals():
     rows = np.arange(6)
     actions = np.tile(np.array([[-2.0, 3.0, 0.5]], np.float32), (6, 1))
     data = replace(data, actions=actions, terminals=rows == 2, timeouts=rows == 5)
-    model = BC("GaussianPolicy", data, env=Anything(), device="cpu")
+    model = BC("GaussianPolicy", data, env=RandomEnv(), device="cpu")
     found = transitions_of("data", data, model.reference, model.policy)
     np.testing.assert_allclose(found.actions, np.tile([[-1.0, 1.0, 0.5]], (6, 1)), atol=1e-6)
     for name in ("observations", "next_observations"):

@@ -15,7 +15,7 @@ from stable_baselines3 import PPO
 import sb3_prefine.envs  # noqa: F401 (registers ENV)
 from sb3_prefine import Trajectories, collect
 from sb3_prefine.cli.main import main
-from tests.worlds import model_of
+from tests.worlds import make_model
 
 # An episode has 100 steps, and a step costs 1 if the ball is too fast.
 ENV = "SafetyBallRun-v0"
@@ -67,7 +67,7 @@ def call() -> Call:
 @pytest.fixture(scope="session")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zip of a PPO policy that rolls straight ahead, too fast."""
-    model = model_of(PPO, gym.make(ENV))
+    model = make_model(PPO, gym.make(ENV))
     with torch.no_grad():
         model.policy.action_net.bias.copy_(torch.tensor([1.0, 0.0]))
         model.policy.log_std.fill_(-1.0)

@@ -8,7 +8,7 @@ from stable_baselines3 import PPO
 
 from sb3_prefine import Trajectories, __version__, collect
 from tests.cli.conftest import ENV
-from tests.worlds import choosing, model_of
+from tests.worlds import env_with_actions, make_model
 
 
 def test_collect_samples_actions_by_default(call, policy, tmp_path):
@@ -77,7 +77,7 @@ def test_wrong_options_are_refused(call, policy, tmp_path, options, message):
 
 
 def test_discrete_actions_cannot_be_scaled(call, tmp_path):
-    model_of(PPO, choosing(spaces.Discrete(3))()).save(tmp_path / "discrete.zip")
+    make_model(PPO, env_with_actions(spaces.Discrete(3))()).save(tmp_path / "discrete.zip")
     outcome = call("collect", tmp_path / "discrete.zip", ENV, "--out", tmp_path / "x.hdf5", "--scales", 0.5)
     assert re.match(r"--scales: .*Discrete\(3\)", outcome.error)
 

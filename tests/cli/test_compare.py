@@ -6,7 +6,7 @@ from stable_baselines3 import PPO
 
 from sb3_prefine import evaluate_policy
 from tests.cli.conftest import ENV
-from tests.worlds import model_of
+from tests.worlds import make_model
 
 
 def test_all_policies_run_the_same_episodes(call, policy):
@@ -57,7 +57,7 @@ def test_missing_matplotlib_is_an_error_before_any_evaluation(call, policy, tmp_
 
 
 def test_unknown_costs_are_tabled_but_not_plotted(call, tmp_path):
-    model_of(PPO, "Pendulum-v1").save(tmp_path / "pendulum.zip")
+    make_model(PPO, "Pendulum-v1").save(tmp_path / "pendulum.zip")
     outcome = call(
         "compare", "Pendulum-v1", tmp_path / "pendulum.zip", "--episodes", 1, "--plot", tmp_path / "plane.png"
     )

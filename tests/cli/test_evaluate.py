@@ -8,7 +8,7 @@ from stable_baselines3 import PPO
 
 from sb3_prefine import evaluate_policy
 from tests.cli.conftest import ENV
-from tests.worlds import model_of
+from tests.worlds import make_model
 
 
 def test_evaluate_acts_deterministically_by_default(call, policy, tmp_path):
@@ -43,7 +43,7 @@ def test_table_has_intervals_violations_and_cvar(call, policy):
 
 
 def test_unknown_costs_are_unknown_in_the_table_and_null_in_json(call, tmp_path):
-    model_of(PPO, "Pendulum-v1").save(tmp_path / "pendulum.zip")
+    make_model(PPO, "Pendulum-v1").save(tmp_path / "pendulum.zip")
     path = tmp_path / "out.json"
     outcome = call("evaluate", tmp_path / "pendulum.zip", "Pendulum-v1", "--episodes", 2, "--json", path)
     assert outcome.code == 0, outcome

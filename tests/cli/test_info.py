@@ -14,7 +14,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from sb3_prefine import PREFINE, Trajectories
 from sb3_prefine.cli.demo import DATA
 from sb3_prefine.cli.describe_data import histogram
-from tests.worlds import choosing, model_of, preferences, trajectories
+from tests.worlds import env_with_actions, make_model, preferences, trajectories
 
 # Files of episodes
 
@@ -122,11 +122,11 @@ def properties(outcome):
             },
         ),
         (SAC, None, {"algorithm": "sac", "likelihood": "squashed Gaussian"}),
-        (PPO, choosing(spaces.Discrete(4)), {"actions": "Discrete(4)", "likelihood": "categorical"}),
+        (PPO, env_with_actions(spaces.Discrete(4)), {"actions": "Discrete(4)", "likelihood": "categorical"}),
     ],
 )
 def test_checkpoint_is_described(call, tmp_path, algorithm, env, expected):
-    model = model_of(algorithm, env and env())
+    model = make_model(algorithm, env and env())
     model.save(tmp_path / "model.zip")
     found = properties(call("info", tmp_path / "model.zip"))
     assert expected.items() <= found.items()
@@ -137,7 +137,7 @@ def test_checkpoint_is_described(call, tmp_path, algorithm, env, expected):
 
 
 def test_convolutions_are_shown(call, tmp_path):
-    class Screen(choosing(spaces.Discrete(2))):
+    class Screen(env_with_actions(spaces.Discrete(2))):
         observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 
     PPO("CnnPolicy", Screen(), seed=0, device="cpu").save(tmp_path / "screen.zip")
@@ -150,7 +150,7 @@ def test_convolutions_are_shown(call, tmp_path):
     [(TD3, "Pendulum-v1", "TD3"), (DQN, "CartPole-v1", "DQN")],
 )
 def test_policy_without_a_likelihood_is_described_with_the_reason(call, tmp_path, algorithm, env, reason):
-    model_of(algorithm, gym.make(env)).save(tmp_path / "model.zip")
+    make_model(algorithm, gym.make(env)).save(tmp_path / "model.zip")
     likelihood = properties(call("info", tmp_path / "model.zip"))["likelihood"]
     assert likelihood.startswith("none: policy: ")
     assert reason in likelihood
@@ -169,7 +169,7 @@ def test_name_in_the_zoo_is_described_with_its_wrappers(call, zoo):
 
 
 def test_zip_of_prefine_is_recognised(call, tmp_path):
-    PREFINE(model_of(PPO), preferences(), device="cpu").learn(1).save(tmp_path / "model.zip")
+    PREFINE(make_model(PPO), preferences(), device="cpu").learn(1).save(tmp_path / "model.zip")
     found = properties(call("info", tmp_path / "model.zip"))
     assert found["written by"].startswith("PREFINE.save")
     assert found["algorithm"] == "ppo"
@@ -180,7 +180,7 @@ class OwnExtractor(FlattenExtractor):
 
 
 def test_checkpoint_that_needs_unpickling_is_described_with_trust(call, tmp_path):
-    model_of(PPO, policy_kwargs={"features_extractor_class": OwnExtractor}).save(tmp_path / "own.zip")
+    make_model(PPO, policy_kwargs={"features_extractor_class": OwnExtractor}).save(tmp_path / "own.zip")
     assert "trust=True" in call("info", tmp_path / "own.zip").error
     found = properties(call("info", tmp_path / "own.zip", "--trust"))
     assert found["opens without unpickling"].startswith("no: ")

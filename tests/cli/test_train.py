@@ -12,7 +12,7 @@ from sb3_prefine.callbacks import CostEvalCallback, EarlyStopping
 from sb3_prefine.cli.demo import DATA
 from sb3_prefine.cli.options import Hyperparameters
 from tests.cli.conftest import ENV
-from tests.worlds import BAD, GOOD, assert_same_weights, choosing, model_of, trajectories
+from tests.worlds import BAD, GOOD, assert_same_weights, env_with_actions, make_model, trajectories
 
 FAST_TRAINING = ("--learning-rate", 3e-3, "--batch-size", 64, "--device", "cpu")
 
@@ -124,14 +124,14 @@ def test_wrong_options_are_refused_before_training(call, policy, data, tmp_path,
 
 
 def test_policy_without_a_likelihood_is_refused_in_one_line(call, two_sets, tmp_path):
-    model_of(TD3, ENV).save(tmp_path / "td3.zip")
+    make_model(TD3, ENV).save(tmp_path / "td3.zip")
     outcome = call("train", tmp_path / "td3.zip", *sets_of(two_sets), "--out", tmp_path / "safe.zip")
     assert re.match(r"policy: .*TD3Policy", outcome.error)
     assert len(outcome.err.splitlines()) == 1
 
 
 def test_data_of_another_environment_are_refused(call, two_sets, tmp_path):
-    model_of(PPO).save(tmp_path / "other.zip")
+    make_model(PPO).save(tmp_path / "other.zip")
     outcome = call("train", tmp_path / "other.zip", *sets_of(two_sets), "--out", tmp_path / "safe.zip")
     assert re.search(r"\(7,\).*\(5,\)", outcome.error)
 
@@ -181,8 +181,8 @@ def test_all_hyperparameters_reach_the_model(call, policy, two_sets, tmp_path):
 
 @pytest.mark.parametrize(("algorithm", "name"), [(TD3, "fixed_std"), (DQN, "temperature")])
 def test_fixed_std_and_temperature_reach_the_model(call, tmp_path, algorithm, name):
-    env = choosing(spaces.Discrete(4))() if algorithm is DQN else None
-    model_of(algorithm, env, buffer_size=100).save(tmp_path / "source.zip")
+    env = env_with_actions(spaces.Discrete(4))() if algorithm is DQN else None
+    make_model(algorithm, env, buffer_size=100).save(tmp_path / "source.zip")
     for file, action, number in (("good.hdf5", GOOD, 2), ("bad.hdf5", BAD, 0)):
         episodes = trajectories(action)
         if algorithm is DQN:
@@ -316,7 +316,7 @@ def test_evaluation_uses_the_limit_of_the_data_by_default(call, policy, data, tm
 
 
 def test_environment_without_costs_is_refused(call, tmp_path):
-    pendulum = model_of(PPO, "Pendulum-v1")
+    pendulum = make_model(PPO, "Pendulum-v1")
     pendulum.save(tmp_path / "pendulum.zip")
     assert call("collect", tmp_path / "pendulum.zip", "Pendulum-v1", "--out", tmp_path / "x", "--episodes", 2).code == 0
     outcome = call(

@@ -13,12 +13,12 @@ from stable_baselines3 import PPO
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories
 from sb3_prefine.data.space_checks import check_against_spaces
-from tests.families import SMALL, Images, Parts, masked
-from tests.worlds import Anything, choosing, model_of
+from tests.families import SMALL, DictEnv, ImageEnv, masked_env_with_actions
+from tests.worlds import RandomEnv, env_with_actions, make_model
 
 N = 10
-DICT = Parts.observation_space
-VECTOR, BOX = Anything.observation_space, Anything.action_space
+DICT = DictEnv.observation_space
+VECTOR, BOX = RandomEnv.observation_space, RandomEnv.action_space
 FOUR = spaces.Discrete(4)
 
 
@@ -149,7 +149,7 @@ def test_integers_pass_for_an_unbounded_box():
 
 def test_wrong_images_are_refused_when_prefine_is_made():
     kwargs = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}}
-    model = PPO("CnnPolicy", Images(), policy_kwargs=kwargs, device="cpu")
+    model = PPO("CnnPolicy", ImageEnv(), policy_kwargs=kwargs, device="cpu")
     for images, message in (
         (np.full((N, 3, 36, 36), 256), "256"),
         (np.zeros((N, 36, 36, 3), np.uint8), r"\(36, 36, 3\)"),
@@ -204,9 +204,9 @@ def test_masks_need_a_flag_for_each_option_of_each_choice(space, sizes):
 
 
 MODELS = {
-    "PPO": lambda: model_of(PPO, choosing(FOUR)()),
-    "RecurrentPPO": lambda: RecurrentPPO("MlpLstmPolicy", choosing(FOUR)(), policy_kwargs=SMALL, device="cpu"),
-    "continuous": lambda: model_of(PPO),
+    "PPO": lambda: make_model(PPO, env_with_actions(FOUR)()),
+    "RecurrentPPO": lambda: RecurrentPPO("MlpLstmPolicy", env_with_actions(FOUR)(), policy_kwargs=SMALL, device="cpu"),
+    "continuous": lambda: make_model(PPO),
 }
 
 
@@ -226,7 +226,7 @@ def test_masks_are_refused_if_the_policy_takes_none(make):
 
 
 def maskable() -> Any:
-    return model_of(MaskablePPO, masked(FOUR)())
+    return make_model(MaskablePPO, masked_env_with_actions(FOUR)())
 
 
 @pytest.mark.parametrize(

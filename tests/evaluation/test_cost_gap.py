@@ -16,14 +16,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_prefine import Trajectories, collect, load_reference
 from sb3_prefine.evaluation.cost_gap import CostGap, cost_gap
 from tests.families import FAMILIES, Family
-from tests.worlds import ACTIONS, OBSERVATIONS, Anything, model_of
+from tests.worlds import ACTIONS, OBSERVATIONS, RandomEnv, make_model
 
 ALMOST_NO_NOISE = -20.0
 
 
 def acting(mean, log_std=ALMOST_NO_NOISE):
     """A PPO model that takes the same action in every state."""
-    model = model_of(PPO)
+    model = make_model(PPO)
     with torch.no_grad():
         model.policy.action_net.weight.zero_()
         model.policy.action_net.bias.copy_(torch.tensor(mean))
@@ -83,7 +83,7 @@ def test_actions_are_sampled_and_clipped(limit, bound):
     share = cost_gap(acting([mean, 1.0, 0.0], np.log(std)), data, costs).sampled.sum() / n
     expected = norm.sf(1.0 if bound else limit, mean, std)
     assert share == pytest.approx(expected, abs=5 * np.sqrt(expected * (1 - expected) / n))
-    assert seen[0][:, 0].max() == 1.0 == Anything.action_space.high[0]
+    assert seen[0][:, 0].max() == 1.0 == RandomEnv.action_space.high[0]
 
 
 def test_noise_depends_on_the_seed_and_the_callers_state_is_kept():
@@ -124,7 +124,7 @@ def test_every_family_gives_actions_in_the_layout_of_the_data(family: Family):
         assert data.action_masks[np.arange(len(first)), first].all()
 
 
-class Uneven(Anything):
+class Uneven(RandomEnv):
     """Episodes of 3 to 12 steps."""
 
     def reset(self, seed=None, options=None):
@@ -154,9 +154,9 @@ def test_a_recurrent_policy_runs_from_the_start_of_each_episode():
 
 
 def test_a_model_behind_vec_normalize_sees_normalised_observations():
-    venv = VecNormalize(DummyVecEnv([Anything]))
+    venv = VecNormalize(DummyVecEnv([RandomEnv]))
     venv.obs_rms.mean[:], venv.obs_rms.var[:] = 3.0, 4.0
-    model = model_of(PPO, venv)
+    model = make_model(PPO, venv)
     with torch.no_grad():
         model.policy.log_std.fill_(ALMOST_NO_NOISE)
         model.policy.action_net.weight.mul_(100)

@@ -9,7 +9,7 @@ from scipy import stats
 from stable_baselines3 import PPO
 
 from sb3_prefine.evaluation.evaluate import Evaluation, evaluate_policy
-from tests.scripted import ScriptedEnv, Still
+from tests.scripted import ScriptedEnv, ZeroPolicy
 
 COSTS = st.lists(st.floats(0, 1000), min_size=1, max_size=60)
 
@@ -24,10 +24,10 @@ def of_costs(costs):
 @pytest.mark.parametrize("n_envs", [1, 4, 30])
 def test_episode_sums_are_exact(n_envs):
     env = ScriptedEnv()
-    evaluate_policy(Still(), env, 20)
+    evaluate_policy(ZeroPolicy(), env, 20)
     lengths = np.array([1 + seed % 7 for seed in env.seeds])
 
-    evaluation = evaluate_policy(Still(), ScriptedEnv, 20, n_envs=n_envs)
+    evaluation = evaluate_policy(ZeroPolicy(), ScriptedEnv, 20, n_envs=n_envs)
     np.testing.assert_array_equal(evaluation.episode_lengths, lengths)
     np.testing.assert_array_equal(evaluation.episode_rewards, lengths * (lengths + 1) / 2)
     np.testing.assert_array_equal(evaluation.episode_costs, (lengths + 1) // 2)
@@ -77,16 +77,16 @@ def test_unknown_costs_stay_unknown():
 
 
 def test_the_progress_bar_shows_return_and_cost(capsys):
-    evaluation = evaluate_policy(Still(), ScriptedEnv, 5, progress_bar=True)
+    evaluation = evaluate_policy(ZeroPolicy(), ScriptedEnv, 5, progress_bar=True)
     expected = f"return {evaluation.mean_reward:.1f}, cost {evaluation.mean_cost:.1f}"
     assert expected in capsys.readouterr().err
-    evaluate_policy(Still(), ScriptedEnv, 5)
+    evaluate_policy(ZeroPolicy(), ScriptedEnv, 5)
     assert capsys.readouterr().err == ""
 
 
 def test_zero_episodes_are_refused():
     with pytest.raises(ValueError, match=r"^n_episodes: 0 "):
-        evaluate_policy(Still(), ScriptedEnv, 0)
+        evaluate_policy(ZeroPolicy(), ScriptedEnv, 0)
 
 
 # Evaluation

@@ -11,9 +11,9 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from sb3_prefine.policies.base import MaskedInputs, SequenceInputs, actor_latent, run_lstm
-from sb3_prefine.utils.observations import zeros_of
-from tests.families import Parts, masked
-from tests.worlds import OBSERVATIONS, Anything, model_of
+from sb3_prefine.utils.observations import zero_observations
+from tests.families import DictEnv, masked_env_with_actions
+from tests.worlds import OBSERVATIONS, RandomEnv, make_model
 
 SEPARATE = {"net_arch": [16], "share_features_extractor": False}
 
@@ -24,22 +24,22 @@ def states(n: int = 7) -> torch.Tensor:
 
 @pytest.mark.parametrize("kwargs", [{"net_arch": [16]}, SEPARATE], ids=["shared", "separate"])
 def test_actor_latent_gives_the_distribution_of_sb3(kwargs):
-    policy: Any = model_of(PPO, policy_kwargs=kwargs).policy
+    policy: Any = make_model(PPO, policy_kwargs=kwargs).policy
     mean = policy.action_net(actor_latent(policy, states()))
     torch.testing.assert_close(mean, policy.get_distribution(states()).distribution.mean)
 
 
 def test_latent_does_not_depend_on_masks():
-    policy: Any = model_of(MaskablePPO, masked(spaces.Discrete(4))()).policy
+    policy: Any = make_model(MaskablePPO, masked_env_with_actions(spaces.Discrete(4))()).policy
     mask = torch.zeros((7, 4), dtype=torch.bool)
     torch.testing.assert_close(actor_latent(policy, MaskedInputs(states(), mask)), actor_latent(policy, states()))
 
 
 def test_extractor_of_the_critic_is_not_run():
     """It would cost a second pass over the images, and the actor's loss would train it."""
-    env, kwargs = Parts(), {"net_arch": [8], "share_features_extractor": False}
+    env, kwargs = DictEnv(), {"net_arch": [8], "share_features_extractor": False}
     policy: Any = PPO("MultiInputPolicy", env, policy_kwargs=kwargs, seed=0, device="cpu").policy
-    observations = policy.obs_to_tensor(zeros_of(env.observation_space, 3))[0]
+    observations = policy.obs_to_tensor(zero_observations(env.observation_space, 3))[0]
     actor_latent(policy, observations).sum().backward()
     assert all(weight.grad is not None for weight in policy.pi_features_extractor.parameters())
     assert all(weight.grad is None for weight in policy.vf_features_extractor.parameters())
@@ -78,7 +78,7 @@ def lstm_by_hand(
 @pytest.mark.parametrize("layers", [1, 2])
 def test_lstm_runs_along_each_sequence_from_its_initial_state(layers):
     kwargs = {"net_arch": [8], "lstm_hidden_size": 6, "n_lstm_layers": layers}
-    policy: Any = RecurrentPPO("MlpLstmPolicy", Anything(), policy_kwargs=kwargs, seed=0, device="cpu").policy
+    policy: Any = RecurrentPPO("MlpLstmPolicy", RandomEnv(), policy_kwargs=kwargs, seed=0, device="cpu").policy
     n_sequences, n_steps = 3, 5
     observations = states(n_sequences * n_steps)
     before = torch.randn((2, layers, n_sequences, 6), generator=torch.Generator().manual_seed(1))

@@ -13,13 +13,13 @@ from sb3_prefine import PREFINE, PreferenceBuffer, load_reference
 from sb3_prefine.policies.custom import ModulePolicy, check_shapes, likelihood_of_custom
 from sb3_prefine.policies.likelihood import likelihood_of, trainable_parameters
 from tests.families import Mixture
-from tests.worlds import ACTIONS, GOOD, OBSERVATIONS, STATES, Anything, choosing, preferences, trajectories
+from tests.worlds import ACTIONS, GOOD, OBSERVATIONS, STATES, RandomEnv, env_with_actions, preferences, trajectories
 
 
 class Chooser(nn.Module):
     """A categorical policy without ``mode``."""
 
-    observation_space, action_space = Anything.observation_space, spaces.Discrete(4)
+    observation_space, action_space = RandomEnv.observation_space, spaces.Discrete(4)
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ def test_discrete_module_learns():
 
 
 def test_subclass_of_an_sb3_policy_learns_and_is_exported(tmp_path):
-    policy = OwnPolicy(Anything.observation_space, Anything.action_space)
+    policy = OwnPolicy(RandomEnv.observation_space, RandomEnv.action_space)
     model = PREFINE(policy, preferences(), learning_rate=1e-2, batch_size=16, seed=0, device="cpu").learn(20)
     actions = model.predict(STATES, deterministic=True)[0]
     assert not np.allclose(actions, policy.predict(STATES, deterministic=True)[0])
@@ -141,7 +141,7 @@ def test_module_predicts_its_mode_or_a_sample():
     deterministic = model.predict(STATES, deterministic=True)[0]
     with torch.no_grad():
         expected = module.mode(module.params(torch.as_tensor(STATES))).numpy()
-    low, high = Anything.action_space.low, Anything.action_space.high
+    low, high = RandomEnv.action_space.low, RandomEnv.action_space.high
     np.testing.assert_allclose(deterministic, np.clip(expected, low, high), rtol=1e-6)
     samples = [model.predict(STATES)[0] for _ in range(2)]
     assert samples[0].shape == (len(STATES), ACTIONS)
@@ -164,7 +164,7 @@ def test_module_without_a_mode_predicts_samples_only():
 @pytest.mark.parametrize("method", ["params", "log_prob", "sample"])
 def test_module_without_one_of_the_methods_is_refused(method):
     class Lacking(nn.Module):
-        observation_space, action_space = Anything.observation_space, Anything.action_space
+        observation_space, action_space = RandomEnv.observation_space, RandomEnv.action_space
 
     for name in {"params", "log_prob", "sample"} - {method}:
         setattr(Lacking, name, getattr(Mixture, name))
@@ -177,7 +177,7 @@ def test_module_without_spaces_needs_an_environment():
     module.observation_space = None
     with pytest.raises(ValueError, match=r"^env: Mixture"):
         PREFINE(module)
-    assert PREFINE(module, env=Anything(), device="cpu").observation_space == Anything.observation_space
+    assert PREFINE(module, env=RandomEnv(), device="cpu").observation_space == RandomEnv.observation_space
 
 
 def test_right_shapes_pass():
@@ -213,4 +213,6 @@ def test_options_of_other_policies_are_refused(option):
 def test_data_with_other_actions_are_refused():
     with pytest.raises(ValueError, match=r"^preferred: actions .*\(3,\)"):
         PREFINE(Chooser(), preferences(), device="cpu")
-    assert PREFINE(Chooser(), env=choosing(spaces.Discrete(4))(), device="cpu").action_space == spaces.Discrete(4)
+    assert PREFINE(Chooser(), env=env_with_actions(spaces.Discrete(4))(), device="cpu").action_space == spaces.Discrete(
+        4
+    )

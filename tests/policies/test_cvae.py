@@ -13,8 +13,8 @@ from torch import Tensor
 from sb3_prefine import PREFINE, load_reference
 from sb3_prefine.policies.custom import HasLikelihood
 from sb3_prefine.policies.cvae import CVAEPolicy
-from tests.families import Images, Parts
-from tests.worlds import STATES, Anything, assert_same_weights, preferences, weights
+from tests.families import DictEnv, ImageEnv
+from tests.worlds import STATES, RandomEnv, assert_same_weights, preferences, weights
 
 STATE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 LEVER = spaces.Box(-1.0, 3.0, (1,), np.float32)
@@ -95,14 +95,14 @@ def test_sobol_points_are_unbiased_and_closer_than_independent_ones():
 
 
 def test_decoder_that_ignores_the_latent_scores_as_a_gaussian():
-    policy, features = cvae(Anything.action_space), states(20)
+    policy, features = cvae(RandomEnv.action_space), states(20)
     with torch.no_grad():
         policy.decoder.of_others.weight.zero_()
         for module in policy.encoder.rest[-1:]:
             module.weight.zero_()
             module.bias.copy_(torch.cat((torch.zeros(6), torch.full((6,), math.log(math.expm1(5.0)) - 5.0))))
     actions = policy.sample(features, None).detach()
-    low, high = (torch.tensor(bound) for bound in (Anything.action_space.low, Anything.action_space.high))
+    low, high = (torch.tensor(bound) for bound in (RandomEnv.action_space.low, RandomEnv.action_space.high))
     scaled = decode(policy, features, torch.zeros(20, 6))
     affine = torch.distributions.AffineTransform((high + low) / 2, (high - low) / 2)
     expected = torch.distributions.TransformedDistribution(scaled, affine).log_prob(actions).sum(-1)
@@ -166,8 +166,8 @@ def networks_with_gradient(policy: CVAEPolicy, value: Tensor) -> set[str]:
 
 
 def test_elbo_trains_all_networks_and_log_prob_only_the_decoder():
-    images = torch.as_tensor(Images.observation_space.sample()).unsqueeze(0)
-    policy = cvae(observation_space=Images.observation_space, features_extractor_kwargs={"features_dim": 8})
+    images = torch.as_tensor(ImageEnv.observation_space.sample()).unsqueeze(0)
+    policy = cvae(observation_space=ImageEnv.observation_space, features_extractor_kwargs={"features_dim": 8})
     actions = torch.zeros(1, 1)
     reconstruction, kl = policy.elbo(images, actions)
     assert networks_with_gradient(policy, (reconstruction - kl).sum()) == {"features_extractor", "encoder", "decoder"}
@@ -175,7 +175,7 @@ def test_elbo_trains_all_networks_and_log_prob_only_the_decoder():
 
 
 def test_fine_tuning_starts_at_equal_log_probs_and_keeps_the_encoder():
-    source = cvae(Anything.action_space, Anything.observation_space)
+    source = cvae(RandomEnv.action_space, RandomEnv.observation_space)
     data = preferences()
     model = PREFINE(source, data, learning_rate=1e-2, batch_size=16, seed=0, device="cpu")
     first = model.score(data, 16)
@@ -198,7 +198,7 @@ def test_counterfactuals_are_samples_of_the_chosen_network(source, monkeypatch):
 
     monkeypatch.setattr(CVAEPolicy, "sample", record)
     model = PREFINE(
-        cvae(Anything.action_space, Anything.observation_space),
+        cvae(RandomEnv.action_space, RandomEnv.observation_space),
         preferences(),
         counterfactuals=source,
         batch_size=16,
@@ -236,10 +236,10 @@ def test_actions_have_the_shape_of_the_space_and_respect_its_bounds():
 
 
 @pytest.mark.parametrize(
-    ("world", "extractor"), [(Anything, FlattenExtractor), (Images, NatureCNN), (Parts, CombinedExtractor)]
+    ("world", "extractor"), [(RandomEnv, FlattenExtractor), (ImageEnv, NatureCNN), (DictEnv, CombinedExtractor)]
 )
 def test_policy_for_any_observation_is_saved_and_loaded(world, extractor, tmp_path):
-    policy = cvae(Anything.action_space, world.observation_space, log_std_min=-3.0, activation_fn=torch.nn.Tanh)
+    policy = cvae(RandomEnv.action_space, world.observation_space, log_std_min=-3.0, activation_fn=torch.nn.Tanh)
     assert isinstance(policy, HasLikelihood)
     assert type(policy.features_extractor) is extractor
     observation = world.observation_space.sample()
@@ -252,7 +252,7 @@ def test_policy_for_any_observation_is_saved_and_loaded(world, extractor, tmp_pa
 
 
 def test_fine_tuned_cvae_is_loaded_without_unpickling(tmp_path, monkeypatch):
-    source = cvae(Anything.action_space, Anything.observation_space, activation_fn=torch.nn.Tanh, latent_dim=3)
+    source = cvae(RandomEnv.action_space, RandomEnv.observation_space, activation_fn=torch.nn.Tanh, latent_dim=3)
     model = PREFINE(source, preferences(), batch_size=16, seed=0, device="cpu").learn(3)
     model.save(tmp_path / "model.zip")
     exported = CVAEPolicy.load(str(model.export(tmp_path / "policy")), device="cpu")

@@ -15,8 +15,8 @@ from stable_baselines3 import DQN, PPO
 from sb3_prefine.policies.base import MaskedInputs
 from sb3_prefine.policies.discrete import independent_choices
 from sb3_prefine.policies.likelihood import Likelihood, likelihood_of
-from tests.families import masked
-from tests.worlds import OBSERVATIONS, choosing, model_of
+from tests.families import masked_env_with_actions
+from tests.worlds import OBSERVATIONS, env_with_actions, make_model
 
 SIZES = {
     "Discrete": (spaces.Discrete(4), [4]),
@@ -46,7 +46,7 @@ def far_from_uniform(policy: Any) -> Any:
 
 
 def maskable(space: spaces.Space) -> tuple[Any, Likelihood]:
-    policy = far_from_uniform(model_of(MaskablePPO, masked(space)()).policy)
+    policy = far_from_uniform(make_model(MaskablePPO, masked_env_with_actions(space)()).policy)
     return policy, likelihood_of(policy, -5.0)
 
 
@@ -78,7 +78,7 @@ DISCRETE = {
 
 @pytest.mark.parametrize("space", DISCRETE.values(), ids=DISCRETE)
 def test_discrete_policies_score_as_sb3_does(space, observations):
-    policy = model_of(PPO, choosing(space)()).policy.eval()
+    policy = make_model(PPO, env_with_actions(space)()).policy.eval()
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     actions = np.stack([space.sample() for _ in range(7)])
     given = torch.as_tensor(actions).to(torch.float if isinstance(space, spaces.MultiBinary) else torch.long)
@@ -89,7 +89,7 @@ def test_discrete_policies_score_as_sb3_does(space, observations):
 
 @pytest.mark.parametrize("space", DISCRETE.values(), ids=DISCRETE)
 def test_discrete_samples_occur_with_their_probability(space):
-    policy = model_of(PPO, choosing(space)()).policy.eval()
+    policy = make_model(PPO, env_with_actions(space)()).policy.eval()
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     with torch.no_grad():
         for parameter in policy.action_net.parameters():
@@ -103,7 +103,7 @@ def test_discrete_samples_occur_with_their_probability(space):
 
 
 def test_column_of_discrete_actions_does_not_broadcast(observations):
-    policy = model_of(PPO, choosing(spaces.Discrete(4))()).policy.eval()
+    policy = make_model(PPO, env_with_actions(spaces.Discrete(4))()).policy.eval()
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     params = likelihood.params(policy, observations)
     assert likelihood.log_prob(params, likelihood.encode(torch.zeros(7, 1))).shape == (7,)
@@ -208,7 +208,7 @@ def test_log_probs_of_independent_choices_add_up(sizes, seed, n_leading):
 
 
 def test_log_prob_of_a_bit_is_its_logistic_function():
-    policy = far_from_uniform(model_of(PPO, choosing(spaces.MultiBinary(3))()).policy)
+    policy = far_from_uniform(make_model(PPO, env_with_actions(spaces.MultiBinary(3))()).policy)
     likelihood = likelihood_of(policy, -5.0)
     with torch.no_grad():
         params = likelihood.params(policy, states())
@@ -225,7 +225,7 @@ def test_log_prob_of_a_bit_is_its_logistic_function():
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN])
 @pytest.mark.parametrize("temperature", [0.02, 1.0])
 def test_q_values_become_a_softmax(algorithm, temperature):
-    policy: Any = model_of(algorithm, choosing(spaces.Discrete(4))(), buffer_size=10).policy
+    policy: Any = make_model(algorithm, env_with_actions(spaces.Discrete(4))(), buffer_size=10).policy
     policy.set_training_mode(False)
     likelihood = likelihood_of(policy, -5.0, temperature=temperature)
     with torch.no_grad():
@@ -246,7 +246,7 @@ def test_q_values_become_a_softmax(algorithm, temperature):
 
 
 def test_lower_temperature_gives_lower_entropy():
-    policy: Any = model_of(DQN, choosing(spaces.Discrete(4))(), buffer_size=10).policy
+    policy: Any = make_model(DQN, env_with_actions(spaces.Discrete(4))(), buffer_size=10).policy
     with torch.no_grad():
         entropies = [
             -(p.exp() * p).sum(1).mean().item()
@@ -260,6 +260,6 @@ def test_lower_temperature_gives_lower_entropy():
 
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN])
 def test_q_values_of_actions_that_start_at_two_are_refused(algorithm):
-    policy = model_of(algorithm, choosing(spaces.Discrete(4, start=2))(), buffer_size=10).policy
+    policy = make_model(algorithm, env_with_actions(spaces.Discrete(4, start=2))(), buffer_size=10).policy
     with pytest.raises(TypeError, match=r"^policy: .*2"):
         likelihood_of(policy, -5.0, temperature=1.0)

@@ -10,7 +10,7 @@ from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 
 from sb3_prefine.policies.gaussian import ACTION_MARGIN
 from sb3_prefine.policies.likelihood import gaussian_around_mode, likelihood_of
-from tests.worlds import ACTIONS, OBSERVATIONS, Anything, model_of
+from tests.worlds import ACTIONS, OBSERVATIONS, RandomEnv, make_model
 
 DIAGONAL, SQUASHED = (PPO, A2C, TRPO), (SAC, TQC, CrossQ)
 
@@ -25,7 +25,7 @@ def observations() -> torch.Tensor:
 
 @pytest.mark.parametrize("algorithm", DIAGONAL)
 def test_diagonal_gaussian_scores_as_sb3_does(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
+    policy = make_model(algorithm).policy.eval()
     actions = torch.randn((7, ACTIONS))
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     _, expected, _ = policy.evaluate_actions(observations, actions)
@@ -35,7 +35,7 @@ def test_diagonal_gaussian_scores_as_sb3_does(algorithm, observations):
 
 @pytest.mark.parametrize("algorithm", SQUASHED)
 def test_squashed_gaussian_scores_as_sb3_does(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
+    policy = make_model(algorithm).policy.eval()
     mean, log_std, _ = policy.actor.get_action_dist_params(observations)
     squashed, expected = policy.actor.action_dist.log_prob_from_params(mean, log_std)
     likelihood = likelihood_of(policy, log_std_min=-5.0)
@@ -50,7 +50,7 @@ def test_squashed_gaussian_scores_as_sb3_does(algorithm, observations):
 @pytest.mark.parametrize("squash", [False, True])
 def test_gsde_of_ppo_scores_as_sb3_does(observations, use_expln, full_std, squash):
     options = {"use_expln": use_expln, "full_std": full_std, "squash_output": squash}
-    policy = model_of(PPO, use_sde=True, policy_kwargs={"net_arch": [16], **options}).policy.eval()
+    policy = make_model(PPO, use_sde=True, policy_kwargs={"net_arch": [16], **options}).policy.eval()
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     dist = policy.get_distribution(observations)
     inside = 0.9 * torch.tanh(torch.randn((7, ACTIONS)))
@@ -61,7 +61,7 @@ def test_gsde_of_ppo_scores_as_sb3_does(observations, use_expln, full_std, squas
 
 
 def test_gsde_of_sac_scores_as_sb3_does(observations):
-    policy = model_of(SAC, use_sde=True).policy.eval()
+    policy = make_model(SAC, use_sde=True).policy.eval()
     mean, log_std, latent = policy.actor.get_action_dist_params(observations)
     squashed, expected = policy.actor.action_dist.log_prob_from_params(mean, log_std, **latent)
     likelihood = likelihood_of(policy, log_std_min=-5.0)
@@ -73,7 +73,7 @@ def test_gsde_of_sac_scores_as_sb3_does(observations):
 @pytest.mark.parametrize("algorithm", [TD3, DDPG])
 def test_deterministic_actor_scores_as_a_gaussian_around_its_action(algorithm, observations):
     """The density is SciPy's, in units of actions scaled to [-1, 1]."""
-    policy = model_of(algorithm, buffer_size=10).policy.eval()
+    policy = make_model(algorithm, buffer_size=10).policy.eval()
     likelihood = likelihood_of(policy, -5.0, fixed_std=0.2)
     with torch.no_grad():
         params = likelihood.params(policy, observations)
@@ -89,7 +89,7 @@ def test_deterministic_actor_scores_as_a_gaussian_around_its_action(algorithm, o
 
 @pytest.mark.parametrize("algorithm", DIAGONAL + SQUASHED)
 def test_samples_have_the_mean_and_std_of_the_policy(algorithm):
-    policy = model_of(algorithm).policy.eval()
+    policy = make_model(algorithm).policy.eval()
     observation = torch.randn(1, OBSERVATIONS).expand(20_000, -1)
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_samples_have_the_mean_and_std_of_the_policy(algorithm):
 @pytest.mark.parametrize("algorithm", DIAGONAL + SQUASHED)
 def test_mean_gradient_of_the_log_prob_of_samples_is_zero(algorithm):
     """E[∇ log π(a')] = 0, which the gradient identity of the objective needs."""
-    policy = model_of(algorithm).policy.eval()
+    policy = make_model(algorithm).policy.eval()
     observation = torch.randn(1, OBSERVATIONS).expand(50_000, -1)
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     params = likelihood.params(policy, observation).detach().requires_grad_()
@@ -114,7 +114,7 @@ def test_mean_gradient_of_the_log_prob_of_samples_is_zero(algorithm):
 
 
 def test_equal_states_get_different_samples_with_gsde():
-    policy = model_of(PPO, use_sde=True).policy.eval()
+    policy = make_model(PPO, use_sde=True).policy.eval()
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     with torch.no_grad():
         params = likelihood.params(policy, torch.ones(100, OBSERVATIONS))
@@ -123,7 +123,7 @@ def test_equal_states_get_different_samples_with_gsde():
 
 
 def test_leading_dimensions_broadcast(observations):
-    policy = model_of(PPO).policy
+    policy = make_model(PPO).policy
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     params, actions = likelihood.params(policy, observations), torch.randn((2, 7, ACTIONS))
     scores = likelihood.log_prob(params, actions)
@@ -136,7 +136,7 @@ def test_leading_dimensions_broadcast(observations):
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_log_std_has_a_floor(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
+    policy = make_model(algorithm).policy.eval()
     with torch.no_grad():
         if algorithm is PPO:
             policy.log_std.fill_(-30.0)
@@ -148,7 +148,7 @@ def test_log_std_has_a_floor(algorithm, observations):
 
 @pytest.mark.parametrize("algorithm", SQUASHED)
 def test_actions_on_and_beyond_the_bound_have_a_finite_log_prob(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
+    policy = make_model(algorithm).policy.eval()
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     low, high = (torch.as_tensor(bound).expand(7, -1) for bound in (policy.action_space.low, policy.action_space.high))
     params = likelihood.params(policy, observations)
@@ -164,7 +164,7 @@ def test_actions_on_and_beyond_the_bound_have_a_finite_log_prob(algorithm, obser
 
 def test_saturated_sample_keeps_its_log_prob():
     """Samples are kept before tanh: tanh followed by atanh would lose half of the log-prob."""
-    policy = model_of(SAC).policy
+    policy = make_model(SAC).policy
     likelihood = likelihood_of(policy, log_std_min=-5.0)
     params = torch.tensor([[9.0] * ACTIONS + [-2.0] * ACTIONS])
     sample = likelihood.sample(params, torch.Generator().manual_seed(0))
@@ -173,7 +173,7 @@ def test_saturated_sample_keeps_its_log_prob():
     torch.testing.assert_close(likelihood.log_prob(params, sample), normal.log_prob(sample).sum(1) - jacobian)
 
 
-class Matrix(Anything):
+class Matrix(RandomEnv):
     """The world with matrices as actions."""
 
     action_space = spaces.Box(
@@ -185,7 +185,7 @@ class Matrix(Anything):
 def test_actions_of_any_dtype_and_shape_are_encoded_as_rows(algorithm):
     """Integers are actions too: their dtype must not round the bounds."""
     options = {} if algorithm is PPO else {"buffer_size": 10}
-    policy = model_of(algorithm, Matrix(), **options).policy.eval()
+    policy = make_model(algorithm, Matrix(), **options).policy.eval()
     likelihood = likelihood_of(policy, -5.0, fixed_std=0.1 if algorithm is TD3 else None)
     actions = np.array([[[1, 2], [1, 2]], [[-1, 0], [2, 3]]])
     scaled = actions if algorithm is PPO else policy.scale_action(actions)
@@ -206,22 +206,22 @@ def test_actions_of_any_dtype_and_shape_are_encoded_as_rows(algorithm):
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC, TQC, CrossQ, TD3, DDPG])
 def test_log_prob_around_the_mode_is_a_squared_error(algorithm, observations):
-    policy = model_of(algorithm).policy.eval()
+    policy = make_model(algorithm).policy.eval()
     likelihood = gaussian_around_mode(policy, std=0.5)
     params = likelihood.params(policy, observations)
     predicted, _ = policy.predict(observations.numpy(), deterministic=True)
-    low, high = Anything.action_space.low, Anything.action_space.high
+    low, high = RandomEnv.action_space.low, RandomEnv.action_space.high
     scaled = 2 * (predicted - low) / (high - low) - 1
     # PPO and A2C clip the predicted action.
     np.testing.assert_allclose(params.detach().numpy().clip(-1, 1), scaled, atol=1e-5)
-    actions = Anything.action_space.sample()[None]
+    actions = RandomEnv.action_space.sample()[None]
     errors = (2 * (actions - low) / (high - low) - 1 - params.detach().numpy()) ** 2
     scores = likelihood.log_prob(params, likelihood.encode(torch.as_tensor(actions)))
     np.testing.assert_allclose(scores.detach(), -errors.sum(-1) / (2 * 0.5**2), rtol=1e-4, atol=1e-5)
 
 
 def test_samples_around_the_mode_have_the_fixed_std():
-    policy = model_of(SAC).policy.eval()
+    policy = make_model(SAC).policy.eval()
     likelihood = gaussian_around_mode(policy, std=0.5)
     with torch.no_grad():
         params = likelihood.params(policy, torch.zeros(1, OBSERVATIONS)).expand(20_000, -1)

@@ -10,14 +10,14 @@ from sb3_prefine import PREFINE, collect, load_reference
 from sb3_prefine.policies.gsde import renew_noise
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.rollout.fast_predict import fast_predict
-from tests.worlds import OBSERVATIONS, Anything, model_of
+from tests.worlds import OBSERVATIONS, RandomEnv, make_model
 
 N = 4_000
 
 
 def trained(algorithm):
     """A model whose standard deviation has changed since it was built."""
-    model = model_of(algorithm, use_sde=True)
+    model = make_model(algorithm, use_sde=True)
     owner = model.policy.actor if algorithm is SAC else model.policy
     with torch.no_grad():
         owner.log_std.fill_(-2.5)
@@ -64,14 +64,14 @@ def test_same_seed_gives_the_same_episodes(algorithm):
     if algorithm is PPO:
         model = trained(PPO)
     else:
-        model = RecurrentPPO("MlpLstmPolicy", Anything(), use_sde=True, policy_kwargs={"lstm_hidden_size": 8}, seed=0)
-    actions = [collect(load_reference(model), Anything, 3, seed=4, progress_bar=False).actions for _ in range(2)]
+        model = RecurrentPPO("MlpLstmPolicy", RandomEnv(), use_sde=True, policy_kwargs={"lstm_hidden_size": 8}, seed=0)
+    actions = [collect(load_reference(model), RandomEnv, 3, seed=4, progress_bar=False).actions for _ in range(2)]
     np.testing.assert_array_equal(*actions)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_policy_without_gsde_draws_no_noise(algorithm):
-    policy = model_of(algorithm).policy
+    policy = make_model(algorithm).policy
     before = torch.get_rng_state()
     renew_noise(policy)
     assert torch.equal(before, torch.get_rng_state())

@@ -13,17 +13,17 @@ from sb3_prefine.policies.likelihood import (
     likelihood_of,
     trainable_parameters,
 )
-from tests.families import masked
-from tests.worlds import OBSERVATIONS, Anything, choosing, model_of
+from tests.families import masked_env_with_actions
+from tests.worlds import OBSERVATIONS, RandomEnv, env_with_actions, make_model
 
 
 @pytest.mark.parametrize(
     ("model", "found"),
     [
-        (lambda: model_of(TD3), r"TD3Policy .*fixed_std=0\.1"),
-        (lambda: model_of(DQN, choosing(spaces.Discrete(4))()), r"DQNPolicy .*temperature=1\.0"),
+        (lambda: make_model(TD3), r"TD3Policy .*fixed_std=0\.1"),
+        (lambda: make_model(DQN, env_with_actions(spaces.Discrete(4))()), r"DQNPolicy .*temperature=1\.0"),
         (lambda: QRDQN("MlpPolicy", "CartPole-v1", device="cpu"), r"QRDQNPolicy .*temperature=1\.0"),
-        (lambda: model_of(PPO, choosing(spaces.Discrete(4, start=2))()), "its actions start at 2"),
+        (lambda: make_model(PPO, env_with_actions(spaces.Discrete(4, start=2))()), "its actions start at 2"),
         (lambda: ARS("LinearPolicy", "Pendulum-v1", device="cpu"), "ARSLinearPolicy"),
     ],
 )
@@ -40,15 +40,15 @@ def test_module_without_a_likelihood_is_refused():
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (lambda: model_of(PPO), {"fixed_std": 0.1}, "fixed_std: 0.1 .*ActorCriticPolicy"),
-        (lambda: model_of(SAC), {"temperature": 2.0}, "temperature: 2.0 .*SACPolicy"),
-        (lambda: model_of(TD3), {"fixed_std": 0.1, "temperature": 2.0}, "temperature: 2.0 .*TD3Policy"),
+        (lambda: make_model(PPO), {"fixed_std": 0.1}, "fixed_std: 0.1 .*ActorCriticPolicy"),
+        (lambda: make_model(SAC), {"temperature": 2.0}, "temperature: 2.0 .*SACPolicy"),
+        (lambda: make_model(TD3), {"fixed_std": 0.1, "temperature": 2.0}, "temperature: 2.0 .*TD3Policy"),
         (
-            lambda: model_of(DQN, choosing(spaces.Discrete(4))()),
+            lambda: make_model(DQN, env_with_actions(spaces.Discrete(4))()),
             {"fixed_std": 0.1, "temperature": 2.0},
             "fixed_std: 0.1 .*DQNPolicy",
         ),
-        (lambda: model_of(TD3), {"temperature": 2.0}, "temperature: 2.0 .*TD3Policy"),
+        (lambda: make_model(TD3), {"temperature": 2.0}, "temperature: 2.0 .*TD3Policy"),
     ],
 )
 def test_option_for_other_policies_is_refused(model, options, message):
@@ -58,14 +58,14 @@ def test_option_for_other_policies_is_refused(model, options, message):
 
 @pytest.mark.parametrize("algorithm", [PPO, DQN])
 def test_gaussian_around_the_mode_of_discrete_actions_is_refused(algorithm):
-    policy = model_of(algorithm, choosing(spaces.Discrete(4))()).policy
+    policy = make_model(algorithm, env_with_actions(spaces.Discrete(4))()).policy
     with pytest.raises(TypeError, match=rf"^fixed_std: 0\.5 .*{type(policy).__name__}"):
         gaussian_around_mode(policy, std=0.5)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, TRPO, SAC, TQC, CrossQ])
 def test_only_the_parameters_of_the_actor_are_trainable(algorithm):
-    policy = model_of(algorithm).policy.eval()
+    policy = make_model(algorithm).policy.eval()
     trainable = trainable_parameters(policy, likelihood_of(policy, -5.0), torch.randn(7, OBSERVATIONS))
     names = {name for name, parameter in policy.named_parameters() if any(parameter is other for other in trainable)}
     if algorithm in (PPO, A2C, TRPO):
@@ -76,7 +76,7 @@ def test_only_the_parameters_of_the_actor_are_trainable(algorithm):
 
 
 def test_looking_for_trainable_parameters_keeps_the_random_state():
-    policy, observations = model_of(PPO).policy.eval(), torch.randn(7, OBSERVATIONS)
+    policy, observations = make_model(PPO).policy.eval(), torch.randn(7, OBSERVATIONS)
     before = torch.get_rng_state()
     trainable_parameters(policy, likelihood_of(policy, -5.0), observations)
     assert torch.equal(before, torch.get_rng_state())
@@ -85,9 +85,9 @@ def test_looking_for_trainable_parameters_keeps_the_random_state():
 @pytest.mark.parametrize(
     ("model", "kind"),
     [
-        (lambda: model_of(SAC), torch.Tensor),
-        (lambda: model_of(MaskablePPO, masked(spaces.MultiDiscrete([3, 2]))()), MaskedInputs),
-        (lambda: RecurrentPPO("MlpLstmPolicy", Anything(), seed=0, device="cpu"), SequenceInputs),
+        (lambda: make_model(SAC), torch.Tensor),
+        (lambda: make_model(MaskablePPO, masked_env_with_actions(spaces.MultiDiscrete([3, 2]))()), MaskedInputs),
+        (lambda: RecurrentPPO("MlpLstmPolicy", RandomEnv(), seed=0, device="cpu"), SequenceInputs),
     ],
     ids=["observations", "masks", "sequences"],
 )

@@ -6,13 +6,13 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from torch import nn
 
-from sb3_prefine.policies.networks import Conditional, default_extractor
-from tests.families import Images, Parts
-from tests.worlds import Anything
+from sb3_prefine.policies.networks import ConditionalMLP, default_extractor
+from tests.families import DictEnv, ImageEnv
+from tests.worlds import RandomEnv
 
 
 def test_mlp_of_two_inputs_is_an_mlp_of_their_concatenation():
-    network = Conditional(4, 3, [8, 6], 2, nn.Tanh)
+    network = ConditionalMLP(4, 3, [8, 6], 2, nn.Tanh)
     first = nn.Linear(7, 8)
     with torch.no_grad():
         first.weight.copy_(torch.cat((network.of_features.weight, network.of_others.weight), dim=1))
@@ -26,10 +26,10 @@ def test_mlp_of_two_inputs_is_an_mlp_of_their_concatenation():
 @pytest.mark.parametrize(
     ("space", "extractor"),
     [
-        (Anything.observation_space, FlattenExtractor),
+        (RandomEnv.observation_space, FlattenExtractor),
         (spaces.Discrete(3), FlattenExtractor),
-        (Images.observation_space, NatureCNN),
-        (Parts.observation_space, CombinedExtractor),
+        (ImageEnv.observation_space, NatureCNN),
+        (DictEnv.observation_space, CombinedExtractor),
     ],
 )
 def test_features_extractor_is_sb3_s_for_the_space(space, extractor):

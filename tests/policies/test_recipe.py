@@ -11,7 +11,7 @@ from stable_baselines3 import A2C, PPO, SAC, TD3
 
 import sb3_prefine
 from sb3_prefine import load_reference
-from tests.worlds import model_of
+from tests.worlds import make_model
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, TRPO, SAC, TQC, CrossQ, TD3])
@@ -22,13 +22,13 @@ def test_built_policy_names_the_original_optimizer(algorithm, tmp_path):
         model.save(tmp_path / "model.zip")
         return load_reference(tmp_path / "model.zip").recipe.build()
 
-    model = model_of(algorithm)
+    model = make_model(algorithm)
     policy, own = rebuilt(model), model.policy
     copy = type(policy)(**policy._get_constructor_parameters())
     assert policy.optimizer_class is own.optimizer_class
     assert (copy.optimizer_class, copy.optimizer_kwargs) == (own.optimizer_class, own.optimizer_kwargs)
     optimizer = {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": {"eps": 1e-4}}
-    policy = rebuilt(model_of(algorithm, policy_kwargs=optimizer))
+    policy = rebuilt(make_model(algorithm, policy_kwargs=optimizer))
     assert (policy.optimizer_class, policy.optimizer_kwargs) == (torch.optim.RMSprop, {"eps": 1e-4})
 
 

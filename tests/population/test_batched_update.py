@@ -15,7 +15,7 @@ from sb3_prefine.population.batched_update import should_batch_networks
 from sb3_prefine.population.networks import Networks
 from sb3_prefine.population.population import Population
 from tests.families import FAMILIES, Family
-from tests.worlds import BAD, GOOD, Recorder, model_of, preferences, trajectories
+from tests.worlds import BAD, GOOD, RecordingLogger, make_model, preferences, trajectories
 
 # One family for each kind of parameters, log-probs and observations.
 KINDS = (
@@ -51,7 +51,7 @@ def assert_runs_equal_separate_runs(
     :param twins: Models made in the same way.
     """
     for model in (*models, *twins):
-        model.set_logger(Recorder())
+        model.set_logger(RecordingLogger())
     with networks_batched(batched):
         Population(models).learn(n_updates, log_interval=log_interval)
     for model, twin in zip(models, twins, strict=True):
@@ -149,7 +149,7 @@ def test_batched_cvae_policies_and_references_score_as_separate_ones():
     ids=lambda options: options["loss_type"],
 )
 def test_runs_with_every_loss_equal_separate_runs(options):
-    reference = load_reference(model_of(PPO))
+    reference = load_reference(make_model(PPO))
     data = preferences()
     weighted = PreferenceBuffer(
         trajectories(GOOD),
@@ -171,7 +171,7 @@ def test_runs_with_every_loss_equal_separate_runs(options):
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_runs_may_differ_in_reference_optimizer_and_schedule(batched):
-    sources = [load_reference(model_of(PPO)), load_reference(model_with_half_the_weights())]
+    sources = [load_reference(make_model(PPO)), load_reference(model_with_half_the_weights())]
 
     def models() -> list[PREFINE]:
         data, shared = preferences(), {"batch_size": 16, "device": "cpu"}
@@ -186,7 +186,7 @@ def test_runs_may_differ_in_reference_optimizer_and_schedule(batched):
 
 
 def model_with_half_the_weights() -> PPO:
-    model = model_of(PPO)
+    model = make_model(PPO)
     with torch.no_grad():
         for weight in model.policy.parameters():
             weight.mul_(0.5)
@@ -195,7 +195,7 @@ def model_with_half_the_weights() -> PPO:
 
 def test_gradients_of_each_run_are_clipped_separately():
     def models() -> list[PREFINE]:
-        return [PREFINE(model_of(PPO), preferences(), max_grad_norm=bound, seed=0, **CPU) for bound in (1e-12, None)]
+        return [PREFINE(make_model(PPO), preferences(), max_grad_norm=bound, seed=0, **CPU) for bound in (1e-12, None)]
 
     before, [clipped, free] = models()[0].policy.state_dict(), Population(models()).learn(1)
     moved = [max(float((t - before[n]).abs().max()) for n, t in m.policy.state_dict().items()) for m in (clipped, free)]
@@ -210,7 +210,7 @@ def test_hyperparameters_changed_by_a_callback_take_effect():
         return True
 
     def models() -> list[PREFINE]:
-        return [PREFINE(model_of(PPO), preferences(), beta=beta, seed=0, **CPU) for beta in (0.05, 0.5)]
+        return [PREFINE(make_model(PPO), preferences(), beta=beta, seed=0, **CPU) for beta in (0.05, 0.5)]
 
     together = Population(models()).learn(8, callback=anneal)
     for model, twin in zip(together, models(), strict=True):
@@ -221,4 +221,4 @@ def test_hyperparameters_changed_by_a_callback_take_effect():
 
 
 def test_networks_are_not_batched_on_the_cpu():
-    assert not should_batch_networks(PREFINE(model_of(PPO), **CPU))
+    assert not should_batch_networks(PREFINE(make_model(PPO), **CPU))

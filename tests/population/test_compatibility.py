@@ -15,11 +15,11 @@ from sb3_prefine.baselines.bc import BC
 from sb3_prefine.policies.cvae import CVAEPolicy
 from sb3_prefine.population.compatibility import SHARED_SETTINGS, same_distribution
 from sb3_prefine.population.population import Population
-from tests.worlds import GOOD, Anything, choosing, model_of, preferences, trajectories
+from tests.worlds import GOOD, RandomEnv, env_with_actions, make_model, preferences, trajectories
 
 
 def prefine(source: Any = None, **kwargs: Any) -> PREFINE:
-    return PREFINE(model_of(PPO) if source is None else source, device="cpu", **kwargs)
+    return PREFINE(make_model(PPO) if source is None else source, device="cpu", **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_shared_settings_are_attributes_of_a_model():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (lambda: model_of(A2C, policy_kwargs={"net_arch": [16, 8]}), r"policy: .*out_features=8"),
+        (lambda: make_model(A2C, policy_kwargs={"net_arch": [16, 8]}), r"policy: .*out_features=8"),
         (
-            lambda: model_of(PPO, policy_kwargs={"net_arch": [16, 16], "activation_fn": torch.nn.ReLU}),
+            lambda: make_model(PPO, policy_kwargs={"net_arch": [16, 16], "activation_fn": torch.nn.ReLU}),
             r"policy: .*ReLU\(\), models\[0\] has .*Tanh\(\)",
         ),
-        (lambda: model_of(SAC), "action_space|type"),
-        (lambda: model_of(PPO, policy_kwargs={"net_arch": [16, 16, 16]}), "policy: "),
-        (lambda: model_of(PPO, use_sde=True), "policy: "),
-        (lambda: model_of(PPO, choosing(spaces.Discrete(3))()), "action_space: "),
+        (lambda: make_model(SAC), "action_space|type"),
+        (lambda: make_model(PPO, policy_kwargs={"net_arch": [16, 16, 16]}), "policy: "),
+        (lambda: make_model(PPO, use_sde=True), "policy: "),
+        (lambda: make_model(PPO, env_with_actions(spaces.Discrete(3))()), "action_space: "),
     ],
     ids=["width", "activation", "algorithm", "depth", "gSDE", "space"],
 )
@@ -68,13 +68,13 @@ def test_another_architecture_is_refused(source, message):
 
 def test_settings_that_are_not_modules_are_compared():
     def sde(use_expln: bool) -> PREFINE:
-        return prefine(model_of(PPO, use_sde=True, policy_kwargs={"net_arch": [16], "use_expln": use_expln}))
+        return prefine(make_model(PPO, use_sde=True, policy_kwargs={"net_arch": [16], "use_expln": use_expln}))
 
     with pytest.raises(ValueError, match=r"^policy: models\[1\] .*use_expln=True.*use_expln=False"):
         Population([sde(False), sde(True)])
 
     def cvae(log_std_min: float) -> PREFINE:
-        spaces_ = Anything.observation_space, Anything.action_space
+        spaces_ = RandomEnv.observation_space, RandomEnv.action_space
         return prefine(CVAEPolicy(*spaces_, net_arch=[16], log_std_min=log_std_min))
 
     with pytest.raises(ValueError, match=r"^policy: models\[1\] .*log_std_min=-2.0"):
@@ -82,7 +82,7 @@ def test_settings_that_are_not_modules_are_compared():
 
 
 def test_recurrent_policy_is_refused():
-    source = RecurrentPPO("MlpLstmPolicy", Anything(), policy_kwargs={"lstm_hidden_size": 8}, device="cpu")
+    source = RecurrentPPO("MlpLstmPolicy", RandomEnv(), policy_kwargs={"lstm_hidden_size": 8}, device="cpu")
     with pytest.raises(TypeError, match=r"^models\[0\]: RecurrentActorCriticPolicy is recurrent"):
         Population([prefine(source)])
 
@@ -93,17 +93,17 @@ def test_subclass_that_overrides_the_update_is_refused():
             super().train(batch)
 
     with pytest.raises(TypeError, match=r"^models\[1\]: Mine .*train"):
-        Population([prefine(), Mine(model_of(PPO), device="cpu")])
+        Population([prefine(), Mine(make_model(PPO), device="cpu")])
 
 
 def test_subclass_that_trains_as_prefine_is_accepted():
     class Named(PREFINE):
         pass
 
-    assert len(Population([prefine(), Named(model_of(PPO), device="cpu")])) == 2
+    assert len(Population([prefine(), Named(make_model(PPO), device="cpu")])) == 2
 
 
-@pytest.mark.parametrize("other", [lambda: BC("MlpPolicy", trajectories(GOOD), Anything(), device="cpu"), lambda: 3])
+@pytest.mark.parametrize("other", [lambda: BC("MlpPolicy", trajectories(GOOD), RandomEnv(), device="cpu"), lambda: 3])
 def test_objects_other_than_prefine_models_are_refused(other):
     with pytest.raises(TypeError, match=r"^models\[1\]: .*found (BC|int)\."):
         Population([prefine(), other()])
@@ -126,7 +126,7 @@ def test_changed_models_are_refused_before_training():
 
 
 def test_same_distribution_compares_weights_and_normaliser(tmp_path):
-    source = model_of(PPO, VecNormalize(DummyVecEnv([Anything])), n_steps=16, batch_size=16).learn(16)
+    source = make_model(PPO, VecNormalize(DummyVecEnv([RandomEnv])), n_steps=16, batch_size=16).learn(16)
     model = PREFINE(source, device="cpu")
     model.save(tmp_path / "model.zip")
     reference, again = load_reference(source), load_reference(tmp_path / "model.zip")
@@ -136,5 +136,5 @@ def test_same_distribution_compares_weights_and_normaliser(tmp_path):
     assert not same_distribution(reference, load_reference(source, normalizer=False))
     source.get_vec_normalize_env().obs_rms.mean += np.float64(1e-3)
     assert not same_distribution(reference, load_reference(source))
-    other = model_of(PPO)
+    other = make_model(PPO)
     assert not same_distribution(load_reference(other), load_reference(source, normalizer=False))

@@ -14,9 +14,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.population.population import Population
 from tests.population.test_batched_update import assert_same_rows, networks_batched
-from tests.worlds import BAD, GOOD, STATES, Recorder, assert_same_weights, model_of, preferences, trajectories, weights
+from tests.worlds import (
+    BAD,
+    GOOD,
+    STATES,
+    RecordingLogger,
+    assert_same_weights,
+    make_model,
+    preferences,
+    trajectories,
+    weights,
+)
 
-SOURCE = load_reference(model_of(PPO))
+SOURCE = load_reference(make_model(PPO))
 DATA = preferences()
 
 
@@ -79,7 +89,7 @@ def test_runs_log_and_anneal_by_their_own_counts():
         made = models(learning_rate=LinearSchedule(1e-3, 0.0, 1.0))
         for run, n in zip(made, (0, 3, 8), strict=True):
             run.learn(n)
-            run.set_logger(Recorder())
+            run.set_logger(RecordingLogger())
         return made
 
     together, alone = prepared(), prepared()

@@ -17,7 +17,7 @@ from sb3_prefine import PREFINE, load_reference
 from sb3_prefine.reference.hub import download_checkpoint, is_hub_id
 from sb3_prefine.reference.zoo_folder import find_checkpoint
 from tests.reference.hub_server import Hub
-from tests.worlds import OBSERVATIONS, Anything, model_of
+from tests.worlds import OBSERVATIONS, RandomEnv, make_model
 
 STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np.float32)
 NAME = "ppo-Anything-v0"
@@ -46,8 +46,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a model behind VecNormalize, as RL Zoo's push_to_hub uploads them."""
     folder = tmp_path_factory.mktemp("model")
-    env = VecNormalize(DummyVecEnv([Anything]))
-    model_of(PPO, env, n_steps=32, batch_size=32).learn(32).save(folder / f"{NAME}.zip")
+    env = VecNormalize(DummyVecEnv([RandomEnv]))
+    make_model(PPO, env, n_steps=32, batch_size=32).learn(32).save(folder / f"{NAME}.zip")
     env.save(str(folder / "vec_normalize.pkl"))
     (folder / "config.yml").write_text("normalize: true\n")
     for name in ("args.yml", "env_kwargs.yml", "replay.mp4", "results.json", "train_eval_metrics.zip"):

@@ -8,7 +8,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_prefine import PREFINE, load_reference
-from tests.worlds import OBSERVATIONS, Anything, model_of
+from tests.worlds import OBSERVATIONS, RandomEnv, make_model
 
 CLASSES = {"ppo": PPO, "a2c": A2C, "sac": SAC, "dqn": DQN}
 STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np.float32)
@@ -16,7 +16,7 @@ STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC])
 def test_model_policy_and_zip_give_the_same_reference(algorithm, tmp_path):
-    model = model_of(algorithm)
+    model = make_model(algorithm)
     model.save(tmp_path / "model")
     expected = model.predict(STATES, deterministic=True)[0]
     for source in (model, model.policy, tmp_path / "model.zip", str(tmp_path / "model")):
@@ -27,7 +27,7 @@ def test_model_policy_and_zip_give_the_same_reference(algorithm, tmp_path):
 
 
 def test_policy_without_a_likelihood_opens_but_cannot_be_fine_tuned():
-    model = ARS("LinearPolicy", Anything(), seed=0, device="cpu")
+    model = ARS("LinearPolicy", RandomEnv(), seed=0, device="cpu")
     expected = model.predict(STATES, deterministic=True)[0]
     np.testing.assert_array_equal(load_reference(model).predict(STATES, deterministic=True)[0], expected)
     with pytest.raises(TypeError, match=r"^policy: ARSLinearPolicy"):
@@ -35,37 +35,37 @@ def test_policy_without_a_likelihood_opens_but_cannot_be_fine_tuned():
 
 
 def test_loading_a_reference_returns_it():
-    reference = load_reference(model_of(PPO))
+    reference = load_reference(make_model(PPO))
     assert load_reference(reference) is reference
 
 
 def test_normaliser_of_a_model_is_found():
-    env = VecNormalize(DummyVecEnv([Anything]))
-    model = model_of(PPO, env, n_steps=16, batch_size=16).learn(16)
+    env = VecNormalize(DummyVecEnv([RandomEnv]))
+    model = make_model(PPO, env, n_steps=16, batch_size=16).learn(16)
     np.testing.assert_array_equal(load_reference(model).normalizer.observations.mean, env.obs_rms.mean)
 
 
 def test_normaliser_of_another_environment_is_refused(tmp_path):
     env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
     with pytest.raises(ValueError, match=r"^normalizer: .*Box"):
-        load_reference(model_of(PPO), normalizer=env)
+        load_reference(make_model(PPO), normalizer=env)
 
 
 def test_zip_of_prefine_accepts_no_other_normaliser(tmp_path):
-    PREFINE(model_of(PPO), device="cpu").save(tmp_path / "model.zip")
+    PREFINE(make_model(PPO), device="cpu").save(tmp_path / "model.zip")
     with pytest.raises(ValueError, match=r"^normalizer: .*model\.zip"):
-        load_reference(tmp_path / "model.zip", normalizer=VecNormalize(DummyVecEnv([Anything])))
+        load_reference(tmp_path / "model.zip", normalizer=VecNormalize(DummyVecEnv([RandomEnv])))
 
 
 def test_algorithm_other_than_the_file_s_is_refused(tmp_path):
-    model_of(PPO).save(tmp_path / "model.zip")
+    make_model(PPO).save(tmp_path / "model.zip")
     assert load_reference(tmp_path / "model.zip", algo="ppo").algo == "ppo"
     with pytest.raises(ValueError, match=r"^algo: 'sac'.*'ppo'"):
         load_reference(tmp_path / "model.zip", algo="sac")
 
 
 def test_environment_with_another_shape_is_refused(tmp_path):
-    model_of(PPO).save(tmp_path / "model.zip")
+    make_model(PPO).save(tmp_path / "model.zip")
     with pytest.raises(ValueError, match=r"^env: its observation_space .*\(3,\).*\(5,\)"):
         load_reference(tmp_path / "model.zip", env="Pendulum-v1")
 

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_prefine.reference.normalizer import read_normalizer
-from tests.worlds import OBSERVATIONS, Anything
+from tests.worlds import OBSERVATIONS, RandomEnv
 
 
 def vec_normalize(seed: int = 0, **kwargs) -> VecNormalize:
     """A ``VecNormalize`` after a hundred random steps."""
-    env = VecNormalize(DummyVecEnv([Anything]), **kwargs)
+    env = VecNormalize(DummyVecEnv([RandomEnv]), **kwargs)
     env.seed(seed)
     env.reset()
     for _ in range(100):
-        env.step([Anything.action_space.sample()])
+        env.step([RandomEnv.action_space.sample()])
     return env
 
 
@@ -45,10 +45,10 @@ def test_object_path_and_bytes_give_the_same_statistics(tmp_path):
 
 def test_vec_normalize_is_the_same_after_read_and_write(tmp_path):
     env = vec_normalize(gamma=0.97, clip_reward=3.0, norm_reward=True)
-    env.venv.observation_space = Anything.observation_space
+    env.venv.observation_space = RandomEnv.observation_space
     again = read_normalizer(env).to_vec_normalize(env.observation_space, env.action_space)
     again.save(str(tmp_path / "vecnormalize.pkl"))
-    loaded = VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), DummyVecEnv([Anything]))
+    loaded = VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), DummyVecEnv([RandomEnv]))
     for running in ("obs_rms", "ret_rms"):
         for statistic in ("mean", "var", "count"):
             expected = getattr(getattr(env, running), statistic)
@@ -115,7 +115,7 @@ def test_statistics_that_are_not_finite_are_refused():
         read_normalizer(env)
 
 
-class Parts(Anything):
+class Parts(RandomEnv):
     observation_space = spaces.Dict(
         {"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (3,)), "c": spaces.Box(0, 255, (1, 4, 4), np.uint8)}
     )
@@ -143,11 +143,11 @@ def test_dict_observations_are_normalised_as_in_sb3():
 def test_normaliser_matches_only_spaces_of_its_shapes():
     for_dict, for_array = (
         read_normalizer(VecNormalize(DummyVecEnv([Parts]), norm_obs_keys=["a"])),
-        read_normalizer(VecNormalize(DummyVecEnv([Anything]))),
+        read_normalizer(VecNormalize(DummyVecEnv([RandomEnv]))),
     )
     assert for_dict.matches(Parts.observation_space)
-    assert not for_dict.matches(Anything.observation_space)
-    assert for_array.matches(Anything.observation_space)
+    assert not for_dict.matches(RandomEnv.observation_space)
+    assert for_array.matches(RandomEnv.observation_space)
     assert not for_array.matches(Parts.observation_space)
 
 

@@ -7,14 +7,14 @@ import torch
 from stable_baselines3 import A2C, DQN, PPO, SAC
 
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories, collect, load_reference
-from tests.worlds import OBSERVATIONS, model_of
+from tests.worlds import OBSERVATIONS, make_model
 
 CLASSES = {"ppo": PPO, "a2c": A2C, "sac": SAC, "dqn": DQN}
 STATES = np.random.default_rng(7).normal(3.0, 2.0, (50, OBSERVATIONS)).astype(np.float32)
 
 
 def test_repr_of_a_reference_is_short():
-    shown = repr(load_reference(model_of(PPO)))
+    shown = repr(load_reference(make_model(PPO)))
     assert "ActorCriticPolicy" in shown
     assert len(shown) < 10_000
 

@@ -15,7 +15,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.save_util import data_to_json
 
 from sb3_prefine.reference.sb3_zip import SB3Zip
-from tests.worlds import Anything, model_of
+from tests.worlds import RandomEnv, make_model
 
 NAMES = {PPO: "ppo", A2C: "a2c", TRPO: "trpo", SAC: "sac", TQC: "tqc", CrossQ: "crossq", TD3: "td3"}
 
@@ -32,7 +32,7 @@ def with_field(archive: bytes, **changed: object) -> bytes:
 
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_algorithm_is_derived_from_the_fields(algorithm):
-    assert SB3Zip.from_model(model_of(algorithm)).algo == NAMES[algorithm]
+    assert SB3Zip.from_model(make_model(algorithm)).algo == NAMES[algorithm]
 
 
 def test_dqn_is_recognised_by_its_policy():
@@ -42,7 +42,7 @@ def test_dqn_is_recognised_by_its_policy():
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_policy_is_rebuilt_without_unpickling(algorithm, monkeypatch):
     kwargs = {"net_arch": [8, 4], "activation_fn": torch.nn.ELU, "optimizer_kwargs": {"eps": 1e-4}}
-    model = model_of(algorithm, policy_kwargs=kwargs)
+    model = make_model(algorithm, policy_kwargs=kwargs)
     checkpoint = SB3Zip.from_model(model)
     monkeypatch.setattr(cloudpickle, "loads", lambda *args: pytest.fail("something was unpickled"))
     recipe = checkpoint.recipe()
@@ -58,7 +58,7 @@ def test_policy_is_rebuilt_without_unpickling(algorithm, monkeypatch):
 
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_recipe_is_the_same_with_trust(algorithm):
-    checkpoint = SB3Zip.from_model(model_of(algorithm))
+    checkpoint = SB3Zip.from_model(make_model(algorithm))
     plain, trusted = checkpoint.recipe(), checkpoint.recipe(trust=True)
     assert plain.policy_class is trusted.policy_class
     assert plain.kwargs == trusted.kwargs
@@ -67,11 +67,11 @@ def test_recipe_is_the_same_with_trust(algorithm):
 
 def test_unreadable_space_is_refused_unless_given():
     field = json.loads(data_to_json({"space": spaces.Tuple([spaces.Discrete(2)])}))["space"]
-    archive = with_field(SB3Zip.from_model(model_of(PPO)).archive, observation_space=field)
+    archive = with_field(SB3Zip.from_model(make_model(PPO)).archive, observation_space=field)
     checkpoint = SB3Zip.read(archive, "their.zip")
     with pytest.raises(ValueError, match=r"^their\.zip: its observation_space .*Tuple"):
         checkpoint.recipe()
-    assert checkpoint.recipe(observation_space=Anything.observation_space).observation_space is not None
+    assert checkpoint.recipe(observation_space=RandomEnv.observation_space).observation_space is not None
 
 
 class Hostile:
@@ -85,7 +85,7 @@ class Hostile:
 
 
 def test_zip_of_hostile_pickles_runs_no_code(tmp_path):
-    checkpoint = SB3Zip.from_model(model_of(SAC))
+    checkpoint = SB3Zip.from_model(make_model(SAC))
     [(_, bomb)] = json.loads(data_to_json({"bomb": Hostile(tmp_path / "made")})).items()
     hostile = {
         name: {**field, ":serialized:": bomb[":serialized:"]}
@@ -118,7 +118,7 @@ def test_zip_of_hostile_pickles_runs_no_code(tmp_path):
     ],
 )
 def test_policy_class_outside_sb3_is_refused(module, init, found):
-    checkpoint = SB3Zip.from_model(model_of(PPO))
+    checkpoint = SB3Zip.from_model(make_model(PPO))
     field = {**checkpoint.fields["policy_class"], "__module__": module, "__init__": init}
     with pytest.raises(ValueError, match=rf"^their\.zip.*{found}"):
         SB3Zip.read(with_field(checkpoint.archive, policy_class=field), "their.zip").recipe()
@@ -134,7 +134,7 @@ def test_policy_class_outside_sb3_is_refused(module, init, found):
     ],
 )
 def test_keyword_argument_that_is_not_plain_is_refused(value):
-    checkpoint = SB3Zip.from_model(model_of(PPO))
+    checkpoint = SB3Zip.from_model(make_model(PPO))
     field = {":type:": "<class 'dict'>", ":serialized:": "", "activation_fn": value}
     with pytest.raises(ValueError, match=r"^their\.zip: .*activation_fn"):
         SB3Zip.read(with_field(checkpoint.archive, policy_kwargs=field), "their.zip").recipe()
@@ -145,7 +145,7 @@ class OwnPolicy(PPO.policy_aliases["MlpPolicy"]):
 
 
 def test_own_policy_class_needs_trust():
-    checkpoint = SB3Zip.from_model(PPO(OwnPolicy, Anything(), device="cpu"))
+    checkpoint = SB3Zip.from_model(PPO(OwnPolicy, RandomEnv(), device="cpu"))
     with pytest.raises(ValueError, match=r"policy class \(module tests\.reference\.test_sb3_zip\)"):
         checkpoint.recipe()
     assert checkpoint.recipe(trust=True).policy_class is OwnPolicy
@@ -158,7 +158,7 @@ def test_file_that_is_no_zip_is_refused(content):
 
 
 def test_truncated_zip_is_refused():
-    archive = SB3Zip.from_model(model_of(PPO)).archive
+    archive = SB3Zip.from_model(make_model(PPO)).archive
     with pytest.raises(ValueError, match=r"^their\.zip is not a Stable-Baselines3 zip"):
         SB3Zip.read(archive[: len(archive) // 2], "their.zip")
 
@@ -172,7 +172,7 @@ def test_zip_of_other_files_is_refused():
 
 
 def test_weights_of_another_shape_are_refused():
-    checkpoint = SB3Zip.from_model(model_of(PPO))
+    checkpoint = SB3Zip.from_model(make_model(PPO))
     field = {":type:": "<class 'dict'>", ":serialized:": "", "net_arch": [5]}
     theirs = SB3Zip.read(with_field(checkpoint.archive, policy_kwargs=field), "their.zip")
     with pytest.raises(ValueError, match=r"^their\.zip: its weights do not fit"):
@@ -181,10 +181,10 @@ def test_weights_of_another_shape_are_refused():
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"PK\x03\x04" + bytes(50), cloudpickle.dumps(print)])
 def test_damaged_weights_are_refused(junk):
-    good, target = io.BytesIO(SB3Zip.from_model(model_of(PPO)).archive), io.BytesIO()
+    good, target = io.BytesIO(SB3Zip.from_model(make_model(PPO)).archive), io.BytesIO()
     with zipfile.ZipFile(good) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             new.writestr(name, junk if name == "policy.pth" else old.read(name))
     checkpoint = SB3Zip.read(target.getvalue(), "their.zip")
     with pytest.raises(ValueError, match=r"^their\.zip: its weights \(policy\.pth\)"):
-        checkpoint.load_weights(model_of(PPO).policy)
+        checkpoint.load_weights(make_model(PPO).policy)

@@ -6,7 +6,7 @@ from stable_baselines3 import PPO, SAC
 from sb3_prefine.data.trajectories import Trajectories
 from sb3_prefine.evaluation.evaluate import evaluate_policy
 from sb3_prefine.rollout.collect import collect
-from tests.scripted import ScriptedEnv, Still
+from tests.scripted import ScriptedEnv, ZeroPolicy
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +16,10 @@ def model():
 
 def test_episodes_become_trajectories_in_the_order_of_their_seeds():
     env = ScriptedEnv()
-    collect(Still(), env, 20, progress_bar=False)
+    collect(ZeroPolicy(), env, 20, progress_bar=False)
     lengths = np.array([1 + seed % 7 for seed in env.seeds])
 
-    trajectories = collect(Still(), ScriptedEnv, 20, n_envs=6, progress_bar=False)
+    trajectories = collect(ZeroPolicy(), ScriptedEnv, 20, n_envs=6, progress_bar=False)
     assert isinstance(trajectories, Trajectories)
     np.testing.assert_array_equal(trajectories.episode_lengths, lengths)
     np.testing.assert_array_equal(trajectories.episode_returns, lengths * (lengths + 1) / 2)
@@ -92,6 +92,6 @@ def test_dict_observations_are_recorded_part_by_part():
 
 
 def test_the_progress_bar_shows_return_and_cost(capsys):
-    trajectories = collect(Still(), ScriptedEnv, 5)
+    trajectories = collect(ZeroPolicy(), ScriptedEnv, 5)
     shown = f"return {trajectories.episode_returns.mean():.1f}, cost {trajectories.episode_costs.mean():.1f}"
     assert shown in capsys.readouterr().err

@@ -12,7 +12,7 @@ from sb3_prefine.policies.gsde import renew_noise
 from sb3_prefine.rollout.fast_predict import fast_predict
 from sb3_prefine.rollout.predictor import open_policy
 from tests.families import FAMILIES, Family
-from tests.worlds import STATES, Anything, model_of, preferences
+from tests.worlds import STATES, RandomEnv, make_model, preferences
 
 
 def assert_same_actions(policy, observations, **masks):
@@ -68,11 +68,11 @@ def test_actions_equal_those_of_predict_to_the_last_bit(family: Family):
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_normaliser_and_trained_weights_are_used(algorithm):
-    venv = VecNormalize(DummyVecEnv([Anything]))
+    venv = VecNormalize(DummyVecEnv([RandomEnv]))
     venv.reset()
     for _ in range(50):
         venv.step(np.zeros((1, 3), np.float32))
-    reference = load_reference(model_of(algorithm, venv))
+    reference = load_reference(make_model(algorithm, venv))
     model = PREFINE(reference, preferences(), learning_rate=1e-2, batch_size=8, seed=0, device="cpu").learn(5)
     for policy in (reference, model):
         assert_same_actions(policy, STATES)
@@ -83,13 +83,13 @@ def test_normaliser_and_trained_weights_are_used(algorithm):
 
 
 def test_evaluation_mode_is_set_once(monkeypatch):
-    policy = model_of(PPO).policy
+    policy = make_model(PPO).policy
     assert modules_told(policy, policy.predict, monkeypatch) == 3
     assert modules_told(policy, fast_predict(policy), monkeypatch) == 0
 
 
 def test_a_policy_in_training_acts_without_dropout():
-    model = model_of(PPO, policy_kwargs={"net_arch": [16], "activation_fn": nn.Dropout})
+    model = make_model(PPO, policy_kwargs={"net_arch": [16], "activation_fn": nn.Dropout})
     model.policy.set_training_mode(True)
     actions, _ = fast_predict(model.policy)(STATES, deterministic=True)
     assert not model.policy.training
@@ -114,9 +114,9 @@ class Upside(ActorCriticPolicy):
 
 @pytest.mark.parametrize("kind", [Doubled, Shifted, Upside])
 def test_methods_overridden_in_a_class_are_called(kind):
-    policy = PPO(kind, Anything(), seed=0, device="cpu").policy
+    policy = PPO(kind, RandomEnv(), seed=0, device="cpu").policy
     assert_same_actions(policy, STATES)
-    plain = PPO("MlpPolicy", Anything(), seed=0, device="cpu").policy
+    plain = PPO("MlpPolicy", RandomEnv(), seed=0, device="cpu").policy
     plain.load_state_dict(policy.state_dict())
     actions, usual = (fast_predict(p)(STATES, deterministic=True)[0] for p in (policy, plain))
     assert not np.array_equal(actions, usual)
@@ -124,11 +124,11 @@ def test_methods_overridden_in_a_class_are_called(kind):
 
 @pytest.mark.parametrize(("owner", "method"), [("policy", "_predict"), ("actor", "forward")])
 def test_methods_replaced_on_an_instance_are_called(owner, method, monkeypatch):
-    policy = model_of(SAC).policy
+    policy = make_model(SAC).policy
     replaced = policy if owner == "policy" else policy.actor
     monkeypatch.setattr(replaced, method, lambda observation, deterministic=False: torch.zeros(len(observation), 3))
     actions, _ = fast_predict(policy)(STATES)
-    space = Anything.action_space
+    space = RandomEnv.action_space
     np.testing.assert_array_equal(actions, np.tile((space.low + space.high) / 2, (len(STATES), 1)))
 
 
@@ -143,7 +143,7 @@ def test_methods_replaced_on_an_instance_are_called(owner, method, monkeypatch):
     ],
 )
 def test_hooks_are_called(algorithm, name):
-    policy = model_of(algorithm).policy
+    policy = make_model(algorithm).policy
     seen = []
     handle = policy.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output))
     fast_predict(policy)(STATES)
@@ -155,7 +155,7 @@ def test_hooks_are_called(algorithm, name):
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.ELU, nn.Softsign])
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_other_activations_and_weight_norm_give_the_same_actions(algorithm, activation):
-    policy = model_of(algorithm, policy_kwargs={"net_arch": [16, 16], "activation_fn": activation}).policy
+    policy = make_model(algorithm, policy_kwargs={"net_arch": [16, 16], "activation_fn": activation}).policy
     layers = policy.mlp_extractor.policy_net if algorithm is PPO else policy.actor.latent_pi
     nn.utils.parametrizations.weight_norm(layers[0])
     nn.utils.spectral_norm(layers[2])
@@ -163,7 +163,7 @@ def test_other_activations_and_weight_norm_give_the_same_actions(algorithm, acti
 
 
 def test_gradients_are_not_recorded_and_training_continues():
-    model = model_of(PPO)
+    model = make_model(PPO)
     fast_predict(model.policy)(STATES)
     values, log_prob, _ = model.policy.evaluate_actions(torch.as_tensor(STATES), torch.zeros(len(STATES), 3))
     (values.sum() + log_prob.sum()).backward()
@@ -171,7 +171,7 @@ def test_gradients_are_not_recorded_and_training_continues():
 
 
 def test_observations_of_another_shape_are_refused_as_sb3_does():
-    policy = model_of(PPO).policy
+    policy = make_model(PPO).policy
     with pytest.raises(ValueError, match="Unexpected observation shape") as expected:
         policy.predict(STATES[:, :4])
     with pytest.raises(ValueError, match="Unexpected observation shape") as found:

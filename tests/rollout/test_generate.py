@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_prefine.rollout import generate as rollout_module
 from sb3_prefine.rollout.generate import generate_episodes
-from tests.scripted import Noisy, ScriptedEnv, Still
+from tests.scripted import RandomPolicy, ScriptedEnv, ZeroPolicy
 
 
 def run(policy, env, n_episodes=10, n_envs=3, deterministic=True, seed=0, action_transform=None):
@@ -44,7 +44,7 @@ def test_every_episode_runs_once_and_to_its_end(n_episodes, n_envs, seed):
         envs.append(ScriptedEnv())
         return envs[-1]
 
-    episodes = run(Still(), make, n_episodes, n_envs, seed=seed)
+    episodes = run(ZeroPolicy(), make, n_episodes, n_envs, seed=seed)
 
     assert [e.index for e in episodes] == list(range(n_episodes))
     assert len(envs) == min(n_envs, n_episodes)
@@ -53,18 +53,18 @@ def test_every_episode_runs_once_and_to_its_end(n_episodes, n_envs, seed):
 
 
 def test_an_episode_depends_on_the_seed_and_its_index_alone():
-    alone = run(Still(), ScriptedEnv, 12, n_envs=1)
-    for other in (run(Still(), ScriptedEnv, 12, n_envs=5), run(Still(), ScriptedEnv, 20, n_envs=4)[:12]):
+    alone = run(ZeroPolicy(), ScriptedEnv, 12, n_envs=1)
+    for other in (run(ZeroPolicy(), ScriptedEnv, 12, n_envs=5), run(ZeroPolicy(), ScriptedEnv, 20, n_envs=4)[:12]):
         for a, b in zip(alone, other, strict=True):
             np.testing.assert_array_equal(a.observations, b.observations)
     first_observations = {float(e.observations[0, 0]) for e in alone}
     assert len(first_observations) > 8
-    assert first_observations.isdisjoint(float(e.observations[0, 0]) for e in run(Still(), ScriptedEnv, 4, seed=1))
+    assert first_observations.isdisjoint(float(e.observations[0, 0]) for e in run(ZeroPolicy(), ScriptedEnv, 4, seed=1))
 
 
 def test_an_episode_records_observations_actions_and_flags():
     env = ScriptedEnv()
-    episodes = run(Still(), env, 20)
+    episodes = run(ZeroPolicy(), env, 20)
     assert len({len(e.rewards) for e in episodes}) > 5
     for episode, seed in zip(episodes, env.seeds, strict=True):
         length = 1 + seed % 7
@@ -81,7 +81,7 @@ def test_the_cost_is_unknown_if_no_step_reports_one():
         def info(self):
             return {}
 
-    assert all(np.isnan(e.costs).all() for e in run(Still(), NoCost))
+    assert all(np.isnan(e.costs).all() for e in run(ZeroPolicy(), NoCost))
 
 
 def test_the_cost_is_zero_in_steps_that_report_none():
@@ -89,7 +89,7 @@ def test_the_cost_is_zero_in_steps_that_report_none():
         def info(self):
             return {"cost": 3} if self.t == 1 else {}
 
-    for episode in run(Still(), CostAtFirst):
+    for episode in run(ZeroPolicy(), CostAtFirst):
         np.testing.assert_array_equal(episode.costs, [3.0] + [0.0] * (len(episode.rewards) - 1))
 
 
@@ -157,7 +157,7 @@ def test_a_discrete_policy():
 
 
 def test_the_env_wrappers_of_a_policy_are_applied():
-    class WithTime(Still):
+    class WithTime(ZeroPolicy):
         def wrap_env(self, env):
             return gym.wrappers.TimeAwareObservation(env)
 
@@ -175,11 +175,11 @@ def test_an_object_without_predict_is_refused():
 
 def test_the_same_arguments_give_the_same_episodes():
     torch.manual_seed(1)
-    first = run(Noisy(), ScriptedEnv, deterministic=False)
+    first = run(RandomPolicy(), ScriptedEnv, deterministic=False)
     torch.manual_seed(2)
     np.random.seed(2)  # noqa: NPY002
-    second = run(Noisy(), ScriptedEnv, deterministic=False)
-    other_seed = run(Noisy(), ScriptedEnv, deterministic=False, seed=1)
+    second = run(RandomPolicy(), ScriptedEnv, deterministic=False)
+    other_seed = run(RandomPolicy(), ScriptedEnv, deterministic=False, seed=1)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.actions, b.actions)
     assert not np.isin(first[0].actions, other_seed[0].actions).any()
@@ -195,7 +195,7 @@ def test_stochastic_actions_are_sampled():
 
 def test_the_callers_random_state_is_kept_between_episodes():
     model = PPO("MlpPolicy", "Pendulum-v1", seed=0)
-    for policy, env in ((Noisy(), ScriptedEnv), (model, "Pendulum-v1")):
+    for policy, env in ((RandomPolicy(), ScriptedEnv), (model, "Pendulum-v1")):
         before = global_state()
         for _ in generate_episodes(policy, env, 3, n_envs=2, deterministic=False, seed=0):
             assert global_state() == before
@@ -203,9 +203,9 @@ def test_the_callers_random_state_is_kept_between_episodes():
 
 
 def test_the_caller_drawing_between_episodes_changes_nothing():
-    expected = run(Noisy(), ScriptedEnv)
+    expected = run(RandomPolicy(), ScriptedEnv)
     episodes = []
-    for episode in generate_episodes(Noisy(), ScriptedEnv, 10, n_envs=3, deterministic=True, seed=0):
+    for episode in generate_episodes(RandomPolicy(), ScriptedEnv, 10, n_envs=3, deterministic=True, seed=0):
         episodes.append(episode)
         torch.rand(5), np.random.rand(5), random.random()  # noqa: NPY002
     for episode in episodes:
@@ -218,7 +218,7 @@ def test_the_callers_random_state_survives_an_error():
 
     before = global_state()
     with pytest.raises(ZeroDivisionError):
-        run(Noisy(), ScriptedEnv, action_transform=explode)
+        run(RandomPolicy(), ScriptedEnv, action_transform=explode)
     assert global_state() == before
 
 
@@ -226,7 +226,7 @@ def test_the_callers_random_state_survives_an_error():
 
 
 def test_the_actions_that_the_environment_received_are_recorded():
-    class Growing(Still):
+    class Growing(ZeroPolicy):
         def predict(self, observation, state=None, episode_start=None, deterministic=False):
             return np.stack([observation[:, 1], -observation[:, 1]], axis=1).astype(np.float64), state
 
@@ -242,9 +242,9 @@ def test_the_actions_that_the_environment_received_are_recorded():
 
 def test_actions_outside_the_space_are_refused():
     with pytest.raises(ValueError, match=r"^policy: .*\(3, 1\).*\(3, 2\)"):
-        run(Still(), ScriptedEnv, action_transform=lambda actions: actions[:, :1])
+        run(ZeroPolicy(), ScriptedEnv, action_transform=lambda actions: actions[:, :1])
     with pytest.raises(ValueError, match=r"^policy: .*inf inf"):
-        run(Still(), ScriptedEnv, action_transform=lambda actions: actions + np.inf)
+        run(ZeroPolicy(), ScriptedEnv, action_transform=lambda actions: actions + np.inf)
     with pytest.raises(ValueError, match=r"^policy: .*float64.*int64"):
         run(DQN("MlpPolicy", "CartPole-v1"), "CartPole-v1", action_transform=lambda actions: 0.5 * actions)
 
@@ -261,10 +261,10 @@ def test_the_episode_of_a_diverged_simulation_is_named(name):
                 observation, reward = (observation * np.nan, reward) if name == "observation" else (observation, np.inf)
             return observation, reward, *rest
 
-    lengths = [len(e.rewards) for e in run(Still(), ScriptedEnv, n_envs=1)]
+    lengths = [len(e.rewards) for e in run(ZeroPolicy(), ScriptedEnv, n_envs=1)]
     first = next(i for i, length in enumerate(lengths) if length >= 4)
     with pytest.raises(ValueError, match=f"^env: .* {name} in episode {first}, by step "):
-        run(Still(), Diverges, n_envs=1)
+        run(ZeroPolicy(), Diverges, n_envs=1)
 
 
 def test_an_episode_that_never_ends_is_an_error(monkeypatch):
@@ -275,7 +275,7 @@ def test_an_episode_that_never_ends_is_an_error(monkeypatch):
 
     monkeypatch.setattr(rollout_module, "MAX_EPISODE_STEPS", 50)
     with pytest.raises(RuntimeError, match=r"^env: episode 0 .* 50 steps"):
-        run(Still(), Endless)
+        run(ZeroPolicy(), Endless)
 
 
 def test_a_longer_time_limit_of_the_environment_holds(monkeypatch):
@@ -294,26 +294,26 @@ def test_only_environments_made_here_are_closed():
         made.append(ScriptedEnv())
         return made[-1]
 
-    run(Still(), make)
+    run(ZeroPolicy(), make)
     with pytest.raises(ValueError, match=r"^policy: "):
-        run(Still(), make, action_transform=lambda actions: actions + np.inf)
-    abandoned = generate_episodes(Still(), make, 10, n_envs=3, deterministic=True, seed=0)
+        run(ZeroPolicy(), make, action_transform=lambda actions: actions + np.inf)
+    abandoned = generate_episodes(ZeroPolicy(), make, 10, n_envs=3, deterministic=True, seed=0)
     next(abandoned)
     abandoned.close()
     assert [env.closed for env in made] == [1] * len(made)
 
     own = ScriptedEnv()
-    run(Still(), own)
+    run(ZeroPolicy(), own)
     vec_env = DummyVecEnv([ScriptedEnv, ScriptedEnv])
-    run(Still(), vec_env)
+    run(ZeroPolicy(), vec_env)
     assert own.closed == 0
     assert [env.closed for env in vec_env.envs] == [0, 0]
 
 
 def test_the_environments_of_a_dummy_vec_env_are_used_raw():
-    plain = run(Still(), ScriptedEnv)
+    plain = run(ZeroPolicy(), ScriptedEnv)
     vec_env = DummyVecEnv([ScriptedEnv, ScriptedEnv])
-    for episode, expected in zip(run(Still(), VecNormalize(VecMonitor(vec_env))), plain, strict=True):
+    for episode, expected in zip(run(ZeroPolicy(), VecNormalize(VecMonitor(vec_env))), plain, strict=True):
         np.testing.assert_array_equal(episode.observations, expected.observations)
         np.testing.assert_array_equal(episode.rewards, expected.rewards)
     assert all(len(env.seeds) > 2 for env in vec_env.envs)
@@ -333,14 +333,14 @@ def test_environments_that_cannot_be_used_are_refused():
         ("HalfCheetah-v99", ValueError, "'HalfCheetah-v99'"),
     ):
         with pytest.raises(error, match=f"^env: .*{message}"):
-            run(Still(), env)
+            run(ZeroPolicy(), env)
     subprocesses.close()
 
 
 @pytest.mark.parametrize(("name", "value"), [("n_episodes", 0), ("n_envs", 0), ("seed", -1)])
 def test_numbers_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name}: {value}"):
-        run(Still(), ScriptedEnv, **{name: value})
+        run(ZeroPolicy(), ScriptedEnv, **{name: value})
 
 
 def test_observations_of_another_length_are_refused_with_a_hint():

@@ -31,8 +31,8 @@ from sb3_prefine.rollout import env_group as groups
 from sb3_prefine.rollout import generate as rollout_module
 from sb3_prefine.rollout.generate import generate_episodes
 from sb3_prefine.rollout.workers import Workers
-from tests.scripted import Noisy, ScriptedEnv, Still
-from tests.worlds import Anything, choosing, model_of, preferences
+from tests.scripted import RandomPolicy, ScriptedEnv, ZeroPolicy
+from tests.worlds import RandomEnv, env_with_actions, make_model, preferences
 
 HERE = os.getpid()
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def no_process_is_left(children):
 )
 def test_episodes_do_not_depend_on_the_number_of_processes(env_id, algorithm):
     env = functools.partial(gym.make, env_id, max_episode_steps=25)
-    model = model_of(algorithm, env())
+    model = make_model(algorithm, env())
     one, two, three = (run(model, env, 5, 5, n, action_transform=lambda a: 0.9 * a) for n in (1, 2, 3))
     assert {len(episode.rewards) for episode in one} == {25}
     assert_same_episodes(one, two)
@@ -123,9 +123,9 @@ def test_episodes_do_not_depend_on_the_number_of_processes(env_id, algorithm):
 
 def test_episodes_of_many_lengths_draw_the_same_noise():
     """The policy's noise is drawn for the whole batch: an episode in another row or group would have other actions."""
-    expected = run(Noisy(), ScriptedEnv, 30, 7, 1)
+    expected = run(RandomPolicy(), ScriptedEnv, 30, 7, 1)
     assert len({len(episode.rewards) for episode in expected}) > 5
-    assert_same_episodes(run(Noisy(), ScriptedEnv, 30, 7, 3), expected)
+    assert_same_episodes(run(RandomPolicy(), ScriptedEnv, 30, 7, 3), expected)
 
 
 def test_a_recurrent_state_is_reset_with_each_episode():
@@ -134,7 +134,7 @@ def test_a_recurrent_state_is_reset_with_each_episode():
 
 
 def test_dict_observations_with_an_image_and_a_discrete_part():
-    class Parts(Anything):
+    class Parts(RandomEnv):
         observation_space = spaces.Dict(
             {
                 "camera": spaces.Box(0, 255, (1, 36, 36), np.uint8),
@@ -150,7 +150,7 @@ def test_dict_observations_with_an_image_and_a_discrete_part():
                 "speed": self.np_random.normal(size=2),
             }
 
-    class Says(Still):
+    class Says(ZeroPolicy):
         def predict(self, observation, state=None, episode_start=None, deterministic=False):
             brightness = observation["camera"].mean(axis=(1, 2, 3)) / 255
             says = np.stack([brightness, observation["gear"], observation["speed"][:, 0]], axis=1)
@@ -163,7 +163,7 @@ def test_dict_observations_with_an_image_and_a_discrete_part():
 
 
 def test_action_masks_and_discrete_actions():
-    class Masked(choosing(spaces.Discrete(4))):
+    class Masked(env_with_actions(spaces.Discrete(4))):
         def action_masks(self):
             return np.arange(4) <= self.steps % 4
 
@@ -176,30 +176,30 @@ def test_action_masks_and_discrete_actions():
 
 
 def test_collect_evaluate_and_the_callback_give_the_same_numbers(tmp_path):
-    model = PREFINE(model_of(PPO), preferences(), batch_size=8, seed=0, device="cpu")
-    one, two = (evaluate_policy(model, Anything, 5, n_envs=3, n_workers=n, deterministic=False) for n in (1, 2))
+    model = PREFINE(make_model(PPO), preferences(), batch_size=8, seed=0, device="cpu")
+    one, two = (evaluate_policy(model, RandomEnv, 5, n_envs=3, n_workers=n, deterministic=False) for n in (1, 2))
     np.testing.assert_array_equal(one.episode_rewards, two.episode_rewards)
-    recorded = [collect(model, Anything, 5, n_envs=3, n_workers=n, progress_bar=False) for n in (1, 2)]
+    recorded = [collect(model, RandomEnv, 5, n_envs=3, n_workers=n, progress_bar=False) for n in (1, 2)]
     np.testing.assert_array_equal(recorded[0].actions, recorded[1].actions)
     np.testing.assert_array_equal(recorded[0].observations, recorded[1].observations)
 
     watched = []
     for n in (1, 2):
-        callback = CostEvalCallback(Anything, cost_limit=5, eval_freq=2, n_eval_episodes=3, n_workers=n, verbose=0)
-        PREFINE(model_of(PPO), preferences(), batch_size=8, seed=0, device="cpu").learn(2, callback)
+        callback = CostEvalCallback(RandomEnv, cost_limit=5, eval_freq=2, n_eval_episodes=3, n_workers=n, verbose=0)
+        PREFINE(make_model(PPO), preferences(), batch_size=8, seed=0, device="cpu").learn(2, callback)
         watched.append(callback.last_evaluation.episode_rewards)
     np.testing.assert_array_equal(*watched)
 
 
 def test_more_workers_than_groups(children):
-    episodes = generate_episodes(Noisy(), ScriptedEnv, 4, n_envs=16, n_workers=5, deterministic=True, seed=0)
+    episodes = generate_episodes(RandomPolicy(), ScriptedEnv, 4, n_envs=16, n_workers=5, deterministic=True, seed=0)
     with pytest.warns(UserWarning, match=r"^n_workers: n_envs=4 .* 2 of 5 .* n_envs=80 "):
         first = next(episodes)
     assert len(children()) == 1
     found = sorted([first, *episodes], key=lambda episode: episode.index)
-    assert_same_episodes(found, run(Noisy(), ScriptedEnv, 4, 16, 1, seed=0))
+    assert_same_episodes(found, run(RandomPolicy(), ScriptedEnv, 4, 16, 1, seed=0))
     with pytest.warns(UserWarning, match=r"^n_workers: .* 1 of 3 "):
-        assert run(Still(), ScriptedEnv, 1, n_workers=3)[0].index == 0
+        assert run(ZeroPolicy(), ScriptedEnv, 1, n_workers=3)[0].index == 0
 
 
 def test_observations_may_change_their_dtype():
@@ -210,7 +210,7 @@ def test_observations_may_change_their_dtype():
             observation, *rest = super().step(action)
             return observation.astype(np.float64), *rest
 
-    assert_same_episodes(run(Still(), Wide), run(Still(), Wide, n_workers=1))
+    assert_same_episodes(run(ZeroPolicy(), Wide), run(ZeroPolicy(), Wide, n_workers=1))
 
 
 def test_the_callers_random_states_are_untouched():
@@ -218,7 +218,7 @@ def test_the_callers_random_states_are_untouched():
         return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()  # noqa: NPY002
 
     before = states()
-    for _ in generate_episodes(Noisy(), ScriptedEnv, 6, n_envs=4, n_workers=2, deterministic=False, seed=0):
+    for _ in generate_episodes(RandomPolicy(), ScriptedEnv, 6, n_envs=4, n_workers=2, deterministic=False, seed=0):
         assert states() == before
     assert states() == before
 
@@ -241,7 +241,7 @@ class Pid(ScriptedEnv):
 
 
 def test_each_group_runs_in_one_process_and_this_one_takes_some():
-    pids = [int(episode.observations[0, 0]) for episode in run(Still(), Pid, 12, 6, 3)]
+    pids = [int(episode.observations[0, 0]) for episode in run(ZeroPolicy(), Pid, 12, 6, 3)]
     assert pids[0] == HERE
     assert pids == pids[:3] * 4
     assert len(set(pids)) == 3
@@ -264,10 +264,10 @@ def test_this_process_works_while_the_others_start(monkeypatch):
             return super().receive(wait)
 
     monkeypatch.setattr(rollout_module, "Workers", Late)
-    pids = [int(episode.observations[0, 0]) for episode in run(Noisy(), Pid, 12, 6, 3)]
+    pids = [int(episode.observations[0, 0]) for episode in run(RandomPolicy(), Pid, 12, 6, 3)]
     assert pids.count(HERE) >= 4
-    expected = run(Noisy(), ScriptedEnv, 12, 6, 1)
-    assert_same_episodes(run(Noisy(), ScriptedEnv, 12, 6, 3), expected)
+    expected = run(RandomPolicy(), ScriptedEnv, 12, 6, 1)
+    assert_same_episodes(run(RandomPolicy(), ScriptedEnv, 12, 6, 3), expected)
 
 
 def test_global_random_states_are_the_same_in_every_process():
@@ -285,13 +285,13 @@ def test_global_random_states_are_the_same_in_every_process():
         def step(self, action):
             return np.zeros(3), 0.0, True, False, {}
 
-    one, three = ([e.observations[0] for e in run(Noisy(), Global, 6, 6, n)] for n in (1, 3))
+    one, three = ([e.observations[0] for e in run(RandomPolicy(), Global, 6, 6, n)] for n in (1, 3))
     np.testing.assert_array_equal(one, three)
     assert len(np.unique(one)) == 18
 
 
 def test_a_policy_acts_on_one_thread_in_every_process():
-    class Threads(Still):
+    class Threads(ZeroPolicy):
         def predict(self, observation, state=None, episode_start=None, deterministic=False):
             return np.full((len(observation), 2), torch.get_num_threads() / 8, np.float32), state
 
@@ -326,7 +326,7 @@ def test_an_id_registered_only_in_this_process_works():
 
     gym.register("Local-v0", Local, kwargs={})
     try:
-        assert_same_episodes(run(Still(), "Local-v0"), run(Still(), ScriptedEnv, n_workers=1))
+        assert_same_episodes(run(ZeroPolicy(), "Local-v0"), run(ZeroPolicy(), ScriptedEnv, n_workers=1))
     finally:
         gym.registry.pop("Local-v0")
 
@@ -350,7 +350,7 @@ def test_an_error_of_an_environment_is_raised_in_this_process():
         raise ZeroDivisionError("at the second step")
 
     with pytest.raises(ZeroDivisionError, match="at the second step") as caught:
-        run(Still(), failing(fail))
+        run(ZeroPolicy(), failing(fail))
     assert "In process 1 of 2" in caught.value.__notes__[0]
     assert "in fail" in caught.value.__notes__[0]
 
@@ -364,7 +364,7 @@ def test_an_error_that_cannot_be_pickled_is_raised_as_text():
         raise Bad("arm", 7)
 
     with pytest.raises(RuntimeError, match=r"Bad: arm broke at 7\nIn process 1 of 2"):
-        run(Still(), failing(fail))
+        run(ZeroPolicy(), failing(fail))
 
 
 def test_errors_of_making_and_resetting_environments_are_raised():
@@ -374,11 +374,11 @@ def test_errors_of_making_and_resetting_environments_are_raised():
         return ScriptedEnv()
 
     with pytest.raises(FileNotFoundError, match="no model"):
-        run(Still(), make)
+        run(ZeroPolicy(), make)
 
     shared = ScriptedEnv()
     with pytest.raises(ValueError, match=r"^env: .* twice"):
-        run(Still(), lambda: shared if os.getpid() != HERE else ScriptedEnv(), 6, 4, 2)
+        run(ZeroPolicy(), lambda: shared if os.getpid() != HERE else ScriptedEnv(), 6, 4, 2)
 
     class Late(ScriptedEnv):
         def reset(self, *, seed=None, options=None):
@@ -387,7 +387,7 @@ def test_errors_of_making_and_resetting_environments_are_raised():
             return super().reset(seed=seed)
 
     with pytest.raises(OSError, match="gone"):
-        run(Still(), Late, 20)
+        run(ZeroPolicy(), Late, 20)
 
 
 @pytest.mark.parametrize("name", ["observation", "reward"])
@@ -399,14 +399,14 @@ def test_a_diverged_simulation_raises_the_same_error_as_in_one(name):
                 return (observation * np.nan, reward, *rest) if name == "observation" else (observation, np.inf, *rest)
             return observation, reward, *rest
 
-    plain = run(Still(), ScriptedEnv, 12)
+    plain = run(ZeroPolicy(), ScriptedEnv, 12)
     # Of an episode that begins in the other process.
     episode = next(e for e in plain[1:4:2] if len(e.rewards) >= 2)
     broken = episode.observations[0, 0]
     messages = []
     for n_workers in (1, 2):
         with pytest.raises(ValueError, match=f"^env: .* {name} in episode {episode.index}, by step") as caught:
-            run(Still(), Diverges, 12, n_workers=n_workers)
+            run(ZeroPolicy(), Diverges, 12, n_workers=n_workers)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
 
@@ -420,7 +420,7 @@ def test_an_endless_episode_is_an_error(monkeypatch):
 
     monkeypatch.setattr(rollout_module, "MAX_EPISODE_STEPS", 50)
     with pytest.raises(RuntimeError, match=r"^env: episode 1 .* 50 steps"):
-        run(Still(), Endless)
+        run(ZeroPolicy(), Endless)
 
 
 @pytest.mark.parametrize(
@@ -430,38 +430,38 @@ def test_an_endless_episode_is_an_error(monkeypatch):
 )
 def test_a_killed_process_is_an_error_and_not_a_hang(end, code):
     with pytest.raises(RuntimeError, match=rf"^n_workers: process 1 .*exit code {code};"):
-        run(Still(), failing(lambda env, *found: end()))
+        run(ZeroPolicy(), failing(lambda env, *found: end()))
 
 
 def test_existing_environments_cannot_be_shared():
     for env in (ScriptedEnv(), DummyVecEnv([ScriptedEnv, ScriptedEnv])):
         with pytest.raises(ValueError, match=rf"^n_workers: 2 .*{type(env).__name__}"):
-            run(Still(), env)
+            run(ZeroPolicy(), env)
     with pytest.raises(TypeError, match=r"^env: int "):
-        run(Still(), 3)
+        run(ZeroPolicy(), 3)
     with pytest.raises(ValueError, match=r"^env: .*'Cheetah-v0'"):
-        run(Still(), "Cheetah-v0")
+        run(ZeroPolicy(), "Cheetah-v0")
 
 
 def test_an_argument_that_cannot_be_pickled_is_named():
     lock = threading.Lock()
 
-    class Locked(Still):
+    class Locked(ZeroPolicy):
         def wrap_env(self, env):
             return env if lock else None
 
     message = ".*cannot pickle"
     with pytest.raises(TypeError, match=f"^env: {message}"):
-        run(Still(), lambda: ScriptedEnv() if lock else None)
+        run(ZeroPolicy(), lambda: ScriptedEnv() if lock else None)
     with pytest.raises(TypeError, match=f"^policy: {message}"):
         run(Locked(), ScriptedEnv)
     with pytest.raises(TypeError, match=f"^action_transform: {message}"):
-        run(Still(), ScriptedEnv, action_transform=lambda actions: actions if lock else None)
+        run(ZeroPolicy(), ScriptedEnv, action_transform=lambda actions: actions if lock else None)
 
 
 def test_zero_workers_are_refused():
     with pytest.raises(ValueError, match=r"^n_workers: 0 "):
-        run(Still(), ScriptedEnv, n_workers=0)
+        run(ZeroPolicy(), ScriptedEnv, n_workers=0)
     with pytest.raises(ValueError, match=r"^n_workers: 0 "):
         CostEvalCallback(ScriptedEnv, cost_limit=1, n_workers=0)
 
@@ -475,7 +475,7 @@ def test_an_abandoned_rollout_closes_everything(close, tmp_path, children):
         def close(self):
             (tmp_path / f"{os.getpid()}-{id(self)}").touch()
 
-    episodes = generate_episodes(Still(), Closing, 50, n_envs=6, n_workers=3, deterministic=True, seed=0)
+    episodes = generate_episodes(ZeroPolicy(), Closing, 50, n_envs=6, n_workers=3, deterministic=True, seed=0)
     next(episodes)
     assert len(children()) == 2
     assert not list(tmp_path.iterdir())
@@ -491,14 +491,14 @@ def test_a_process_that_does_not_end_is_killed(monkeypatch):
                 threading.Event().wait()
 
     monkeypatch.setattr("sb3_prefine.rollout.workers._CLOSE_TIMEOUT", 0.5)
-    assert len(run(Still(), Stuck)) == 6
+    assert len(run(ZeroPolicy(), Stuck)) == 6
 
 
 ENDLESS = """
 import os
 import signal
 from sb3_prefine.rollout import generate_episodes
-from tests.scripted import ScriptedEnv, Still
+from tests.scripted import ScriptedEnv, ZeroPolicy
 
 class Endless(ScriptedEnv):
     def reset(self, *, seed=None, options=None):
@@ -511,7 +511,7 @@ class Endless(ScriptedEnv):
 
 # Where tests run in the background, Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-for _ in generate_episodes(Still(), Endless, 33, n_envs=33, n_workers=3, deterministic=True, seed=0):
+for _ in generate_episodes(ZeroPolicy(), Endless, 33, n_envs=33, n_workers=3, deterministic=True, seed=0):
     pass
 """
 

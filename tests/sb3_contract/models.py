@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_prefine import PREFINE
-from tests.worlds import Anything, model_of, preferences
+from tests.worlds import RandomEnv, make_model, preferences
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -18,9 +18,9 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def prefine_of(algorithm: type[BaseAlgorithm] = PPO, **kwargs: Any) -> PREFINE:
     """Make PREFINE with an untrained model, preferences and small batches."""
     kwargs = {"preferences": preferences(), "batch_size": 8, "seed": 0, "device": "cpu", **kwargs}
-    return PREFINE(model_of(algorithm), **kwargs)
+    return PREFINE(make_model(algorithm), **kwargs)
 
 
-def vec_env(n_envs: int = 1, env: type[gym.Env] = Anything) -> VecEnv:
+def vec_env(n_envs: int = 1, env: type[gym.Env] = RandomEnv) -> VecEnv:
     """Make environments as SB3 does, each in a ``Monitor``."""
     return make_vec_env(env, n_envs=n_envs)

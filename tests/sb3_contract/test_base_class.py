@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import DEVICES, prefine_of
-from tests.worlds import STATES, Recorder, assert_same_weights, model_of, preferences, weights
+from tests.worlds import STATES, RecordingLogger, assert_same_weights, make_model, preferences, weights
 
 # Parameters
 
@@ -125,7 +125,7 @@ def test_all_arguments_but_policy_have_defaults():
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_policy_has_the_class_of_the_source(algorithm):
-    source = model_of(algorithm)
+    source = make_model(algorithm)
     model = PREFINE(source, device="cpu")
     assert model.policy_class is type(model.policy) is type(source.policy)
 
@@ -150,7 +150,7 @@ def test_schedule_is_called_with_the_remaining_progress():
         asked.append(progress)
         return 1e-3 * progress
 
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model = prefine_of(learning_rate=schedule)
     model.set_logger(recorder)
     asked.clear()
@@ -160,7 +160,7 @@ def test_schedule_is_called_with_the_remaining_progress():
 
 
 def test_schedule_of_continued_training_is_that_of_sb3():
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model = prefine_of(learning_rate=lambda progress: progress).learn(2)
     model.set_logger(recorder)
     model.learn(2, log_interval=1, reset_num_timesteps=False)

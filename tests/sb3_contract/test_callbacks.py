@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import prefine_of, vec_env
-from tests.worlds import STATES, Recorder, model_of, preferences
+from tests.worlds import STATES, RecordingLogger, make_model, preferences
 
 
 class CallRecorder(BaseCallback):
@@ -142,7 +142,7 @@ def test_callbacks_that_need_an_environment_ask_for_it(callback):
 
 
 def test_other_callbacks_work_without_an_environment(tmp_path):
-    every, recorder = CallRecorder(), Recorder()
+    every, recorder = CallRecorder(), RecordingLogger()
     model = prefine_of()
     model.set_logger(recorder)
     model.learn(
@@ -209,7 +209,7 @@ def test_checkpoints_hold_the_model_of_their_timestep(tmp_path):
 def test_checkpoints_need_no_replay_buffer_or_normaliser(with_env, tmp_path):
     """PREFINE has no replay buffer, and its normaliser is inside the zip."""
     env = VecNormalize(vec_env())
-    source = model_of(PPO, env, n_steps=16, batch_size=16).learn(16)
+    source = make_model(PPO, env, n_steps=16, batch_size=16).learn(16)
     model = PREFINE(source, preferences(), env=vec_env() if with_env else None, seed=0, device="cpu")
     path = str(tmp_path)
     model.learn(4, callback=CheckpointCallback(2, path, save_replay_buffer=True, save_vecnormalize=True, verbose=2))

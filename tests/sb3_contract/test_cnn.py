@@ -12,13 +12,13 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage, i
 from sb3_prefine import PREFINE, PreferenceBuffer, load_reference
 from sb3_prefine.data.trajectories import Trajectories
 from tests.sb3_contract.models import vec_env
-from tests.worlds import ACTIONS, BAD, GOOD, Anything, trajectories
+from tests.worlds import ACTIONS, BAD, GOOD, RandomEnv, trajectories
 
 SMALL: dict[type[BaseAlgorithm], dict[str, Any]] = {PPO: {"n_steps": 16, "batch_size": 16}, SAC: {"buffer_size": 10}}
 N = 40
 
 
-class ChannelsLast(Anything):
+class ChannelsLast(RandomEnv):
     """Images with channels last, as cameras and renderers return them."""
 
     observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)

@@ -11,7 +11,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import prefine_of
-from tests.worlds import STATES, assert_same_weights, model_of, preferences, weights
+from tests.worlds import STATES, assert_same_weights, make_model, preferences, weights
 
 ARCHITECTURES: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
     "no hidden layer": (PPO, {"net_arch": []}),
@@ -29,7 +29,7 @@ ARCHITECTURES: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("algorithm", "kwargs"), ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_architectures_are_rebuilt_from_model_policy_and_file(algorithm, kwargs, tmp_path):
-    source = model_of(algorithm, policy_kwargs=kwargs)
+    source = make_model(algorithm, policy_kwargs=kwargs)
     source.save(tmp_path / "source")
     expected = source.predict(STATES, deterministic=True)[0]
     for given in (source, source.policy, tmp_path / "source"):
@@ -53,7 +53,7 @@ def test_optimizer_of_the_source_is_exported_but_not_used(algorithm, kwargs, tmp
     def optimizer_of(loaded: BaseAlgorithm) -> torch.optim.Optimizer:
         return (loaded.policy.actor if algorithm is SAC else loaded.policy).optimizer
 
-    source = model_of(algorithm, policy_kwargs={"net_arch": [4], **kwargs})
+    source = make_model(algorithm, policy_kwargs={"net_arch": [4], **kwargs})
     source.save(tmp_path / "source")
     expected = optimizer_of(algorithm.load(tmp_path / "source", device="cpu"))
     for given in (source, tmp_path / "source"):

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import prefine_of
-from tests.worlds import Recorder, preferences
+from tests.worlds import RecordingLogger, preferences
 
 KEYS = {
     "train/loss",
@@ -63,7 +63,7 @@ def test_every_format_is_written(tmp_path, capsys):
 
 
 def test_custom_logger_has_priority_over_tensorboard_log(tmp_path):
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model = prefine_of(tensorboard_log=str(tmp_path), verbose=1)
     model.set_logger(recorder)
     model.learn(2, log_interval=1).learn(2, log_interval=1, reset_num_timesteps=False)
@@ -75,11 +75,11 @@ def test_custom_logger_has_priority_over_tensorboard_log(tmp_path):
 
 def test_logger_is_not_saved(tmp_path):
     model = prefine_of()
-    model.set_logger(Recorder())
+    model.set_logger(RecordingLogger())
     model.learn(1).save(tmp_path / "model")
     loaded = PREFINE.load(tmp_path / "model", device="cpu", preferences=preferences())
     loaded.learn(1, log_interval=1)
-    assert not isinstance(loaded.logger, Recorder)
+    assert not isinstance(loaded.logger, RecordingLogger)
 
 
 @pytest.mark.parametrize("verbose", [0, 1])
@@ -89,7 +89,7 @@ def test_verbose_decides_what_is_printed(verbose, capsys):
 
 
 def test_log_interval_none_logs_nothing():
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model = prefine_of()
     model.set_logger(recorder)
     model.learn(3, log_interval=None)
@@ -97,7 +97,7 @@ def test_log_interval_none_logs_nothing():
 
 
 def test_records_of_a_callback_are_logged():
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model = prefine_of()
     model.set_logger(recorder)
 
@@ -112,7 +112,7 @@ def test_records_of_a_callback_are_logged():
 def test_clock_that_stands_still_gives_finite_logs(monkeypatch):
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now)
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model = prefine_of()
     model.set_logger(recorder)
     model.learn(2, log_interval=1)
@@ -123,7 +123,7 @@ def test_logged_speed_is_that_of_this_call(monkeypatch):
     """A pause between two calls and the steps of the other call do not count."""
     clock = [0]
     monkeypatch.setattr(time, "time_ns", lambda: clock[0])
-    recorder = Recorder()
+    recorder = RecordingLogger()
     model = prefine_of()
     model.set_logger(recorder)
 

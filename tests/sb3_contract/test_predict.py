@@ -7,7 +7,7 @@ from stable_baselines3 import A2C, PPO, SAC
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import DEVICES, prefine_of, vec_env
-from tests.worlds import ACTIONS, STATES, Anything, choosing, model_of
+from tests.worlds import ACTIONS, STATES, RandomEnv, env_with_actions, make_model
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -28,7 +28,7 @@ def test_predict_takes_one_observation_and_a_batch(algorithm, device):
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_predictions_equal_those_of_the_source(algorithm):
-    source = model_of(algorithm)
+    source = make_model(algorithm)
     model = PREFINE(source, device="cpu")
     expected, _ = source.predict(STATES, deterministic=True)
     np.testing.assert_array_equal(model.predict(STATES, deterministic=True)[0], expected)
@@ -44,13 +44,13 @@ def test_samples_differ_and_stay_in_bounds(algorithm):
     model = prefine_of(algorithm)
     samples = np.concatenate([model.predict(STATES)[0] for _ in range(20)])
     assert len(np.unique(samples[:, 0])) > 100
-    assert (samples >= Anything.action_space.low).all()
-    assert (samples <= Anything.action_space.high).all()
+    assert (samples >= RandomEnv.action_space.low).all()
+    assert (samples <= RandomEnv.action_space.high).all()
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.MultiDiscrete([3, 4]), spaces.MultiBinary(3)], ids=str)
 def test_discrete_actions_are_in_their_space(space):
-    model = PREFINE(model_of(PPO, choosing(space)()), device="cpu")
+    model = PREFINE(make_model(PPO, env_with_actions(space)()), device="cpu")
     actions, _ = model.predict(STATES)
     assert actions.shape == (len(STATES), *space.shape)
     assert all(space.contains(action.astype(space.dtype)) for action in actions)
@@ -71,4 +71,4 @@ def test_observations_of_another_shape_are_refused():
 def test_result_of_reset_is_refused_with_a_hint():
     """reset returns a pair of observation and info. Passing it is the most common mistake since gym 0.26."""
     with pytest.raises(ValueError, match="mixing Gym API"):
-        prefine_of().predict(Anything().reset())
+        prefine_of().predict(RandomEnv().reset())

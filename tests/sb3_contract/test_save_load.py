@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_prefine import PREFINE
 from tests.sb3_contract.models import prefine_of, vec_env
-from tests.worlds import STATES, Anything, assert_same_weights, model_of, preferences, weights
+from tests.worlds import STATES, RandomEnv, assert_same_weights, make_model, preferences, weights
 
 
 def actions_of(model: BaseAlgorithm) -> np.ndarray:
@@ -28,7 +28,7 @@ def actions_of(model: BaseAlgorithm) -> np.ndarray:
 def test_paths_are_those_of_sb3(kind, name, tmp_path):
     model = prefine_of()
     model.save(kind(tmp_path / name))
-    model_of(PPO).save(kind(tmp_path / "theirs" / name))
+    make_model(PPO).save(kind(tmp_path / "theirs" / name))
     written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*") if "theirs" not in path.parts]
     assert written == [path.relative_to(tmp_path / "theirs") for path in (tmp_path / "theirs").rglob("*.*")]
     loaded = PREFINE.load(kind(tmp_path / name), device="cpu")
@@ -47,7 +47,7 @@ def test_open_file_is_written_and_read(tmp_path):
 
 def test_open_file_of_another_algorithm_is_refused():
     file = io.BytesIO()
-    model_of(PPO).save(file)
+    make_model(PPO).save(file)
     file.seek(0)
     with pytest.raises(ValueError, match=r"^path: .*PREFINE\.save"):
         PREFINE.load(file)
@@ -139,7 +139,7 @@ def test_keyword_arguments_have_priority_over_the_file(tmp_path):
 
 @pytest.mark.parametrize("own", [True, False], ids=["PREFINE", "PPO"])
 def test_print_system_info_prints_the_versions(own, tmp_path, capsys):
-    (prefine_of() if own else model_of(PPO)).save(tmp_path / "model")
+    (prefine_of() if own else make_model(PPO)).save(tmp_path / "model")
     PREFINE.load(tmp_path / "model", device="cpu")
     assert "SYSTEM INFO" not in capsys.readouterr().out
     PREFINE.load(tmp_path / "model", device="cpu", print_system_info=True)
@@ -188,10 +188,10 @@ def test_model_without_an_environment_has_none_after_loading(tmp_path):
 
 
 def test_environments_can_be_set_between_trainings():
-    model = prefine_of(env=Anything())
+    model = prefine_of(env=RandomEnv())
     assert isinstance(model.get_env(), DummyVecEnv)
     model.learn(3)
-    for env in (Anything(), vec_env()):
+    for env in (RandomEnv(), vec_env()):
         model.set_env(env)
         model.learn(3)
         assert model.get_env().num_envs == 1
@@ -235,7 +235,7 @@ def test_environment_that_normalises_is_refused(tmp_path):
     """The model normalises observations itself. Normalising them twice would be a silent error."""
     model = prefine_of()
     model.save(tmp_path / "model")
-    model_of(PPO).save(tmp_path / "ppo")
+    make_model(PPO).save(tmp_path / "ppo")
     env = VecNormalize(vec_env())
     for path in (tmp_path / "model", tmp_path / "ppo"):
         with pytest.raises(ValueError, match=r"^env: .*VecNormalize"):
@@ -281,6 +281,6 @@ def test_steps_of_the_optimizer_continue_after_load(tmp_path):
 
 def test_custom_objects_for_another_algorithm_are_refused(tmp_path):
     """They would be ignored: a reference is built from the file or from the environment."""
-    model_of(PPO).save(tmp_path / "ppo")
+    make_model(PPO).save(tmp_path / "ppo")
     with pytest.raises(ValueError, match=r"^custom_objects: observation_space "):
-        PREFINE.load(tmp_path / "ppo", custom_objects={"observation_space": Anything.observation_space})
+        PREFINE.load(tmp_path / "ppo", custom_objects={"observation_space": RandomEnv.observation_space})

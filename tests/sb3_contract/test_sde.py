@@ -5,7 +5,7 @@ import pytest
 from stable_baselines3 import A2C, PPO, SAC
 
 from sb3_prefine import PREFINE
-from tests.worlds import STATES, assert_same_weights, model_of, preferences, weights
+from tests.worlds import STATES, assert_same_weights, make_model, preferences, weights
 
 OPTIONS = {
     "plain": {},
@@ -18,7 +18,7 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_variants_of_gsde_learn_and_are_saved(options, tmp_path):
     kwargs = {"net_arch": [8], **options}
-    source = model_of(PPO, use_sde=True, sde_sample_freq=4, policy_kwargs=kwargs)
+    source = make_model(PPO, use_sde=True, sde_sample_freq=4, policy_kwargs=kwargs)
     model = PREFINE(source, preferences(), batch_size=8, seed=0, device="cpu").learn(3)
     actions = model.predict(STATES, deterministic=True)[0]
     model.save(tmp_path / "model")
@@ -32,7 +32,7 @@ def test_noise_matrix_of_predict_does_not_change_training(algorithm):
     """Counterfactuals have separate noise, so that predicting between steps does not change what is learnt."""
 
     def run(callback: object) -> dict:
-        model = PREFINE(model_of(algorithm, use_sde=True), preferences(), batch_size=8, seed=0, device="cpu")
+        model = PREFINE(make_model(algorithm, use_sde=True), preferences(), batch_size=8, seed=0, device="cpu")
         return weights(model.learn(5, callback=callback).policy)
 
     def disturb(locals_: dict, _globals: dict) -> bool:
@@ -46,7 +46,7 @@ def test_noise_matrix_of_predict_does_not_change_training(algorithm):
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_samples_follow_the_noise_matrix_as_in_sb3(algorithm):
-    model = PREFINE(model_of(algorithm, use_sde=True), preferences(), batch_size=8, seed=0, device="cpu").learn(2)
+    model = PREFINE(make_model(algorithm, use_sde=True), preferences(), batch_size=8, seed=0, device="cpu").learn(2)
     first = model.predict(STATES)[0]
     np.testing.assert_array_equal(model.predict(STATES)[0], first)
     (model.policy if algorithm is not SAC else model.policy.actor).reset_noise()

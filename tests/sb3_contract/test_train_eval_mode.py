@@ -10,7 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_prefine import PREFINE
-from tests.worlds import STATES, assert_same_weights, model_of, preferences, weights
+from tests.worlds import STATES, assert_same_weights, make_model, preferences, weights
 
 
 class DropoutAndBatchNorm(BaseFeaturesExtractor):
@@ -30,7 +30,7 @@ def source_of(algorithm: type[BaseAlgorithm], share: bool = True) -> BaseAlgorit
     kwargs = {"net_arch": [8], "features_extractor_class": DropoutAndBatchNorm}
     if not share or algorithm is SAC:
         kwargs["share_features_extractor"] = False
-    model = model_of(algorithm, policy_kwargs=kwargs)
+    model = make_model(algorithm, policy_kwargs=kwargs)
     # Change the statistics from their initial values, as training does.
     model.policy.set_training_mode(True)
     with torch.no_grad():

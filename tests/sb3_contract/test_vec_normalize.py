@@ -11,9 +11,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_prefine import PREFINE, PreferenceBuffer, collect
-from tests.families import Parts
+from tests.families import DictEnv
 from tests.sb3_contract.models import vec_env
-from tests.worlds import STATES, Anything, model_of, preferences
+from tests.worlds import STATES, RandomEnv, make_model, preferences
 
 SHORT: dict[type[BaseAlgorithm], dict[str, Any]] = {
     PPO: {"n_steps": 32, "batch_size": 32},
@@ -23,7 +23,7 @@ SHORT: dict[type[BaseAlgorithm], dict[str, Any]] = {
 
 def trained(algorithm: type[BaseAlgorithm]) -> tuple[BaseAlgorithm, VecNormalize]:
     env = VecNormalize(vec_env(), norm_reward=False)
-    source = model_of(algorithm, env, **SHORT[algorithm]).learn(32)
+    source = make_model(algorithm, env, **SHORT[algorithm]).learn(32)
     env.training = False
     return source, env
 
@@ -63,7 +63,7 @@ def test_later_statistics_of_the_source_do_not_change_the_model():
 
 def test_normalised_rewards_alone_need_no_normaliser():
     env = VecNormalize(vec_env(), norm_obs=False)
-    source = model_of(PPO, env, **SHORT[PPO]).learn(32)
+    source = make_model(PPO, env, **SHORT[PPO]).learn(32)
     model = PREFINE(source, device="cpu")
     assert model.reference.normalizer is None
     expected = source.predict(STATES, deterministic=True)[0]
@@ -75,20 +75,20 @@ def test_best_model_of_an_evaluation_has_its_normaliser(tmp_path):
     model = PREFINE(source, preferences(), env=vec_env(), batch_size=8, seed=0, device="cpu")
     callback = EvalCallback(vec_env(), eval_freq=2, n_eval_episodes=1, best_model_save_path=str(tmp_path), verbose=0)
     model.learn(2, callback=callback)
-    best = PREFINE.load(tmp_path / "best_model", env=Anything(), device="cpu")
+    best = PREFINE.load(tmp_path / "best_model", env=RandomEnv(), device="cpu")
     expected = model.predict(STATES, deterministic=True)[0]
     np.testing.assert_array_equal(best.predict(STATES, deterministic=True)[0], expected)
     assert not np.allclose(best.policy.predict(STATES, deterministic=True)[0], expected)
 
 
 def test_one_part_of_a_dict_can_be_normalised():
-    env = VecNormalize(vec_env(env=Parts), norm_obs_keys=["speed"], norm_reward=False)
+    env = VecNormalize(vec_env(env=DictEnv), norm_obs_keys=["speed"], norm_reward=False)
     kwargs = {"policy_kwargs": {"net_arch": [8]}, "n_steps": 16, "batch_size": 16, "seed": 0, "device": "cpu"}
     source = PPO("MultiInputPolicy", env, **kwargs).learn(16)
     env.training = False
-    episodes = collect(source, Parts, 4, seed=0, progress_bar=False)
+    episodes = collect(source, DictEnv, 4, seed=0, progress_bar=False)
     data = PreferenceBuffer(preferred=episodes[:2], dispreferred=episodes[2:])
-    model = PREFINE(source, data, env=vec_env(2, Parts), batch_size=8, seed=0, device="cpu")
+    model = PREFINE(source, data, env=vec_env(2, DictEnv), batch_size=8, seed=0, device="cpu")
     raw = model.get_env().reset()
     expected = source.predict(env.normalize_obs(raw), deterministic=True)[0]
     np.testing.assert_allclose(model.predict(raw, deterministic=True)[0], expected, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_prefine import PREFINE, load_reference
 from sb3_prefine.reference.zoo_folder import env_wrapper
 from sb3_prefine.training.env_checks import check_actions, check_env, make_env, refuse_normalized
-from tests.worlds import ACTIONS, OBSERVATIONS, Anything, model_of
+from tests.worlds import ACTIONS, OBSERVATIONS, RandomEnv, make_model
 
 FOUR = spaces.Discrete(4)
 
@@ -31,17 +31,17 @@ def test_env_id_gets_the_wrappers_of_the_reference():
 
 
 def test_given_env_is_not_wrapped():
-    reference = load_reference(model_of(PPO))
-    env = Anything()
+    reference = load_reference(make_model(PPO))
+    env = RandomEnv()
     assert make_env(env, reference) is env
     assert make_env(None, reference) is None
     with pytest.raises(ValueError, match=r"^env: .*VecNormalize"):
-        make_env(VecNormalize(DummyVecEnv([Anything])), reference)
-    refuse_normalized(DummyVecEnv([Anything]))
+        make_env(VecNormalize(DummyVecEnv([RandomEnv])), reference)
+    refuse_normalized(DummyVecEnv([RandomEnv]))
 
 
 def like(observation_space: spaces.Space, action_space: spaces.Space) -> DummyVecEnv:
-    class Like(Anything):
+    class Like(RandomEnv):
         pass
 
     Like.observation_space, Like.action_space = observation_space, action_space
@@ -49,7 +49,7 @@ def like(observation_space: spaces.Space, action_space: spaces.Space) -> DummyVe
 
 
 def test_bounds_and_dtype_of_a_box_may_differ():
-    own = Anything.observation_space, Anything.action_space
+    own = RandomEnv.observation_space, RandomEnv.action_space
     check_env(like(*own), *own)
     wide = spaces.Box(-10, 10, (OBSERVATIONS,), np.float64), spaces.Box(-1, 1, (ACTIONS,), np.float64)
     check_env(like(*wide), *own)
@@ -60,22 +60,22 @@ def test_bounds_and_dtype_of_a_box_may_differ():
     [
         ("observation_space", spaces.Box(-1, 1, (OBSERVATIONS + 1,))),
         ("observation_space", spaces.Discrete(OBSERVATIONS)),
-        ("observation_space", spaces.Dict({"a": Anything.observation_space})),
+        ("observation_space", spaces.Dict({"a": RandomEnv.observation_space})),
         ("action_space", spaces.Box(-1, 1, (ACTIONS, 1))),
         ("action_space", spaces.MultiBinary(ACTIONS)),
     ],
 )
 def test_space_of_another_kind_or_shape_is_refused(name, found):
-    own = {"observation_space": Anything.observation_space, "action_space": Anything.action_space}
+    own = {"observation_space": RandomEnv.observation_space, "action_space": RandomEnv.action_space}
     with pytest.raises(ValueError, match=f"^env: its {name} .*Box"):
         check_env(like(**{**own, name: found}), **own)
 
 
 @pytest.mark.parametrize("other", [spaces.Discrete(5), spaces.Discrete(4, start=1), spaces.MultiDiscrete([4])])
 def test_discrete_spaces_have_to_be_equal(other):
-    check_env(like(Anything.observation_space, FOUR), Anything.observation_space, spaces.Discrete(4))
+    check_env(like(RandomEnv.observation_space, FOUR), RandomEnv.observation_space, spaces.Discrete(4))
     with pytest.raises(ValueError, match=r"^env: its action_space .*Discrete\(4\)"):
-        check_env(like(Anything.observation_space, other), Anything.observation_space, FOUR)
+        check_env(like(RandomEnv.observation_space, other), RandomEnv.observation_space, FOUR)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-np.inf, 1.0), (-1.0, np.inf), (-np.inf, np.inf)])

@@ -9,8 +9,8 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO
 
 from sb3_prefine import PREFINE
-from tests.families import masked
-from tests.worlds import STATES, Anything, choosing, model_of
+from tests.families import masked_env_with_actions
+from tests.worlds import STATES, RandomEnv, env_with_actions, make_model
 
 FOUR = spaces.Discrete(4)
 
@@ -21,7 +21,7 @@ FOUR = spaces.Discrete(4)
     ids=["Discrete", "MultiDiscrete", "MultiBinary"],
 )
 def test_masked_policy_takes_only_allowed_actions(space, sizes):
-    source = model_of(MaskablePPO, masked(space)())
+    source = make_model(MaskablePPO, masked_env_with_actions(space)())
     model = PREFINE(source, device="cpu")
     assert model.takes_action_masks
     # One option of each choice: the last option of the first choice, the first option of the others.
@@ -39,21 +39,21 @@ def test_masked_policy_takes_only_allowed_actions(space, sizes):
 
 @pytest.mark.parametrize("masks", [np.ones(3), np.ones((50, 5)), np.ones((50, 4, 1)), True])
 def test_masks_with_another_number_of_options_are_refused(masks):
-    model = PREFINE(model_of(MaskablePPO, masked(FOUR)()), device="cpu")
+    model = PREFINE(make_model(MaskablePPO, masked_env_with_actions(FOUR)()), device="cpu")
     with pytest.raises(ValueError, match=r"^action_masks: .*\(.*\).* 4 "):
         model.predict(STATES, action_masks=masks)
 
 
-@pytest.mark.parametrize("env", [Anything, choosing(FOUR)])
+@pytest.mark.parametrize("env", [RandomEnv, env_with_actions(FOUR)])
 def test_policy_without_masks_refuses_them(env):
-    model = PREFINE(model_of(PPO, env()), device="cpu")
+    model = PREFINE(make_model(PPO, env()), device="cpu")
     assert not model.takes_action_masks
     with pytest.raises(ValueError, match=r"^action_masks: ActorCriticPolicy"):
         model.predict(STATES, action_masks=np.ones((50, 4)))
 
 
 def test_recurrent_policy_keeps_its_state_until_an_episode_starts():
-    source = RecurrentPPO("MlpLstmPolicy", Anything(), policy_kwargs={"lstm_hidden_size": 8}, seed=0, device="cpu")
+    source = RecurrentPPO("MlpLstmPolicy", RandomEnv(), policy_kwargs={"lstm_hidden_size": 8}, seed=0, device="cpu")
     model = PREFINE(source, device="cpu")
     state: Any = None
     other: Any = None

@@ -6,7 +6,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from sb3_prefine import PREFINE
 from sb3_prefine.training.progress_bar import add_progress_bar
-from tests.worlds import model_of, preferences
+from tests.worlds import make_model, preferences
 
 
 class Counter(BaseCallback):
@@ -25,7 +25,7 @@ def test_progress_bar_keeps_callbacks_of_every_form(form, capsys):
         "list": [counter],
         "callback list": CallbackList([counter]),
     }[form]
-    model = PREFINE(model_of(PPO), preferences(), device="cpu").learn(5, callback=callback, progress_bar=True)
+    model = PREFINE(make_model(PPO), preferences(), device="cpu").learn(5, callback=callback, progress_bar=True)
     assert model.num_timesteps == 5
     assert "5/5" in capsys.readouterr().err
     assert len(called) == (5 if form == "function" else 0)
@@ -33,7 +33,7 @@ def test_progress_bar_keeps_callbacks_of_every_form(form, capsys):
 
 
 def test_progress_bar_of_continued_training_counts_its_own_steps(capsys):
-    model = PREFINE(model_of(PPO), preferences(), device="cpu").learn(5)
+    model = PREFINE(make_model(PPO), preferences(), device="cpu").learn(5)
     model.learn(3, reset_num_timesteps=False, progress_bar=True)
     assert "3/3" in capsys.readouterr().err
 

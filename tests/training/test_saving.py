@@ -13,7 +13,7 @@ from stable_baselines3.common.save_util import data_to_json
 from sb3_prefine import PREFINE
 from sb3_prefine.reference.archive import saved_algorithm
 from sb3_prefine.training.saving import custom_objects_for_load
-from tests.worlds import model_of, preferences
+from tests.worlds import make_model, preferences
 
 
 class Hostile:
@@ -28,7 +28,7 @@ class Hostile:
 
 def hostile_zip(tmp_path: Path, into: set[str]) -> Path:
     """Write a zip of PREFINE in which the named fields and those of the reference run code when they are unpickled."""
-    PREFINE(model_of(PPO), preferences(), device="cpu").learn(1).save(tmp_path / "good.zip")
+    PREFINE(make_model(PPO), preferences(), device="cpu").learn(1).save(tmp_path / "good.zip")
     bomb = json.loads(data_to_json({"bomb": Hostile(tmp_path / "made")}))["bomb"]
 
     def poison(content: bytes, names: set[str] | None) -> str:
@@ -77,8 +77,8 @@ def test_given_object_replaces_a_pickled_field(tmp_path):
 
 
 def test_saved_algorithm_tells_prefine_zips_from_others(tmp_path):
-    model_of(PPO).save(tmp_path / "ppo.zip")
-    PREFINE(model_of(PPO), device="cpu").save(tmp_path / "prefine.zip")
+    make_model(PPO).save(tmp_path / "ppo.zip")
+    PREFINE(make_model(PPO), device="cpu").save(tmp_path / "prefine.zip")
     (tmp_path / "text.zip").write_text("no zip")
     assert [saved_algorithm(tmp_path / name) for name in ("ppo.zip", "prefine.zip", "text.zip")] == [
         None,

@@ -16,8 +16,8 @@ from sb3_prefine.reference.reference import Reference
 from sb3_prefine.training import sequence_tables
 from sb3_prefine.training.draw_rows import UPDATES_PER_DRAW
 from sb3_prefine.training.sequence_tables import SEQUENCE_LENGTH, SequenceTables, build_sequence_tables, hidden_states
-from tests.families import Parts
-from tests.worlds import ACTIONS, OBSERVATIONS, Anything
+from tests.families import DictEnv
+from tests.worlds import ACTIONS, OBSERVATIONS, RandomEnv
 
 LENGTHS = [66, 5, 32, 33], [40, 1]
 
@@ -25,7 +25,7 @@ LENGTHS = [66, 5, 32, 33], [40, 1]
 def recurrent(env: Any = None, policy: str = "MlpLstmPolicy", **policy_kwargs: Any) -> RecurrentPPO:
     """Make an untrained model with large weights, so that its hidden states matter."""
     kwargs = {"net_arch": [8], "lstm_hidden_size": 6, **policy_kwargs}
-    model = RecurrentPPO(policy, env or Anything(), policy_kwargs=kwargs, seed=0, device="cpu")
+    model = RecurrentPPO(policy, env or RandomEnv(), policy_kwargs=kwargs, seed=0, device="cpu")
     with torch.no_grad():
         for weight in model.policy.lstm_actor.parameters():
             weight.mul_(3.0)
@@ -39,7 +39,7 @@ def episodes(lengths: list[int], seed: int = 0, observations: Any = None) -> Tra
         observations = rng.normal(size=(n, OBSERVATIONS)).astype(np.float32)
     ends = np.zeros(n, bool)
     ends[np.cumsum(lengths) - 1] = True
-    low, high = Anything.action_space.low, Anything.action_space.high
+    low, high = RandomEnv.action_space.low, RandomEnv.action_space.high
     return Trajectories(
         observations=observations,
         next_observations=observations,
@@ -125,7 +125,7 @@ def test_reference_scores_sequences_as_it_does_step_by_step(policy_kwargs):
 
 
 def test_dict_observations_are_cut_into_sequences():
-    reference = load_reference(recurrent(Parts(), "MultiInputLstmPolicy"))
+    reference = load_reference(recurrent(DictEnv(), "MultiInputLstmPolicy"))
     rng = np.random.default_rng(0)
     sets = []
     for lengths in ([35, 3], [34]):

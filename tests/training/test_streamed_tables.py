@@ -20,7 +20,7 @@ from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.training.streamed_tables import DRAWS_PER_TRANSITION, StreamedTables, cut_into_blocks, open_tables
 from sb3_prefine.training.transition_tables import Batch, TransitionTables, build_tables
 from tests.families import FAMILIES
-from tests.worlds import ACTIONS, BAD, GOOD, OBSERVATIONS, assert_same_weights, model_of, trajectories, weights
+from tests.worlds import ACTIONS, BAD, GOOD, OBSERVATIONS, assert_same_weights, make_model, trajectories, weights
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ def numbered(n_preferred: int, n_dispreferred: int) -> PreferenceBuffer:
 
 
 def open_stream(buffer: PreferenceBuffer, buffer_size: int, model: Any = None) -> Any:
-    reference = load_reference(model or model_of(PPO))
+    reference = load_reference(model or make_model(PPO))
     return open_tables(buffer, reference, likelihood_of(reference.policy, -5.0), CPU, buffer_size)
 
 
@@ -211,7 +211,7 @@ def test_streamed_rows_equal_those_of_tables_of_all_data(tmp_path, name):
 
 
 def trained(buffer: PreferenceBuffer, buffer_size: int, seed: int = 0, n: int = 60) -> dict[str, torch.Tensor]:
-    model = PREFINE(model_of(PPO), buffer, batch_size=16, buffer_size=buffer_size, seed=seed, device="cpu")
+    model = PREFINE(make_model(PPO), buffer, batch_size=16, buffer_size=buffer_size, seed=seed, device="cpu")
     return weights(model.learn(n).policy)
 
 
@@ -232,7 +232,7 @@ def test_stream_learns_the_same_as_all_data(tmp_path):
     """The mean action moves the same distance from the reference's towards the preferred action."""
     buffer = PreferenceBuffer(trajectories(GOOD, 200), trajectories(BAD, 200, seed=1))
     states = torch.tensor(buffer.preferred.observations[:200])
-    reference = load_reference(model_of(PPO))
+    reference = load_reference(make_model(PPO))
     distance = []
     for data, buffer_size in ((buffer, 1), (on_disk(buffer, tmp_path), 400)):
         model = PREFINE(
@@ -254,7 +254,7 @@ def test_data_in_memory_are_never_streamed():
 
 def test_training_on_a_stream_can_continue(tmp_path):
     buffer = on_disk(numbered(200, 500), tmp_path)
-    model = PREFINE(model_of(PPO), buffer, batch_size=16, buffer_size=100, seed=0, device="cpu").learn(10)
+    model = PREFINE(make_model(PPO), buffer, batch_size=16, buffer_size=100, seed=0, device="cpu").learn(10)
     model.learn(10, reset_num_timesteps=False)
     assert model.num_timesteps == 20
 
@@ -265,13 +265,13 @@ import torch
 from stable_baselines3 import PPO
 from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories
 import sb3_prefine.data.hdf5
-from tests.worlds import Anything, preferences
+from tests.worlds import RandomEnv, preferences
 
 def resident(kind):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(kind))
 
-model = PPO("MlpPolicy", Anything(), device="cpu", policy_kwargs={"net_arch": [16]})
+model = PPO("MlpPolicy", RandomEnv(), device="cpu", policy_kwargs={"net_arch": [16]})
 PREFINE(model, preferences(), device="cpu").learn(2)
 before = resident("RssAnon"), resident("RssFile")
 t = Trajectories.from_hdf5(sys.argv[1], mmap=True)

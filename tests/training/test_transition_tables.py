@@ -9,14 +9,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_prefine import PreferenceBuffer, Trajectories, load_reference
 from sb3_prefine.policies.likelihood import likelihood_of
 from sb3_prefine.training.transition_tables import build_tables, join_tables, preferred_first
-from tests.worlds import BAD, GOOD, Anything, model_of, preferences, trajectories
+from tests.worlds import BAD, GOOD, RandomEnv, make_model, preferences, trajectories
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_tables_hold_the_distribution_of_the_reference_at_each_state(algorithm):
-    reference = load_reference(model_of(algorithm))
+    reference = load_reference(make_model(algorithm))
     likelihood = likelihood_of(reference.policy, -5.0)
     data = preferences()
     tables = build_tables(data, reference, likelihood, CPU)
@@ -32,8 +32,8 @@ def test_tables_hold_the_distribution_of_the_reference_at_each_state(algorithm):
 
 
 def test_observations_are_normalised_once():
-    env = VecNormalize(DummyVecEnv([Anything]))
-    model = model_of(PPO, env, n_steps=32, batch_size=32).learn(32)
+    env = VecNormalize(DummyVecEnv([RandomEnv]))
+    model = make_model(PPO, env, n_steps=32, batch_size=32).learn(32)
     reference = load_reference(model)
     tables = build_tables(preferences(), reference, likelihood_of(reference.policy, -5.0), CPU)
     expected = env.normalize_obs(preferences().preferred.observations)
@@ -41,7 +41,7 @@ def test_observations_are_normalised_once():
 
 
 def test_batches_hold_rows_of_both_sets_and_reach_all_rows():
-    reference = load_reference(model_of(PPO))
+    reference = load_reference(make_model(PPO))
     data = PreferenceBuffer(
         preferred=trajectories(GOOD, n_episodes=2), dispreferred=trajectories(BAD, n_episodes=5, seed=1)
     )
@@ -63,7 +63,7 @@ def test_batches_hold_rows_of_both_sets_and_reach_all_rows():
 
 
 def test_weights_and_labels_of_an_episode_reach_its_transitions():
-    reference = load_reference(model_of(PPO))
+    reference = load_reference(make_model(PPO))
     data = PreferenceBuffer(
         trajectories(GOOD, n_episodes=2),
         trajectories(BAD, n_episodes=3, seed=1),
@@ -80,7 +80,7 @@ def test_weights_and_labels_of_an_episode_reach_its_transitions():
 
 
 def test_joined_tables_are_views_of_one_memory():
-    reference = load_reference(model_of(PPO))
+    reference = load_reference(make_model(PPO))
     plain = PreferenceBuffer(trajectories(GOOD, n_episodes=2), trajectories(BAD, n_episodes=1, seed=1))
     weighted = PreferenceBuffer(trajectories(GOOD, seed=2), trajectories(BAD, seed=3), preferred_weights=[0.5, 1, 2, 3])
     tables = [build_tables(data, reference, likelihood_of(reference.policy, -5.0), CPU) for data in (plain, weighted)]
@@ -107,9 +107,9 @@ def test_joined_tables_are_views_of_one_memory():
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_non_finite_normalised_observations_are_refused():
-    env = VecNormalize(DummyVecEnv([Anything]), clip_obs=np.inf, epsilon=0.0)
+    env = VecNormalize(DummyVecEnv([RandomEnv]), clip_obs=np.inf, epsilon=0.0)
     env.obs_rms.var[:] = 1e-80
-    model = model_of(PPO, env, n_steps=32, batch_size=32)
+    model = make_model(PPO, env, n_steps=32, batch_size=32)
     reference = load_reference(model)
     with pytest.raises(ValueError, match=r"^preferences: .*not finite"):
         build_tables(preferences(), reference, likelihood_of(reference.policy, -5.0), CPU)

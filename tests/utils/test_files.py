@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_prefine.utils.files import replacing, with_zip_suffix, write_atomically
+from sb3_prefine.utils.files import open_atomically, with_zip_suffix, write_atomically
 
 
 @given(content=st.binary(max_size=1000))
@@ -35,14 +35,14 @@ def test_a_failed_write_keeps_the_existing_file(tmp_path, monkeypatch):
 
 def test_replacing_shows_the_file_after_the_last_write(tmp_path):
     path = tmp_path / "file.bin"
-    with replacing(path) as file:
+    with open_atomically(path) as file:
         file.write(b"12")
         assert not path.exists()
         file.seek(0)
         assert file.read() == b"12"
         file.write(b"3")
     assert path.read_bytes() == b"123"
-    with pytest.raises(TypeError, match="bytes-like"), replacing(path) as file:
+    with pytest.raises(TypeError, match="bytes-like"), open_atomically(path) as file:
         file.writelines([b"4", "no bytes"])  # type: ignore[list-item]
     assert path.read_bytes() == b"123"
     assert os.listdir(tmp_path) == ["file.bin"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_prefine.utils.observations import map_arrays, zeros_of
+from sb3_prefine.utils.observations import map_arrays, zero_observations
 
 
 def test_function_is_applied_to_the_array_or_to_each_array_of_a_dict():
@@ -26,11 +26,11 @@ def test_function_is_applied_to_the_array_or_to_each_array_of_a_dict():
     ids=str,
 )
 def test_zeros_have_the_shape_and_dtype_of_the_space(space):
-    zeros = zeros_of(space, 5)
+    zeros = zero_observations(space, 5)
     assert zeros.shape == (5, *space.shape)
     assert zeros.dtype == space.dtype
     assert not zeros.any()
     if not isinstance(space, spaces.Discrete):
         assert all(space.contains(row) for row in zeros if space.shape)
-    found = zeros_of(spaces.Dict({"a": space, "b": spaces.Discrete(2)}), 3)
+    found = zero_observations(spaces.Dict({"a": space, "b": spaces.Discrete(2)}), 3)
     assert {key: part.shape for key, part in found.items()} == {"a": (3, *space.shape), "b": (3,)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sb3_prefine.utils.randomness import OwnRandomState
+from sb3_prefine.utils.randomness import IsolatedRandomState
 
 
 def draw():
@@ -24,7 +24,7 @@ def test_the_callers_random_numbers_do_not_change():
     expected = [draw(), draw()]
     reseed(1)
     drawn = [draw()]
-    with OwnRandomState(0):
+    with IsolatedRandomState(0):
         draw()
     assert [*drawn, draw()] == expected
 
@@ -32,7 +32,7 @@ def test_the_callers_random_numbers_do_not_change():
 def test_isolated_numbers_do_not_depend_on_the_caller():
     def draws(caller_seed):
         reseed(caller_seed)
-        own = OwnRandomState(7)
+        own = IsolatedRandomState(7)
         with own:
             first = draw()
         draw()
@@ -45,9 +45,9 @@ def test_isolated_numbers_do_not_depend_on_the_caller():
 
 
 def test_another_seed_gives_other_numbers():
-    with OwnRandomState(0):
+    with IsolatedRandomState(0):
         zero = draw()
-    with OwnRandomState(1):
+    with IsolatedRandomState(1):
         one = draw()
     assert all(a != b for a, b in zip(zero, one, strict=True))
 
@@ -56,6 +56,6 @@ def test_an_exception_restores_the_callers_state():
     reseed(1)
     expected = draw()
     reseed(1)
-    with pytest.raises(ZeroDivisionError), OwnRandomState(0):
+    with pytest.raises(ZeroDivisionError), IsolatedRandomState(0):
         raise ZeroDivisionError
     assert draw() == expected

@@ -6,8 +6,8 @@ from stable_baselines3 import PPO, SAC
 
 from sb3_prefine import PREFINE
 from sb3_prefine.baselines import BC
-from sb3_prefine.utils.threads import count_flops, threads_for
-from tests.worlds import Anything, model_of, preferences
+from sb3_prefine.utils.threads import count_flops, limit_threads
+from tests.worlds import RandomEnv, make_model, preferences
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def test_small_updates_use_one_thread_and_large_ones_all(two_threads):
     layer = torch.nn.Linear(1000, 1000)
 
     def threads(n_states):
-        with threads_for(lambda: layer(torch.zeros(1, 1000)), n_states):
+        with limit_threads(lambda: layer(torch.zeros(1, 1000)), n_states):
             return torch.get_num_threads()
 
     assert threads(160) == 1  # 3 x 160 x 2e6 is just below 1e9
     assert threads(170) == 2
     assert torch.get_num_threads() == 2
-    with pytest.raises(KeyError), threads_for(lambda: None, 1):
+    with pytest.raises(KeyError), limit_threads(lambda: None, 1):
         raise KeyError
     assert torch.get_num_threads() == 2
 
@@ -42,9 +42,9 @@ def test_small_updates_use_one_thread_and_large_ones_all(two_threads):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: PREFINE(model_of(PPO), preferences(), batch_size=64, device="cpu"), 1),
+        (lambda: PREFINE(make_model(PPO), preferences(), batch_size=64, device="cpu"), 1),
         (lambda: PREFINE(wide(), preferences(), batch_size=64, device="cpu"), 2),
-        (lambda: BC("GaussianPolicy", preferences().preferred, env=Anything(), batch_size=64, device="cpu"), 1),
+        (lambda: BC("GaussianPolicy", preferences().preferred, env=RandomEnv(), batch_size=64, device="cpu"), 1),
     ],
 )
 def test_learn_chooses_threads_by_the_size_of_the_network(make, expected, two_threads):
@@ -55,4 +55,4 @@ def test_learn_chooses_threads_by_the_size_of_the_network(make, expected, two_th
 
 
 def wide() -> SAC:
-    return model_of(SAC, policy_kwargs={"net_arch": [1200, 1200]}, buffer_size=1)
+    return make_model(SAC, policy_kwargs={"net_arch": [1200, 1200]}, buffer_size=1)

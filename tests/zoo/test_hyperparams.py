@@ -10,7 +10,7 @@ from sb3_prefine import PREFINE, PreferenceBuffer, Trajectories
 from sb3_prefine.zoo.keys import MODEL_KEYS, SELECTION_KEYS, check_keys
 from sb3_prefine.zoo.manager import HYPERPARAMS
 from tests.envs.packages import BULLET, NAVIGATION, PAPER, VELOCITY
-from tests.worlds import model_of, preferences
+from tests.worlds import make_model, preferences
 
 CONFIG = yaml.safe_load(HYPERPARAMS.read_text())
 FILES = {"pretrained": "model.zip", "dataset": "data.hdf5"}
@@ -27,7 +27,7 @@ def test_all_keys_of_a_task_are_used(env_id):
     entry = CONFIG[env_id]
     assert check_keys({**entry, **FILES}, {}, "") == {**entry, **FILES}
     model_keys = {key: value for key, value in entry.items() if key in MODEL_KEYS}
-    PREFINE(model_of(PPO), preferences(), **model_keys).learn(1)
+    PREFINE(make_model(PPO), preferences(), **model_keys).learn(1)
     assert set(entry) - set(model_keys) - set(SELECTION_KEYS) == {"n_timesteps", "eval_cost_limit"}
 
 

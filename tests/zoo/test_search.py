@@ -9,7 +9,7 @@ from sb3_prefine import PREFINE
 from sb3_prefine.callbacks import CostEvalCallback
 from sb3_prefine.evaluation.evaluate import Evaluation
 from sb3_prefine.zoo.search import TrialCallback, convert_prefine_params, sample_prefine_params, trial_value
-from tests.worlds import Anything, model_of, preferences
+from tests.worlds import RandomEnv, make_model, preferences
 
 RETURNS = st.floats(-1e6, 1e6)
 COSTS = st.floats(0, 1e5)
@@ -35,7 +35,7 @@ def test_drawn_hyperparameters_can_be_trained_with():
     drawn = [sample_prefine_params(study.ask(), 2, 1, {}) for _ in range(20)]
     for params in drawn:
         assert set(params) == {"learning_rate", "batch_size", "beta", "sft_coef"}
-        PREFINE(model_of(PPO), preferences(), **params)
+        PREFINE(make_model(PPO), preferences(), **params)
     # The ranges contain the paper's values.
     for name, value in {"learning_rate": 3e-4, "batch_size": 256, "beta": 0.2, "sft_coef": 1.0}.items():
         assert min(params[name] for params in drawn) < value < max(params[name] for params in drawn)
@@ -54,10 +54,10 @@ def test_trial_gets_all_evaluations_and_stops_when_pruned():
     trial = study.ask()
     callback = TrialCallback(trial)
     evaluation = CostEvalCallback(
-        Anything, cost_limit=0, eval_freq=5, n_eval_episodes=2, callback_after_eval=callback, verbose=0
+        RandomEnv, cost_limit=0, eval_freq=5, n_eval_episodes=2, callback_after_eval=callback, verbose=0
     )
     # With a learning rate of 0, the policy stays unsafe.
-    model = PREFINE(model_of(PPO), preferences(), learning_rate=0.0).learn(100, callback=evaluation)
+    model = PREFINE(make_model(PPO), preferences(), learning_rate=0.0).learn(100, callback=evaluation)
     assert callback.is_pruned
     assert model.num_timesteps == 10
     values = study.trials[0].intermediate_values
@@ -74,9 +74,9 @@ def test_trial_that_is_not_pruned_trains_to_the_end():
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
     callback = TrialCallback(study.ask())
     evaluation = CostEvalCallback(
-        Anything, cost_limit=100, eval_freq=10, n_eval_episodes=1, callback_after_eval=callback, verbose=0
+        RandomEnv, cost_limit=100, eval_freq=10, n_eval_episodes=1, callback_after_eval=callback, verbose=0
     )
-    assert PREFINE(model_of(PPO), preferences()).learn(30, callback=evaluation).num_timesteps == 30
+    assert PREFINE(make_model(PPO), preferences()).learn(30, callback=evaluation).num_timesteps == 30
     assert not callback.is_pruned
     assert len(study.trials[0].intermediate_values) == 3
 

@@ -60,10 +60,10 @@ def test_layout_luck_is_measured_on_preferred_episodes(rolled):
 def test_careful_agent_is_cloned_from_its_own_episodes():
     found = measure_cloning(dsrl.find_task("PointGoal1"), Options(episodes=1, steps=200, evaluation_episodes=2))
     assert (found["agent"]["robot"], found["agent"]["caution"]) == ("Point", layout_luck.CAREFUL_AGENT["caution"])
-    returns = {name: found[name]["rewards"] for name in ("of_agent", "of_clone", "of_clone_by_samples")}
+    returns = {name: found[name]["rewards"] for name in ("of_agent", "of_clone", "of_clone_stochastic")}
     assert all(len(values) == 2 for values in returns.values())
     assert np.mean(returns["of_agent"]) > 5
-    assert returns["of_agent"] != returns["of_clone"] != returns["of_clone_by_samples"]
+    assert returns["of_agent"] != returns["of_clone"] != returns["of_clone_stochastic"]
 
 
 def test_existing_record_is_kept(tmp_path, data, capsys):

@@ -33,8 +33,8 @@ def walk(*speeds: np.ndarray) -> Trajectories:
 def test_standing_shares_match_hand_computation():
     runs_on = np.full(400, 0.8)
     stops = np.r_[np.full(100, 0.8), np.full(300, 0.01)]
-    goes_on = np.r_[np.full(300, 0.01), np.full(100, 0.8)]
-    found = standing_shares(walk(runs_on, stops, goes_on), "Point")
+    starts_late = np.r_[np.full(300, 0.01), np.full(100, 0.8)]
+    found = standing_shares(walk(runs_on, stops, starts_late), "Point")
     assert found == {"steps": 0.5, "episodes": pytest.approx(1 / 3, abs=1e-4)}
 
 

@@ -9,12 +9,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from benchmarks.datasets.behaviors import CLIP, DECIMALS, Behavior, Behaviors
-from tests.worlds import OBSERVATIONS, Anything
+from tests.worlds import OBSERVATIONS, RandomEnv
 
 
 def trained(seed: int = 0) -> tuple[PPO, VecNormalize]:
     """Train a PPO for a few hundred steps, so that its statistics are not 0 and 1."""
-    env = VecNormalize(DummyVecEnv([Anything]))
+    env = VecNormalize(DummyVecEnv([RandomEnv]))
     model = PPO("MlpPolicy", env, n_steps=128, batch_size=64, n_epochs=2, seed=seed, device="cpu")
     return model.learn(256), env
 
@@ -118,7 +118,7 @@ def test_further_training_does_not_change_a_behavior(tmp_path):
 
 
 def test_raw_observations_of_an_environment_are_accepted(behavior):
-    env = Anything()
+    env = RandomEnv()
     assert isinstance(env.action_space, gym.spaces.Box)
     observation, _ = env.reset(seed=0)
     assert behavior.predict(observation[None])[0].shape == (1, *env.action_space.shape)

@@ -13,14 +13,14 @@ from benchmarks.datasets.cloning import clone
 from benchmarks.datasets.goal_seeker import GoalSeeker
 from benchmarks.datasets.lagrangian import Recipe, train
 from sb3_prefine import collect
-from tests.worlds import Anything
+from tests.worlds import RandomEnv
 
 # PPO warns about the small batch of its few steps.
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 EXPERT = GoalSeeker("Point", speed=1.8, margin=0.0, caution=0.0, noise=0.1)
 
 
-class Goal(Anything):
+class Goal(RandomEnv):
     """A Point robot's view of a goal that moves at random. The reward is higher if the goal is nearer."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (60,), np.float32)

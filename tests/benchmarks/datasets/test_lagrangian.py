@@ -29,7 +29,7 @@ from benchmarks.datasets.lagrangian import (
 from benchmarks.datasets.recipes import RECIPES
 from benchmarks.datasets.speed_penalty import SpeedPenalty
 from sb3_prefine import dsrl, evaluate_policy
-from tests.worlds import Anything
+from tests.worlds import RandomEnv
 
 # Rollouts here are smaller than PPO's batches.
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size of 128")
@@ -152,7 +152,7 @@ def whole(tmp_path_factory) -> tuple[Behaviors, list[tuple[int, float]], Path]:
         patch.setattr(lagrangian, "N_STEPS", 16)
         lines: list[str] = []
         patch.setattr("builtins.print", lambda line, flush: lines.append(line))
-        behaviors = train(Anything, RECIPE, folder, seed=0, progress_bar=False)
+        behaviors = train(RandomEnv, RECIPE, folder, seed=0, progress_bar=False)
     return behaviors, snapshots("\n".join(lines)), folder
 
 
@@ -180,7 +180,7 @@ def killed_after(steps: int) -> Callable[[], gym.Env]:
     """Make environments that raise after a total number of steps."""
     left = itertools.count(steps, -1)
 
-    class Mortal(Anything):
+    class Mortal(RandomEnv):
         def step(self, action):
             if not next(left):
                 raise KeyboardInterrupt
@@ -205,7 +205,7 @@ def test_killed_run_continues(steps, whole, tmp_path, capsys, monkeypatch):
     saved = json.loads(state.read_text()) if state.exists() else {"multiplier": 0.0}
     assert state.exists() == (steps > 64)
     before.clear()
-    behaviors = train(Anything, RECIPE, tmp_path, seed=0, progress_bar=False)
+    behaviors = train(RandomEnv, RECIPE, tmp_path, seed=0, progress_bar=False)
     assert before[0] == saved["multiplier"]
     # Snapshots are at the same steps, without repeats, and with the same noise.
     uninterrupted, taken, _ = whole
@@ -220,7 +220,7 @@ def test_snapshots_before_a_kill_are_kept(tmp_path):
         train(killed_after(220), RECIPE, tmp_path, seed=0, progress_bar=False)
     kept = Behaviors.load(next(tmp_path.glob("behaviors-*")))
     assert len(kept) == 3
-    behaviors = train(Anything, RECIPE, tmp_path, seed=0, progress_bar=False)
+    behaviors = train(RandomEnv, RECIPE, tmp_path, seed=0, progress_bar=False)
     for name, column in kept.columns.items():
         np.testing.assert_array_equal(behaviors.columns[name][:3], column)
 
@@ -241,11 +241,11 @@ def test_cpu_time_is_unknown_if_part_of_it_is_unknown(tmp_path):
     state = json.loads((tmp_path / "state.json").read_text())
     del state["cpu_seconds"]
     (tmp_path / "state.json").write_text(json.dumps(state))
-    train(Anything, RECIPE, tmp_path, seed=0, progress_bar=False)
+    train(RandomEnv, RECIPE, tmp_path, seed=0, progress_bar=False)
     assert recorded_cpu_seconds(tmp_path) is None
 
 
-class Tempting(Anything):
+class Tempting(RandomEnv):
     """An environment of ten steps. The action is the reward, and also the probability of a cost of 1."""
 
     observation_space = spaces.Box(-1, 1, (1,), np.float32)

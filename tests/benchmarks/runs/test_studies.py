@@ -74,8 +74,10 @@ def test_longer_study_has_ten_times_the_steps():
 
 def test_references_with_other_observations_are_left_out():
     found = {(c.task, c.reference) for c in study_cells(STUDIES["checkpoints"], SMALL)}
-    everybody = {(task, algo) for task in ("HalfCheetahVelocity", "Walker2dVelocity") for algo in ("ppo", "sac", "a2c")}
-    assert found == everybody - {("Walker2dVelocity", "ppo")}
+    all_references = {
+        (task, algo) for task in ("HalfCheetahVelocity", "Walker2dVelocity") for algo in ("ppo", "sac", "a2c")
+    }
+    assert found == all_references - {("Walker2dVelocity", "ppo")}
 
 
 def test_methods_are_parsed_with_their_options():
