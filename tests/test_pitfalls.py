@@ -26,14 +26,14 @@ Fifteen ways to read a policy of SB3 wrongly, and the tests that fail where one 
 10. PPO's log-std is free to fall to minus infinity.
     -> policies/test_likelihood::test_log_std_has_a_floor
 11. CrossQ scores otherwise in training mode, and ``predict`` changes the mode.
-    -> sb3_contract/test_train_eval_mode::test_a_model_left_in_training_mode_is_opened_in_evaluation_mode
-    -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_while_it_learns
+    -> sb3_contract/test_train_eval_mode::test_model_in_training_mode_is_opened_in_evaluation_mode
+    -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_during_training
 12. The loss is the actor's alone.
     -> policies/test_likelihood::test_only_the_actor_is_trained
 13. The reference gets no gradient, is no part of the policy, and is in evaluation mode.
     -> test_prefine::test_the_reference_does_not_change_by_a_bit
-    -> sb3_contract/test_base_class::test_the_parameters_of_the_reference_are_no_parameters_of_the_model
-    -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_while_it_learns
+    -> sb3_contract/test_base_class::test_model_and_reference_share_no_parameters
+    -> sb3_contract/test_train_eval_mode::test_predict_does_not_change_the_mode_during_training
 14. Logits of -1e8, of what a mask forbids, blow ratios up.
     -> data/test_space_checks::test_an_action_has_to_be_allowed_by_its_own_mask
     -> policies/test_discrete::test_a_counterfactual_is_never_a_forbidden_action
