@@ -314,8 +314,8 @@ class EarlyStopping(BaseCallback):
     def _on_training_start(self) -> None:
         if not isinstance(self.model, PREFINE):
             raise TypeError(
-                f"model: EarlyStopping computes PREFINE's loss, and found a {type(self.model).__name__}. Use it with "
-                "PREFINE."
+                f"model: EarlyStopping computes PREFINE's loss, found a {type(self.model).__name__}. Train a PREFINE "
+                "model."
             )
         self._tables = self.model.build_tables(self.held_out)
         self.best_loss, self._evaluations_since = math.inf, 0

@@ -173,8 +173,7 @@ def test_evaluation_does_not_change_training(algorithm):
 
     plain = train(None)
     evaluated = train(CostEvalCallback(Speed, cost_limit=5, eval_freq=10, deterministic=False, verbose=0))
-    for (name, a), b in zip(plain.policy.state_dict().items(), evaluated.policy.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+    assert_same_weights(weights(plain.policy), weights(evaluated.policy))
 
 
 def test_model_without_an_environment_is_evaluated(tmp_path):
@@ -201,10 +200,7 @@ def test_prefine_without_an_environment_is_evaluated_in_one(tmp_path):
     expected = evaluate_policy(evaluated, RandomEnv, 10, deterministic=False)
     np.testing.assert_array_equal(callback.last_evaluation.episode_rewards, expected.episode_rewards)
 
-    for (name, a), b in zip(
-        train(None).policy.state_dict().items(), evaluated.policy.state_dict().values(), strict=True
-    ):
-        assert torch.equal(a, b), name
+    assert_same_weights(weights(train(None).policy), weights(evaluated.policy))
 
     best = evaluate_policy(PREFINE.load(tmp_path / "best_model.zip"), RandomEnv, 10, deterministic=False)
     assert best.mean_reward == callback.best_mean_reward

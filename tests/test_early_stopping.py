@@ -90,7 +90,7 @@ def test_wrong_numbers_and_models_are_refused():
         with pytest.raises(ValueError, match=f"^{name}: 0 "):
             EarlyStopping(held_out(), **{name: 0})
     model = make_model(PPO, n_steps=8, batch_size=8)
-    with pytest.raises(TypeError, match=r"^EarlyStopping: .*PPO"):
+    with pytest.raises(TypeError, match=r"^model: .*PPO"):
         model.learn(8, EarlyStopping(held_out()))
 
 

@@ -25,6 +25,4 @@ def check_outputs(*paths: Path | None, overwrite: bool) -> None:
         if not nearest.is_dir():
             raise NotADirectoryError(f"{path}: {nearest} is a file, not a folder. Name a path in a folder.")
         if not os.access(nearest, os.W_OK):
-            raise PermissionError(
-                f"{path}: you have no permission to write to {nearest}. Name a path in another folder."
-            )
+            raise PermissionError(f"{path}: no permission to write to {nearest}. Name a path in another folder.")

@@ -54,9 +54,7 @@ def draw_plane(
     """
     for each in series:
         if np.isnan(each.costs).any():
-            raise ValueError(
-                f"{path}: {each.label} has episodes of unknown cost, so nothing was drawn. Leave these episodes out."
-            )
+            raise ValueError(f"{path}: {each.label} has episodes of unknown cost. Leave these episodes out.")
     try:
         # Optional, and slow to import.
         from matplotlib.figure import Figure

@@ -60,8 +60,8 @@ def action_converter(space: gym.Space, n: int) -> Callable[[Any], np.ndarray]:
         actions = np.asarray(actions)
         if actions.shape != shape:
             raise ValueError(
-                f"policy: its actions have shape {actions.shape}, those of {space} have shape {shape}. Pass a policy for this "
-                "environment, or a transform that keeps the shape."
+                f"policy: its actions have shape {actions.shape}, those of {space} have shape {shape}. Pass a policy "
+                "for this environment, or a transform that keeps the shape."
             )
         if isinstance(space, gym.spaces.MultiBinary) and np.isin(actions, (0, 1)).all():
             actions = actions.astype(dtype)  # SB3 returns them as floats

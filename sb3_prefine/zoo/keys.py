@@ -47,7 +47,7 @@ def check_keys(hyperparams: Mapping[str, Any], command_line: Mapping[str, Any], 
     """
     if "policy" in hyperparams:
         raise ValueError(
-            f"policy: it was given as a hyperparameter. Name the policy to start from as pretrained, as in {_EXAMPLE}."
+            f"policy: it is not a key here. Name the policy to start from as pretrained, as in {_EXAMPLE}."
         )
     for key, reason in _REFUSED.items():
         if hyperparams.get(key):
