@@ -78,7 +78,7 @@ def train(
         )
     except TypeError as error:
         # PREFINE's error for a policy without a likelihood. For the command line, it is an argument with a wrong value.
-        raise ValueError(*error.args) from error
+        raise ValueError(f"{error}") from error
 
     datasets = [("dispreferred data", preferences.dispreferred), ("preferred data", preferences.preferred)]
     if cost_limit is None:
