@@ -18,6 +18,7 @@ check: install-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python tools/check_prose.py
 
 # Needs RL_TRAINED_AGENTS. For numbers to publish, leave the machine alone meanwhile.
 bench: install-test
