@@ -101,7 +101,7 @@ def test_env_id_imports_the_module_that_it_names(call, policy, tmp_path, monkeyp
 def test_existing_file_is_replaced_only_with_overwrite(call, policy, tmp_path):
     (tmp_path / "x.hdf5").write_text("mine")
     arguments = ("collect", policy, ENV, "--out", tmp_path / "x.hdf5", "--episodes", 1)
-    assert re.match(r".*x\.hdf5 .*--overwrite", call(*arguments).error)
+    assert re.match(r".*x\.hdf5: .*--overwrite", call(*arguments).error)
     assert (tmp_path / "x.hdf5").read_text() == "mine"
     assert call(*arguments, "--overwrite").code == 0
     assert len(Trajectories.from_hdf5(tmp_path / "x.hdf5")) == 1

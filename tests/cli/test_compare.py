@@ -42,7 +42,7 @@ def test_existing_plot_is_replaced_only_with_overwrite(call, policy, tmp_path):
     path = tmp_path / "plane.png"
     path.write_text("mine")
     arguments = ("compare", ENV, policy, "--episodes", 2, "--plot", path)
-    assert re.match(r".*plane\.png .*--overwrite", call(*arguments).error)
+    assert re.match(r".*plane\.png: .*--overwrite", call(*arguments).error)
     assert path.read_text() == "mine"
     assert call(*arguments, "--overwrite").code == 0
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -77,7 +77,7 @@ def test_existing_file_is_replaced_only_with_overwrite(call, policy, tmp_path):
     path = tmp_path / "out.json"
     path.write_text("mine")
     arguments = ("evaluate", policy, ENV, "--episodes", 1, "--json", path)
-    assert re.match(r".*out\.json .*--overwrite", call(*arguments).error)
+    assert re.match(r".*out\.json: .*--overwrite", call(*arguments).error)
     assert path.read_text() == "mine"
     assert call(*arguments, "--overwrite").code == 0
     assert json.loads(path.read_text())["n_episodes"] == 1

@@ -88,7 +88,7 @@ def test_missing_files_are_an_error(call, tmp_path):
 def test_existing_files_are_replaced_only_with_overwrite(call, data, tmp_path, name):
     (tmp_path / f"{name}.hdf5").write_text("mine")
     arguments = ("split", data, "--cost-limit", 30, "--n-preferred", 2, "--n-dispreferred", 4, "--out", tmp_path)
-    assert re.match(rf".*{name}\.hdf5 .*--overwrite", call(*arguments).error)
+    assert re.match(rf".*{name}\.hdf5: .*--overwrite", call(*arguments).error)
     assert len(list(tmp_path.iterdir())) == 1
     assert call(*arguments, "--overwrite").code == 0
     assert len(written_sets(tmp_path)[0]) == 2

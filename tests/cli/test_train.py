@@ -100,18 +100,18 @@ def test_too_few_episodes_are_not_held_out(call, policy, data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "Name the data"),
-        (["--preferred", "DATA"], "Name the data"),
-        (["--dispreferred", "DATA"], "Name the data"),
-        (["--data", "DATA", "--preferred", "DATA"], "Name the data"),
-        (["--data", "DATA"], "--data needs --cost-limit"),
+        ([], r"--preferred, --dispreferred: "),
+        (["--preferred", "DATA"], r"--preferred, --dispreferred: "),
+        (["--dispreferred", "DATA"], r"--preferred, --dispreferred: "),
+        (["--data", "DATA", "--preferred", "DATA"], r"--preferred, --dispreferred: "),
+        (["--data", "DATA"], "--cost-limit: "),
         (["--data", "DATA", "--cost-limit", "0"], r"cost_limit\b.*\b0\b"),
         (["--data", "DATA", "--cost-limit", "30", "--eval-freq", "-1", "--eval-env", ENV], "eval_freq: .*-1"),
         (["--data", "DATA", "--cost-limit", "30", "--steps", "0"], "--steps: .*0"),
         (["--data", "DATA", "--cost-limit", "30", "--held-out", "1"], "--held-out: .*1"),
         (["--data", "DATA", "--cost-limit", "30", "--patience", "0"], "--patience: .*0"),
         (["--data", "DATA", "--cost-limit", "30", "--beta", "-1"], "beta: .*-1"),
-        (["--preferred", "DATA", "--dispreferred", "DATA", "--eval-env", ENV], "--eval-env needs --eval-cost-limit"),
+        (["--preferred", "DATA", "--dispreferred", "DATA", "--eval-env", ENV], "--eval-cost-limit: "),
         (["--preferred", "DATA", "--dispreferred", "nowhere.hdf5"], r"nowhere\.hdf5: "),
     ],
 )
@@ -237,7 +237,7 @@ def test_existing_files_are_not_replaced(call, policy, two_sets, tmp_path, name)
         *("train", policy, *sets_of(two_sets), "--out", tmp_path / "safe", "--save-model", tmp_path / "model"),
         *("--eval-env", ENV, "--eval-cost-limit", 30),
     )
-    assert re.match(rf".*{name} .*--overwrite", outcome.error)
+    assert re.match(rf".*{name}: .*--overwrite", outcome.error)
     assert (tmp_path / name).read_text() == "mine"
 
 

@@ -60,7 +60,7 @@ def test_time_to_safe_needs_both_cost_and_return(zoo, tmp_path, monkeypatch):
     assert (found["ppo"]["steps"], found["a2c"]["falls"], len(found["ppo"]["runs"])) == (3, False, 2)
     for run in (*found["ppo"]["runs"], *found["a2c"]["runs"]):
         assert run["met"] == (run["cost"] <= 25 and run["return"] >= 0.95 * found["ppo"]["preferred_return"])
-    assert "| PPO | 3 | 0.001, decaying to 0 |" in speed_page.write({"safe": found})
+    assert "| PPO | 3 | 0.001, falling to 0 |" in speed_page.write({"safe": found})
 
 
 def test_page_has_numbers_and_names_missing_sections(measured, tmp_path):
