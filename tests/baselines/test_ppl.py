@@ -178,3 +178,15 @@ def test_a_batch_has_as_many_transitions_as_one_of_prefine():
     for batch_size, n_pairs in ((1, 1), (64, 1), (100, 2), (6144, 96)):
         model.batch_size = batch_size
         assert next_batch(model).is_real.shape == (2, n_pairs, 64)
+
+
+def test_the_defaults_are_those_of_prefine_and_of_cpl():
+    """The paper gives neither, so PPL takes PREFINE's optimisation and weight, and the segments of CPL's authors."""
+    model, prefine, cpl = (algorithm(make_model(PPO), device="cpu") for algorithm in (PPL, PREFINE, CPL))
+    assert (model.learning_rate, model.batch_size, model.beta) == (3e-4, 256, 0.05)
+    assert (model.learning_rate, model.batch_size, model.beta) == (
+        prefine.learning_rate,
+        prefine.batch_size,
+        prefine.beta,
+    )
+    assert model.segment_length == cpl.segment_length == 64
