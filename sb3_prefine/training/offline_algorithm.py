@@ -58,7 +58,6 @@ class OfflineAlgorithm(BaseAlgorithm):
     """
 
     optimizer: torch.optim.Adam
-    """The optimizer of the policy."""
     likelihood: Likelihood
     """How the policy scores and samples actions."""
     generator: torch.Generator
