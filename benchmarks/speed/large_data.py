@@ -35,7 +35,7 @@ from sb3_prefine import PREFINE, PreferenceBuffer, Reference, Trajectories, load
 from sb3_prefine.utils.files import open_atomically
 
 OBSERVATIONS, ACTIONS, EPISODE = 17, 6, 1000
-DEMO = Path(sb3_prefine.__file__).parent / "demo_data"
+DEMO = Path(sb3_prefine.__file__).parent / "cli" / "demo_data"
 # A PPO for HalfCheetah with a normaliser.
 REFERENCE = DEMO / "reference.zip"
 # Transitions that are generated and written at once.
