@@ -20,6 +20,20 @@ PUBLIC_NAMES = {
     "evaluate_policy",
     "load_reference",
 }
+MODULES = {
+    "baselines",
+    "callbacks",
+    "data",
+    "dsrl",
+    "envs",
+    "evaluation",
+    "objective",
+    "policies",
+    "population",
+    "prefine",
+    "reference",
+    "rollout",
+}
 
 
 def in_fresh_process(script: str) -> str:
@@ -27,8 +41,8 @@ def in_fresh_process(script: str) -> str:
 
 
 def test_public_names_are_listed_and_importable():
-    assert set(sb3_prefine.__all__) == PUBLIC_NAMES
-    assert set(dir(sb3_prefine)) >= PUBLIC_NAMES
+    assert set(sb3_prefine.__all__) == PUBLIC_NAMES | MODULES
+    assert set(dir(sb3_prefine)) >= PUBLIC_NAMES | MODULES
     for name in PUBLIC_NAMES:
         assert getattr(sb3_prefine, name).__name__ == name
 
@@ -38,9 +52,15 @@ def test_importing_the_package_does_not_import_torch():
     assert in_fresh_process(script) == f"{sb3_prefine.__version__} False False\n"
 
 
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules_are_attributes_after_a_bare_import(module):
+    script = f"import sb3_prefine; print(sb3_prefine.{module}.__name__)"
+    assert in_fresh_process(script) == f"sb3_prefine.{module}\n"
+
+
 def test_star_import_provides_the_public_names():
     script = "from sb3_prefine import *; print(sorted(name for name in globals() if not name.startswith('__')))"
-    assert in_fresh_process(script) == f"{sorted(PUBLIC_NAMES)}\n"
+    assert in_fresh_process(script) == f"{sorted(PUBLIC_NAMES | MODULES)}\n"
 
 
 def test_unknown_name_is_an_attribute_error():
@@ -53,4 +73,6 @@ def test_unknown_name_is_an_attribute_error():
 def test_stub_for_type_checkers_has_the_public_names():
     imports = [node for node in ast.parse(STUB.read_text()).body if isinstance(node, ast.ImportFrom)]
     # "import X as X" is what makes a name public for type checkers.
-    assert {alias.asname for node in imports for alias in node.names if alias.asname == alias.name} == PUBLIC_NAMES
+    assert {
+        alias.asname for node in imports for alias in node.names if alias.asname == alias.name
+    } == PUBLIC_NAMES | MODULES
